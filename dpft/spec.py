@@ -1,0 +1,163 @@
+"""What a run is: Budget, Spec and Machine. Validated once, on construction; JSON both ways."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Representation = Literal["mask", "cls", "mean"]
+Schedule = Literal["constant", "linear", "cosine"]
+Optimizer = Literal["adam", "sgd"]
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+class UserError(ValueError):
+    """A mistake of the caller's: one line that gives the rule, what was found, and the remedy."""
+
+
+def _require(ok: bool, rule: str, found: object, remedy: str) -> None:
+    if not ok:
+        raise UserError(f"{rule}, got {found!r}; {remedy}")
+
+
+def _is_positive(value: object) -> bool:
+    """True for a finite number above zero; False for NaN, infinities, booleans and non-numbers."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value) and value > 0
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _one_of(value: object, choices: tuple[str, ...], name: str) -> None:
+    _require(value in choices, f"{name} must be one of {', '.join(choices)}", value, f"pass --{name}")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most privacy a run may spend: (epsilon, delta)-DP, Dwork and Roth 2014, definition 2.4."""
+
+    epsilon: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        _require(
+            _is_positive(self.epsilon), "epsilon must be a finite number above 0", self.epsilon, "pass --epsilon"
+        )
+        _require(
+            _is_positive(self.delta) and self.delta < 1,
+            "delta must lie between 0 and 1 (and below 1/examples)",
+            self.delta,
+            "pass --delta",
+        )
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that decides a run's result. The same spec means the same experiment.
+
+    `options` belong to the method, `data` is where the task's files lie (None: the task's own source),
+    `budget=None` trains without clipping and noise: NOT PRIVATE. `epochs` is the expected number of times
+    an example is drawn. Raises UserError on values out of range.
+    """
+
+    task: str = "sample"
+    data: str | None = None
+    model: str = "builtin"
+    method: str = "slash"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    representation: Representation = "mask"
+    budget: Budget | None = None
+    batch_size: int = 2048
+    epochs: float = 5.0
+    learning_rate: float = 1e-2
+    schedule: Schedule = "constant"
+    clip: float = 1.0
+    optimizer: Optimizer = "adam"
+    max_length: int = 128
+    unit: Literal["example"] = "example"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("task", "model", "method"):
+            value = getattr(self, name)
+            _require(
+                isinstance(value, str) and value != "", f"{name} must be a name", value, f"pass --{name}"
+            )
+        for name in ("epochs", "learning_rate", "clip"):
+            flag = name.replace("_", "-")
+            value = getattr(self, name)
+            _require(
+                _is_positive(value), f"{flag} must be a finite number above 0", value, f"pass --{flag}"
+            )
+        _require(
+            _is_whole(self.batch_size, 1), "batch-size must be a whole number above 0", self.batch_size,
+            "pass --batch-size",
+        )  # fmt: skip
+        _require(
+            _is_whole(self.max_length, 8), "max-length must be a whole number of at least 8 tokens",
+            self.max_length, "pass --max-length",
+        )  # fmt: skip
+        _require(
+            _is_whole(self.seed, 0) and self.seed < 2**63, "seed must be a whole number from 0 to 2^63 - 1",
+            self.seed, "pass --seed",
+        )  # fmt: skip
+        _one_of(self.representation, get_args(Representation), "representation")
+        _one_of(self.schedule, get_args(Schedule), "schedule")
+        _one_of(self.optimizer, get_args(Optimizer), "optimizer")
+        _one_of(self.unit, ("example",), "unit")
+        _require(isinstance(self.options, Mapping), "options must be key=value", self.options, "pass --option")
+        object.__setattr__(self, "options", dict(self.options))
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict with a `budget` of {epsilon, delta} or None; `from_json` reads it back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Spec:
+        """The Spec that `to_json` wrote. Raises UserError on an unknown or malformed field."""
+        known = [f.name for f in dataclasses.fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        _require(not unknown, f"a spec's fields are {', '.join(known)}", unknown, "remove or rename them")
+        values = dict(values)
+        budget = values.get("budget")
+        if budget is not None:
+            _require(
+                isinstance(budget, Mapping) and set(budget) == {"epsilon", "delta"},
+                "budget must be null or {epsilon, delta}", budget, "mend the spec file",
+            )  # fmt: skip
+            values["budget"] = Budget(**budget)
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """All that decides speed and nothing that decides privacy.
+
+    `device` is a torch device or "auto"; `tokens_per_microbatch` bounds rows times longest row, None picks
+    by device; `compile` runs the blocks through torch.compile.
+    """
+
+    device: str = "auto"
+    precision: Precision = "auto"
+    tokens_per_microbatch: int | None = None
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of(self.precision, get_args(Precision), "precision")
+        _require(
+            self.tokens_per_microbatch is None or _is_whole(self.tokens_per_microbatch, 1),
+            "tokens-per-microbatch must be a whole number above 0", self.tokens_per_microbatch,
+            "pass --tokens-per-microbatch",
+        )  # fmt: skip
+
+
+def canonical_json(value: Any) -> str:
+    """The one spelling of a JSON value: sorted keys, no spaces, ASCII, no NaN. Raises ValueError on NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
