@@ -47,9 +47,7 @@ class Budget:
     delta: float
 
     def __post_init__(self) -> None:
-        _require(
-            _is_positive(self.epsilon), "epsilon must be a finite number above 0", self.epsilon, "pass --epsilon"
-        )
+        _require(_is_positive(self.epsilon), "epsilon must be a finite number above 0", self.epsilon, "pass --epsilon")
         _require(
             _is_positive(self.delta) and self.delta < 1,
             "delta must lie between 0 and 1 (and below 1/examples)",
@@ -87,15 +85,11 @@ class Spec:
     def __post_init__(self) -> None:
         for name in ("task", "model", "method"):
             value = getattr(self, name)
-            _require(
-                isinstance(value, str) and value != "", f"{name} must be a name", value, f"pass --{name}"
-            )
+            _require(isinstance(value, str) and value != "", f"{name} must be a name", value, f"pass --{name}")
         for name in ("epochs", "learning_rate", "clip"):
             flag = name.replace("_", "-")
             value = getattr(self, name)
-            _require(
-                _is_positive(value), f"{flag} must be a finite number above 0", value, f"pass --{flag}"
-            )
+            _require(_is_positive(value), f"{flag} must be a finite number above 0", value, f"pass --{flag}")
         _require(
             _is_whole(self.batch_size, 1), "batch-size must be a whole number above 0", self.batch_size,
             "pass --batch-size",

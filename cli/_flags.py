@@ -1,0 +1,40 @@
+"""Flags that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dpft.spec import Machine, UserError
+
+RunArgument = Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Device = Annotated[str, typer.Option(help="A torch device, or auto: CUDA where there is one.")]
+Precision = Annotated[str, typer.Option(help="The frozen encoder's: auto, fp32 or bf16. auto tries which is faster.")]
+Tokens = Annotated[
+    int | None,
+    typer.Option(
+        "--tokens-per-microbatch",
+        help="Rows times longest row of a micro-batch: lower it if memory runs out. Changes no result.",
+        show_default="2048 on a CPU, 65536 on a GPU",
+    ),
+]
+
+
+def machine(device: str, precision: str, tokens: int | None) -> Machine:
+    """The Machine that the flags name."""
+    values: dict[str, Any] = {"device": device, "precision": precision, "tokens_per_microbatch": tokens}
+    return Machine(**values)
+
+
+def options(pairs: list[str] | None) -> dict[str, str]:
+    """KEY=VALUE strings as a dict. Raises UserError on anything else."""
+    found: dict[str, str] = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UserError(f"an option must be KEY=VALUE, got {pair!r}; pass --option dim=1024")
+        found[key.strip()] = value.strip()
+    return found

@@ -1,0 +1,109 @@
+"""What a person sees: the progress of a run on stderr, its outcome on stdout."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.status import Status
+
+import dpft.progress
+
+
+def say(line: str = "") -> None:
+    """One line for a person, on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON object, on stdout."""
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+class Bar(dpft.progress.Progress):
+    """A bar with the ε spent and the time left; plain lines every ten seconds where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.run: Path | None = None
+        self._status: Status | None = None
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._steps = self._first = 0
+        self._started = self._told = time.monotonic()
+
+    def created(self, path: Path) -> None:
+        self.run = path
+
+    def stage(self, text: str) -> None:
+        self._quiet()
+        if self.console.is_terminal:
+            self._status = self.console.status(f"{text} …")
+            self._status.start()
+        else:
+            say(f"{text} …")
+
+    def started(self, done: int, steps: int) -> None:
+        self._quiet()
+        self._steps, self._first, self._started = steps, done, time.monotonic()
+        if not self.console.is_terminal:
+            return
+        self._bar = Progress(
+            TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("steps · {task.fields[spent]} ·"),
+            TimeRemainingColumn(), TextColumn("left"), console=self.console, speed_estimate_period=120,
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=steps, completed=done, spent="ε …")
+        self._bar.start()
+
+    def stepped(self, done: int, epsilon: float | None) -> None:
+        spent = "NOT PRIVATE" if epsilon is None else f"ε {epsilon:.2f} spent"
+        if self._bar:
+            self._bar.update(self._task, completed=done, spent=spent)
+        elif time.monotonic() - self._told > 10:
+            self._told = time.monotonic()
+            left = (self._told - self._started) / (done - self._first) * (self._steps - done)
+            say(f"step {done} of {self._steps} · {spent} · {left:.0f} s left")
+
+    def ended(self) -> None:
+        self._quiet()
+
+    def broken_off(self) -> None:
+        """After a run that did not finish: how to finish it."""
+        self._quiet()
+        if self.run and not (self.run / "result.json").exists():
+            say(f"nothing is lost; to finish it: dpft resume {shlex.quote(str(self.run))}")
+
+    def _quiet(self) -> None:
+        if self._status:
+            self._status.stop()
+        if self._bar:
+            self._bar.stop()
+        self._status = self._bar = None
+
+
+def outcome(result: dict[str, Any], card: dict[str, Any]) -> None:
+    """What a run found, what it promises, where it lies and what to do next."""
+    run = shlex.quote(result["path"])
+    print(f"{result['metric']:<12}{result['value']:.4f} on the validation rows")
+    if card["private"]:
+        print(f"privacy     {card['statement']}")
+        print(
+            f"            noise σ {card['noise']:.4f}, clip C {card['clip']:g}, rate q {card['rate']:.5f}, "
+            f"{card['steps_charged']} steps, Poisson sampling; upper bound by {card['accountant']}"
+        )
+        print(f"covers      {card['covers'][0]}")
+        print("not covered validation figures, hyper-parameter choice, side channels (privacy.json lists all)")
+    else:
+        print(f"privacy     {card['statement']}")
+    print(
+        f"cost        {result['trainable']:,} trained numbers, {result['seconds']:.0f} s of training in "
+        f"{result['precision']} on {result['device']}"
+    )
+    print(f"lies in     {result['path']}")
+    print(f'next        dpft predict {run} --text "your text"   |   dpft evaluate {run}')

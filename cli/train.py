@@ -1,0 +1,129 @@
+"""dpft train: fine-tune a model within a privacy budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from dpft.cli import _flags, _show
+
+from dpft.spec import Budget, Spec, UserError
+
+
+def train(
+    epsilon: Annotated[float | None, typer.Option(help="The most ε the run may spend.")] = None,
+    delta: Annotated[float | None, typer.Option(help="The δ that goes with it, below 1/examples.")] = None,
+    non_private: Annotated[bool, typer.Option("--non-private", help="No clipping, no noise: NOT PRIVATE.")] = False,
+    method: Annotated[str | None, typer.Option(help=f"See dpft methods. [default: {Spec.method}]")] = None,
+    option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the method.")] = None,
+    task: Annotated[str | None, typer.Option(help=f"See dpft tasks. [default: {Spec.task}]")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder with the task's parquet files.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help=f"Local folder or hub id, BERT or RoBERTa family. [default: {Spec.model}]")
+    ] = None,
+    representation: Annotated[
+        str | None, typer.Option(help=f"What the head reads: mask, cls, mean. [default: {Spec.representation}]")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help=f"Expected examples per step. [default: {Spec.batch_size}]")
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help=f"Expected passes over the data. [default: {Spec.epochs:g}]")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help=f"[default: {Spec.learning_rate:g}]")] = None,
+    schedule: Annotated[str | None, typer.Option(help=f"constant, linear, cosine. [default: {Spec.schedule}]")] = None,
+    clip: Annotated[
+        float | None, typer.Option(help=f"Longest gradient of one example. [default: {Spec.clip:g}]")
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help=f"adam or sgd. [default: {Spec.optimizer}]")] = None,
+    max_length: Annotated[int | None, typer.Option(help=f"Tokens per example. [default: {Spec.max_length}]")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help=f"Public seed of initialisation and projections. [default: {Spec.seed}]")
+    ] = None,
+    spec: Annotated[Path | None, typer.Option(help="A run's spec.json to repeat; other flags override it.")] = None,
+    runs: Annotated[Path, typer.Option(help="Where the run's folder is made.")] = Path("runs"),
+    ledger: Annotated[
+        Path | None, typer.Option(help="The privacy ledger. [default: $DPFT_LEDGER or the user's data folder]")
+    ] = None,
+    device: _flags.Device = "auto",
+    precision: _flags.Precision = "auto",
+    tokens_per_microbatch: _flags.Tokens = None,
+    as_json: _flags.Json = False,
+) -> None:
+    """Fine-tune a model within a privacy budget.
+
+    With no other flag than the budget: the built-in encoder on the built-in task.
+    """
+    named = {
+        "task": task, "data": data, "model": model, "method": method, "representation": representation,
+        "batch_size": batch_size, "epochs": epochs, "learning_rate": learning_rate, "schedule": schedule,
+        "clip": clip, "optimizer": optimizer, "max_length": max_length, "seed": seed,
+        "options": _flags.options(option) if option else None,
+    }  # fmt: skip
+    asked = {key: value for key, value in named.items() if value is not None}
+    wanted = _spec(spec, asked, epsilon, delta, non_private)
+    machine = _flags.machine(device, precision, tokens_per_microbatch)
+    _tell_builtins(wanted)
+    from dpft.training import train as fine_tune
+
+    bar = _show.Bar()
+    try:
+        result = fine_tune(wanted, runs=runs, ledger=ledger, machine=machine, progress=bar)
+    finally:
+        bar.broken_off()
+    if as_json:
+        _show.print_json(result.to_json())
+    else:
+        _show.outcome(result.to_json(), json.loads((result.path / "privacy.json").read_text()))
+
+
+def _spec(
+    file: Path | None, asked: dict[str, Any], epsilon: float | None, delta: float | None, non_private: bool
+) -> Spec:
+    """The spec of a file, or the defaults, with what was asked for."""
+    base = _read(file) if file else None
+    given = epsilon is not None or delta is not None
+    if non_private and given:
+        raise UserError("a run is private or not, got a budget and --non-private; drop one")
+    kept = base.budget if base else None
+    if given:
+        kept = Budget(
+            _needed(epsilon if epsilon is not None or kept is None else kept.epsilon, "epsilon"),
+            _needed(delta if delta is not None or kept is None else kept.delta, "delta"),
+        )
+    if base is None and not given and not non_private:
+        raise UserError("a private run needs a budget, got none; pass --epsilon 6.7 --delta 1e-6, or --non-private")
+    return dataclasses.replace(base or Spec(), **asked, budget=None if non_private else kept)
+
+
+def _needed(value: float | None, name: str) -> float:
+    if value is None:
+        raise UserError(f"a budget is an epsilon and a delta, got no {name}; pass --{name}")
+    return value
+
+
+def _read(file: Path) -> Spec:
+    try:
+        values = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        found = type(error).__name__
+        raise UserError(f"--spec must name a spec.json, got {str(file)!r} ({found}); pass RUN/spec.json") from None
+    if not isinstance(values, dict):
+        raise UserError(f"--spec must hold one JSON object, got {str(file)!r} without; pass RUN/spec.json")
+    return Spec.from_json(values)
+
+
+def _tell_builtins(spec: Spec) -> None:
+    used = [
+        name
+        for name, is_used in (
+            ("the built-in encoder all-MiniLM-L6-v2 (your own: --model FOLDER_OR_HUB_ID)", spec.model == Spec.model),
+            ("the built-in task sample (your own: --task NAME --data DIR, see dpft tasks)", spec.task == Spec.task),
+        )
+        if is_used
+    ]
+    for name in used:
+        _show.say(f"using {name}")

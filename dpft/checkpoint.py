@@ -1,0 +1,60 @@
+"""Checkpoints: the trained tensors and the optimizer's, in one small file, replaced at once."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpft.methods._method import Adapted
+from dpft.run import Run
+
+_NAME = "checkpoints/last"
+_SMALL = 2**20  # bytes; below it every step is saved, above it every `_SECONDS`
+_SECONDS = 20.0
+
+
+class Checkpoints:
+    """Saves and restores one run. All that is saved is computed from noisy releases."""
+
+    def __init__(self, run: Run, adapted: Adapted, optimizer: torch.optim.Optimizer) -> None:
+        self.run, self.adapted, self.optimizer = run, adapted, optimizer
+        size = sum(p.numel() * p.element_size() for p in adapted.updated.values())
+        self._pause = 0.0 if size <= _SMALL else _SECONDS
+        self._saved = time.monotonic()
+
+    def save_when_due(self, done: int, seconds: float, steps: int, head: str) -> None:
+        """Save after `done` steps and `seconds` of training: each time if small, and always at the end.
+
+        `head` is the ledger's newest hash, so that a resumed run can tell an older copy of the ledger.
+        """
+        if done < steps and time.monotonic() - self._saved < self._pause:
+            return
+        tensors = {f"model.{name}": t for name, t in self.adapted.state().items()}
+        for name, parameter in self.adapted.updated.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{name}/{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+        self.run.save_tensors(_NAME, tensors, {"done": str(done), "seconds": repr(seconds), "ledger": head})
+        self._saved = time.monotonic()
+
+    def restore(self) -> tuple[int, float, str | None]:
+        """Load the newest checkpoint. Returns its (done, seconds, ledger head), (0, 0.0, None) without one."""
+        found = self.run.read_tensors(_NAME)
+        if found is None:
+            return 0, 0.0, None
+        tensors, about = found
+        prefix = "model."
+        self.adapted.load({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+        for name, parameter in self.adapted.updated.items():
+            prefix = f"optimizer.{name}/"
+            state: dict[str, Any] = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+            if state:
+                self.optimizer.state[parameter] = {k: _placed(k, t, parameter) for k, t in state.items()}
+        return int(about["done"]), float(about["seconds"]), about["ledger"]
+
+
+def _placed(key: str, value: Tensor, parameter: Tensor) -> Tensor:
+    """Adam keeps its step count on the CPU, everything else beside the parameter."""
+    return value if key == "step" else value.to(parameter.device)

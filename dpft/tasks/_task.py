@@ -1,0 +1,51 @@
+"""What a task is: rows, labels, a metric. It knows nothing of models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpft.spec import UserError
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Texts, their partners where the task is about pairs, and labels: (N,) int64 classes or float32 scores."""
+
+    texts: Sequence[str]
+    pairs: Sequence[str] | None
+    labels: NDArray[np.int64] | NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Rows to train on, rows to judge by, label names (empty for a score), and the metric's name."""
+
+    name: str
+    train: Rows
+    validation: Rows
+    labels: tuple[str, ...]
+    metric: str
+
+    def __post_init__(self) -> None:
+        for split, rows in (("training", self.train), ("validation", self.validation)):
+            if len(rows) == 0:
+                raise UserError(f"{split} data must hold at least one row, got none; check --data")
+            if self.labels and not np.isin(rows.labels, np.arange(len(self.labels))).all():
+                raise UserError(
+                    f"{split} labels must be whole numbers from 0 to {len(self.labels) - 1}, got others or "
+                    "missing ones; drop unlabelled rows (GLUE's test split has none)"
+                )
+            if not np.isfinite(rows.labels).all():
+                raise UserError(f"{split} scores must be finite numbers, got missing ones; drop those rows")
+
+    @property
+    def outputs(self) -> int:
+        """Rows of the head: one per class, or one for a score."""
+        return len(self.labels) or 1

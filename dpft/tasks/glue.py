@@ -1,0 +1,102 @@
+"""GLUE (Wang et al. 2019), from the hub (nyu-mll/glue) or from local parquet files of the same columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpft.spec import Spec, UserError
+from dpft.tasks._task import Rows, Task
+
+
+@dataclass(frozen=True)
+class Config:
+    """Columns, label names (none for a score), validation split and metric of one GLUE task."""
+
+    columns: tuple[str, ...]
+    labels: tuple[str, ...]
+    metric: str
+    validation: str = "validation"
+
+
+_ENTAILS = ("entailment", "not_entailment")
+CONFIGS = {
+    "sst2": Config(("sentence",), ("negative", "positive"), "accuracy"),
+    "cola": Config(("sentence",), ("unacceptable", "acceptable"), "matthews"),
+    "mrpc": Config(("sentence1", "sentence2"), ("not_equivalent", "equivalent"), "f1"),
+    "qqp": Config(("question1", "question2"), ("not_duplicate", "duplicate"), "f1"),
+    "stsb": Config(("sentence1", "sentence2"), (), "pearson"),
+    "mnli": Config(
+        ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), "accuracy", "validation_matched"
+    ),
+    "qnli": Config(("question", "sentence"), _ENTAILS, "accuracy"),
+    "rte": Config(("sentence1", "sentence2"), _ENTAILS, "accuracy"),
+}
+NAMES = {f"glue/{name}": f"GLUE {name}, metric {c.metric}" for name, c in CONFIGS.items()}
+
+
+def load(spec: Spec) -> Task:
+    """The task `glue/NAME`. Raises UserError on an unknown name, missing files, columns or labels."""
+    name = spec.task.removeprefix("glue/")
+    config = CONFIGS[name]
+    train, validation = (
+        _rows(_table(spec, name, split), config, split) for split in ("train", config.validation)
+    )
+    return Task(spec.task, train, validation, config.labels, config.metric)
+
+
+def _table(spec: Spec, name: str, split: str) -> Any:
+    """One split as a pandas table."""
+    if spec.data is not None:
+        return _local(Path(spec.data), split)
+    import datasets
+
+    try:
+        return datasets.load_dataset("nyu-mll/glue", name, split=split).to_pandas()
+    except (OSError, ValueError, RuntimeError):
+        raise UserError(
+            f"glue/{name} must come from the hub or a folder, got no answer from the hub; "
+            f"offline, pass --data DIR with train.parquet and {split}.parquet"
+        ) from None
+
+
+def _local(folder: Path, split: str) -> Any:
+    import pandas as pd
+
+    if not folder.is_dir():
+        raise UserError(f"--data must be a folder of parquet files, got {str(folder)!r}, which is not there; pass --data DIR")
+    files = sorted(folder.glob(f"{split}.parquet")) or sorted(folder.glob(f"{split}-*.parquet"))
+    if not files:
+        raise UserError(f"--data must hold {split}.parquet, got {str(folder)!r} without it; pass --data DIR")
+    try:
+        return pd.concat([pd.read_parquet(file) for file in files])
+    except (OSError, ValueError):
+        raise UserError(f"{split}.parquet must be a parquet file, got one that cannot be read; write it again") from None
+
+
+def _rows(table: Any, config: Config, split: str) -> Rows:
+    missing = [c for c in (*config.columns, "label") if c not in table.columns]
+    if missing:
+        raise UserError(
+            f"the columns must be {', '.join((*config.columns, 'label'))}, got none named {', '.join(missing)} "
+            f"in {split}; rename them"
+        )
+    if table["label"].isna().any():
+        raise UserError(f"every row of {split} must have a label, got missing ones; drop those rows")
+    texts = [table[c].fillna("").astype(str).tolist() for c in config.columns]
+    return Rows(texts[0], texts[1] if len(texts) > 1 else None, _labels(table["label"], config, split))
+
+
+def _labels(column: Any, config: Config, split: str) -> Any:
+    try:
+        values = column.to_numpy(dtype=np.float64)
+    except (ValueError, TypeError):
+        raise UserError(f"the labels of {split} must be numbers, got a column of {column.dtype}; map them first") from None
+    if not config.labels:
+        return values.astype(np.float32)
+    if (values != np.round(values)).any():
+        raise UserError(f"the labels of {split} must be whole numbers, got fractions; map them first")
+    return values.astype(np.int64)

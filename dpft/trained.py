@@ -1,0 +1,89 @@
+"""A finished run, ready to use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpft import evaluate, hardware, methods, models, tasks
+from dpft.hardware import Hardware
+from dpft.methods._method import Adapted
+from dpft.run import Run
+from dpft.spec import Machine, UserError
+from dpft.tasks import Rows
+from dpft.tasks.encode import encode
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A label with its probability, or a score where the task has no labels (probability None)."""
+
+    label: str | float
+    probability: float | None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's model: `predict` texts, `evaluate` on the task's validation rows."""
+
+    run: Run
+    adapted: Adapted
+    labels: tuple[str, ...]
+    tokenizer: Any
+    hardware: Hardware
+
+    @property
+    def private(self) -> bool:
+        return self.run.plan.budget is not None
+
+    def logits(self, rows: Rows) -> NDArray[np.float32]:
+        """(N, outputs) for N rows, in their order."""
+        spec = self.run.spec
+        return evaluate.logits(
+            self.adapted.model, encode(rows, self.tokenizer, spec.representation, spec.max_length), self.hardware
+        )
+
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
+        """One prediction per text (and its partner, for tasks of pairs)."""
+        if pairs is not None and len(pairs) != len(texts):
+            raise UserError(f"texts and pairs must be as many, got {len(texts)} and {len(pairs)}; pair them up")
+        outputs = self.logits(Rows(texts, pairs, np.zeros(len(texts), np.int64)))
+        if not self.labels:
+            return [Prediction(float(row[0]), None) for row in outputs]
+        shifted = np.exp(outputs.astype(np.float64) - outputs.max(1, keepdims=True, initial=-np.inf))
+        chances = shifted / shifted.sum(1, keepdims=True)
+        return [Prediction(self.labels[int(c.argmax())], float(c.max())) for c in chances]
+
+    def evaluate(self) -> tuple[str, float]:
+        """The task's metric and its value on the validation rows."""
+        task = tasks.load(self.run.spec)
+        return task.metric, evaluate.score(task.metric, self.logits(task.validation), task.validation.labels)
+
+
+def load(path: str | Path, *, machine: Machine | None = None) -> Trained:
+    """The trained model of a finished run. Raises UserError if it is unfinished or its encoder has changed."""
+    run = Run.open(Path(path))
+    found = run.read_tensors("adapter")
+    if found is None:
+        raise UserError(
+            f"a run must be finished before it is used, got {str(path)!r} without adapter.safetensors; dpft resume {path}"
+        )
+    state, about = found
+    labels = tuple(json.loads(about["labels"]))
+    settled = hardware.resolve(machine or Machine())
+    model = models.load(run.spec, len(labels) or 1, settled)
+    if model.digest != about["backbone_sha256"]:
+        raise UserError(
+            f"the encoder must be the one of the run (sha256 {about['backbone_sha256'][:12]}…), "
+            f"got {model.digest[:12]}… from {run.spec.model!r}; restore that model"
+        )
+    adapted = methods.load(run.spec.method, run.spec.options).attach(model, run.spec.seed)
+    adapted.model.to(settled.device)
+    adapted.load(state)
+    return Trained(run, adapted, labels, models.tokenizer(run.spec.model), settled)
