@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -145,8 +146,7 @@ def _run(run: Run, ready: Prepared, book: Ledger, progress: Progress) -> Result:
         if head is not None:
             book.verify(head)
         start = max(start, book.next_step(run.id))
-        curve = epsilon_curve(plan.noise, plan.rate, plan.steps, plan.budget.delta)
-    secret = Secret()
+    secret, spent = Secret(), _spent(plan)
     private = plan.budget is not None
     adapted.model.per_example = private
     step = (
@@ -158,11 +158,18 @@ def _run(run: Run, ready: Prepared, book: Ledger, progress: Progress) -> Result:
             _set_rate(optimizer, run.spec, number, plan.steps)
             step(number, microbatches(ready.train, drawn, ready.hardware.tokens, ready.hardware.device))
             checkpoints.save_when_due(number + 1, before + time.monotonic() - started, plan.steps, book.head())
-            progress.stepped(number + 1, min(curve(number + 1), plan.epsilon_upper or 0.0) if private else None)
+            progress.stepped(number + 1, spent(number + 1))
     finally:
         step.close()
         progress.ended()
     return _finish(run, ready, book, before + time.monotonic() - started, progress)
+
+
+def _spent(plan: Plan) -> Callable[[int], float | None]:
+    """An upper bound on the epsilon of the first k steps; None where nothing is private."""
+    if plan.budget is None or plan.epsilon_upper is None:
+        return lambda _steps: None
+    return epsilon_curve(plan.noise, plan.rate, plan.steps, plan.budget.delta, plan.epsilon_upper)
 
 
 def _finish(run: Run, ready: Prepared, book: Ledger, seconds: float, progress: Progress) -> Result:

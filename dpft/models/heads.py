@@ -60,10 +60,11 @@ class Classifier(nn.Module):
         hidden: Tensor = self.backbone(**inputs).last_hidden_state
         if self.representation != "mean":
             return hidden[:, 0]
+        hidden = hidden.to(self.head.weight.dtype)
         if batch.allowed is None:
-            return hidden.float().mean(1)
-        weight = batch.allowed.float().unsqueeze(-1)
-        return (hidden.float() * weight).sum(1) / weight.sum(1)
+            return hidden.mean(1)
+        weight = batch.allowed.to(hidden.dtype).unsqueeze(-1)
+        return (hidden * weight).sum(1) / weight.sum(1)
 
 
 def initialise_head(head: nn.Linear, seed: int) -> None:

@@ -100,8 +100,8 @@ def epsilon_quick(noise: float, rate: float, steps: int, delta: float, cells: in
 def epsilon_upper(noise: float, rate: float, steps: int, delta: float) -> tuple[float, str]:
     """An upper bound on epsilon after `steps` releases, and the accountant that gave it.
 
-    PRV's upper bound where it stands; else PLD's, else RDP's. PRV looks at removal only and without an error
-    is always above PLD, so where it falls below, the two disagree and the larger one is reported.
+    PRV's upper bound where it stands; else PLD's, else RDP's. PRV looks at removal only, PLD at adding too; and
+    PRV's error puts it above PLD, so where it falls below, something is amiss and the larger is reported.
     """
     quick, name = epsilon_quick(noise, rate, steps, delta)
     if name == CLOSED_FORM:
@@ -150,7 +150,7 @@ def _curve_values(noise: float, rate: float, grid: list[int], delta: float) -> l
 
 
 def _one_step(noise: float, rate: float, cells: int) -> Any:
-    """One step's privacy loss on a grid of a twentieth of its deviation, at most 1e-3, at most `cells` cells.
+    """One step's privacy loss on a grid of a twentieth of its deviation, 1e-3 or so at most, and about `cells` cells.
 
     The loss is log(1 + rate (exp(x) - 1)), x normal: its deviation is about rate sqrt(exp(1/noise^2) - 1).
     """
@@ -158,7 +158,7 @@ def _one_step(noise: float, rate: float, cells: int) -> Any:
     deviation = rate * math.sqrt(math.expm1(min(inverse, 50.0)))
     largest = 10 / noise + inverse / 2  # ten deviations of the noise; the package itself goes on to e^-50
     reach = largest if largest > 500 else math.log1p(rate * math.expm1(largest))
-    interval = max(min(1e-3, deviation / 20), reach / cells)
+    interval = max(min(1e-3 * max(1, reach / 50), deviation / 20), reach / cells)
     return privacy_loss_distribution.from_gaussian_mechanism(
         noise, value_discretization_interval=interval, sampling_prob=rate, pessimistic_estimate=True
     )

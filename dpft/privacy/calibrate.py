@@ -33,6 +33,12 @@ def calibrate(rate: float, steps: int, budget: Budget) -> tuple[float, float, st
     The noise is within 1 % of the optimum wherever PRV or PLD can answer. Results are cached on disk.
     Raises UserError where no noise up to NOISE_LIMITS reaches the budget.
     """
+    drawn = -math.expm1(steps * math.log1p(-rate)) if rate < 1 else 1.0
+    if budget.delta >= drawn:  # publishing whatever is drawn would be (0, delta)-DP
+        raise UserError(
+            f"delta must be below {drawn:.2g}, the chance that a unit is drawn at all, got {budget.delta!r}; "
+            f"pass --delta"
+        )
     key = cache.key(rate, steps, budget)
     found = cache.read(key)
     if found is None or not _holds(*found, rate, steps, budget):

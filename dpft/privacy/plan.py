@@ -111,7 +111,7 @@ def make_plan(spec: Spec, examples: int) -> Plan:
 
 
 def _steps(epochs: float, examples: int, batch_size: int) -> int:
-    """ceil(epochs * examples / batch_size) in exact decimals: 0.1 * 30000 / 3000 is 1 step, not 2."""
+    """ceil(epochs * examples / batch_size) in exact decimals: 1.1 * 3000 / 300 is 11 steps, where floats make it 12."""
     return math.ceil(Fraction(repr(float(epochs))) * examples / batch_size)
 
 

@@ -31,8 +31,7 @@ KINDS = (
             "payroll system, ticket machine, generator, label printer, card reader, heating, ventilation"
         ),
         _words(
-            "up, running, working, stable, responsive, healthy, on line, in order, operational, usable, reachable, "
-            "fast"
+            "up, running, working, stable, responsive, healthy, on line, in order, operational, usable, reachable, fast"
         ),
         _words(
             "down, dead, broken, frozen, stuck, overheating, crashing, off line, out of order, failing, unusable, "
@@ -101,13 +100,9 @@ DENIED = (
     Pattern("{s} is not {x}", True),
     Pattern("{s} is not {x} any more", True),
     Pattern("{s} is no longer {x}", True),
-    Pattern("{s} isn't {x} now", True),
-    Pattern("{s} is anything but {x}", True),
-    Pattern("{s} is far from {x}", True),
-    Pattern("{s} has stopped being {x}", True),
-    Pattern("nobody can call {s} {x}", True),
-    Pattern("{s} is hardly {x}", True),
-    Pattern("{s} is never {x}", True),
+    Pattern("{s} is not {x} now", True),
+    Pattern("{s} is not {x} at all", True),
+    Pattern("{s} has not been {x} since {t}", True),
 )
 CHANGED = (
     Pattern("{s} was {y} but is {x} now", False),
@@ -120,7 +115,7 @@ CHANGED = (
     Pattern("first {y}, now {s} is {x}", False),
 )
 TIMES = _words("noon, lunch, monday, last night, this morning, six, yesterday, dawn, friday, the storm, nine")
-OWNERS = _words("the, our, my, the new, the old, the second, your, the spare, the main, the other, the small")
+OWNERS = _words("the, our, my, your, this, that, the new, the old, the second, the other, another, their")
 OPENINGS = _words(
     "hi, hello team, urgent, fyi, quick note, please help, no rush, sorry, good morning, emergency, for the record, "
     "just so you know, i think, it seems, as far as i can tell, hurry, when you have time, status report, warning"

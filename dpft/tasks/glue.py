@@ -42,9 +42,7 @@ def load(spec: Spec) -> Task:
     """The task `glue/NAME`. Raises UserError on an unknown name, missing files, columns or labels."""
     name = spec.task.removeprefix("glue/")
     config = CONFIGS[name]
-    train, validation = (
-        _rows(_table(spec, name, split), config, split) for split in ("train", config.validation)
-    )
+    train, validation = (_rows(_table(spec, name, split), config, split) for split in ("train", config.validation))
     return Task(spec.task, train, validation, config.labels, config.metric)
 
 
@@ -67,14 +65,18 @@ def _local(folder: Path, split: str) -> Any:
     import pandas as pd
 
     if not folder.is_dir():
-        raise UserError(f"--data must be a folder of parquet files, got {str(folder)!r}, which is not there; pass --data DIR")
+        raise UserError(
+            f"--data must be a folder of parquet files, got {str(folder)!r}, which is not there; pass --data DIR"
+        )
     files = sorted(folder.glob(f"{split}.parquet")) or sorted(folder.glob(f"{split}-*.parquet"))
     if not files:
         raise UserError(f"--data must hold {split}.parquet, got {str(folder)!r} without it; pass --data DIR")
     try:
         return pd.concat([pd.read_parquet(file) for file in files])
     except (OSError, ValueError):
-        raise UserError(f"{split}.parquet must be a parquet file, got one that cannot be read; write it again") from None
+        raise UserError(
+            f"{split}.parquet must be a parquet file, got one that cannot be read; write it again"
+        ) from None
 
 
 def _rows(table: Any, config: Config, split: str) -> Rows:
@@ -94,7 +96,9 @@ def _labels(column: Any, config: Config, split: str) -> Any:
     try:
         values = column.to_numpy(dtype=np.float64)
     except (ValueError, TypeError):
-        raise UserError(f"the labels of {split} must be numbers, got a column of {column.dtype}; map them first") from None
+        raise UserError(
+            f"the labels of {split} must be numbers, got a column of {column.dtype}; map them first"
+        ) from None
     if not config.labels:
         return values.astype(np.float32)
     if (values != np.round(values)).any():

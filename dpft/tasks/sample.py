@@ -1,4 +1,9 @@
-"""The built-in task `sample`: does a short message to a help desk need somebody now?"""
+"""The built-in task `sample`: does a short message to a help desk need somebody now?
+
+A message says how one thing is: "hi, the main pipe is no longer leaking, no rush". It is urgent exactly when
+the thing is in a bad state now. A denial turns the meaning of the state, a change leaves only the later state
+standing, and greetings ("emergency", "no rush") mean nothing. All text is generated; nothing is copied.
+"""
 
 from __future__ import annotations
 
@@ -12,54 +17,61 @@ LABELS: tuple[str, ...] = ("can wait", "urgent")
 TRAIN_EXAMPLES = 20_000
 VALIDATION_EXAMPLES = 2_000
 SEED = 2023
-LABEL_NOISE = 0.04
+LABEL_NOISE = 0.04  # share of flipped labels: nobody can be right more often than 96 %
 
-T = TypeVar("T")
-SHARES = ((words.PLAIN, 0.72), (words.DENIED, 0.18), (words.CHANGED, 0.10))
+# Denials are the minority, so that a linear probe is right about the rest and wrong about them.
+DENIED_SHARE = 0.27
+CHANGED_SHARE = 0.05
+OPENING_SHARE = 0.25
+CLOSING_SHARE = 0.25
 
-
-def _pick(rng: Random, items: Sequence[T]) -> T:
-    """One item, uniformly. Random.random() alone is promised to be the same on every Python version."""
-    return items[int(rng.random() * len(items))]
-
-
-def _patterns(rng):
-    u = rng.random()
-    for patterns, share in SHARES:
-        u -= share
-        if u < 0:
-            return patterns
-    return SHARES[-1][0]
-
-
-def _message(rng: Random) -> tuple[str, int]:
-    kind = _pick(rng, words.KINDS)
-    pattern = _pick(rng, _patterns(rng))
-    x_is_bad = rng.random() < 0.5
-    x, y = (kind.bad, kind.good) if x_is_bad else (kind.good, kind.bad)
-    text = pattern.text.format(
-        s=f"{_pick(rng, words.OWNERS)} {_pick(rng, kind.things)}",
-        x=_pick(rng, x),
-        y=_pick(rng, y),
-        t=_pick(rng, words.TIMES),
-    )
-    if rng.random() < 0.25:
-        text = f"{_pick(rng, words.OPENINGS)}, {text}"
-    if rng.random() < 0.25:
-        text = f"{text}, {_pick(rng, words.CLOSINGS)}"
-    return text, int(x_is_bad != pattern.flips)
-
-
-def generate(examples: int, seed: int, label_noise: float = LABEL_NOISE) -> tuple[list[str], list[int]]:
-    rng = Random(seed)
-    labels: dict[str, int] = {}
-    while len(labels) < examples:
-        text, label = _message(rng)
-        flipped = rng.random() < label_noise
-        labels.setdefault(text, label ^ flipped)
-    return list(labels), list(labels.values())
+Item = TypeVar("Item")
 
 
 def rows() -> tuple[list[str], list[int], list[str], list[int]]:
+    """Train texts and labels, validation texts and labels; no text occurs twice."""
     texts, labels = generate(TRAIN_EXAMPLES + VALIDATION_EXAMPLES, SEED)
-    return texts[:TRAIN_EXAMPLES], labels[:TRAIN_EXAMPLES], texts[TRAIN_EXAMPLES:], labels[TRAIN_EXAMPLES:]
+    cut = TRAIN_EXAMPLES
+    return texts[:cut], labels[:cut], texts[cut:], labels[cut:]
+
+
+def generate(examples: int, seed: int, label_noise: float = LABEL_NOISE) -> tuple[list[str], list[int]]:
+    """Distinct messages and their labels. The noise changes labels only, never the texts."""
+    rng = Random(seed)
+    labels: dict[str, int] = {}
+    while len(labels) < examples:
+        text, urgent = _message(rng)
+        flipped = rng.random() < label_noise
+        labels.setdefault(text, int(urgent != flipped))
+    return list(labels), list(labels.values())
+
+
+def _message(rng: Random) -> tuple[str, bool]:
+    """One message, and whether it is urgent."""
+    kind = _pick(rng, words.KINDS)
+    pattern = _pick(rng, _patterns(rng))
+    names_bad = rng.random() < 0.5
+    named, other = (kind.bad, kind.good) if names_bad else (kind.good, kind.bad)
+    text = pattern.text.format(
+        s=f"{_pick(rng, words.OWNERS)} {_pick(rng, kind.things)}",
+        x=_pick(rng, named),
+        y=_pick(rng, other),
+        t=_pick(rng, words.TIMES),
+    )
+    if rng.random() < OPENING_SHARE:
+        text = f"{_pick(rng, words.OPENINGS)}, {text}"
+    if rng.random() < CLOSING_SHARE:
+        text = f"{text}, {_pick(rng, words.CLOSINGS)}"
+    return text, names_bad != pattern.flips
+
+
+def _patterns(rng: Random) -> tuple[words.Pattern, ...]:
+    coin = rng.random()
+    if coin < DENIED_SHARE:
+        return words.DENIED
+    return words.CHANGED if coin < DENIED_SHARE + CHANGED_SHARE else words.PLAIN
+
+
+def _pick(rng: Random, items: Sequence[Item]) -> Item:
+    """One item, uniformly. Python promises only random(), not choice(), to stay the same for a seed."""
+    return items[int(rng.random() * len(items))]

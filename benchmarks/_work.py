@@ -1,0 +1,115 @@
+"""What every variant works on, and our own: the private step and the same step without privacy."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from dpft import hardware, methods, models, tasks
+from dpft.hardware import Hardware
+from dpft.methods._method import Adapted
+from dpft.privacy.ledger import Ledger
+from dpft.privacy.plan import Plan
+from dpft.privacy.secret import Secret
+from dpft.privacy.step import PlainStep, PrivateStep
+from dpft.spec import Budget, Machine, Precision, Representation, Spec
+from dpft.tasks.encode import Encoded, encode
+from dpft.tasks.microbatch import microbatches
+
+BUDGET = Budget(8.0, 1e-6)
+NOISE = 0.8  # the cost of noise does not depend on how much there is
+STEPS = 1_000_000  # more than anybody will time
+
+
+class Variant(Protocol):
+    """One way to take a step. `precision`: of its matrix products, bf16 or fp32."""
+
+    @property
+    def precision(self) -> str: ...
+    @property
+    def trained(self) -> Mapping[str, nn.Parameter]: ...
+    def __call__(self, drawn: NDArray[np.int64]) -> int:
+        """One step on a logical batch, rows `drawn` (n,) or rows of its own drawing; returns how many."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """A task in declared batches. `peer_rows`: expected batch of a peer that is too slow for a whole one.
+
+    `scratch`: where the ledger may lie; on the disk that a run's would, because a charge waits for the disk.
+    """
+
+    spec: Spec
+    scratch: Path
+    device: str = "auto"
+    precision: Precision = "auto"
+    peer_rows: int = 512
+
+    @functools.cached_property
+    def task(self) -> tasks.Task:
+        return tasks.load(self.spec)
+
+    @functools.cached_property
+    def hardware(self) -> Hardware:
+        return self.at(self.precision)
+
+    def at(self, precision: Precision) -> Hardware:
+        return hardware.resolve(Machine(device=self.device, precision=precision))
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """As costly as a real plan, but never calibrated: nothing is released here."""
+        batch = self.spec.batch_size
+        rate = batch / len(self.task.train)
+        return Plan(rate, STEPS, NOISE, self.spec.clip, batch, BUDGET, BUDGET.epsilon, "none")
+
+    @functools.cache  # noqa: B019 - one Work lives as long as the process
+    def encoded(self, representation: Representation) -> Encoded:
+        return encode(self.task.train, models.tokenizer(self.spec.model), representation, self.spec.max_length)
+
+
+class Ours:
+    """A step as dpft.training joins it: sorted micro-batches, one clip, one noise, one charge."""
+
+    def __init__(self, work: Work, at: Hardware, private: bool) -> None:
+        self.at, self.rows = at, work.encoded(work.spec.representation)
+        model = models.load(work.spec, work.task.outputs, at)
+        model.per_example = private
+        attached = methods.load(work.spec.method, work.spec.options).attach(model, work.spec.seed)
+        self.adapted = Adapted(attached.model.to(at.device), attached.named, regression=not work.task.labels)
+        optimizer = torch.optim.Adam(list(self.adapted.updated.values()), lr=work.spec.learning_rate)
+        self.numbers = itertools.count()
+        if private:
+            self.step: PrivateStep | PlainStep = self._private(work, optimizer)
+        else:
+            self.step = PlainStep(self.adapted, work.plan, optimizer)
+
+    def _private(self, work: Work, optimizer: torch.optim.Optimizer) -> PrivateStep:
+        run, plan = f"step-cost-{self.precision}", work.plan
+        ledger = Ledger(work.scratch / f"{run}.sqlite")
+        ledger.reserve(
+            run, rate=plan.rate, noise=plan.noise, steps=plan.steps, delta=BUDGET.delta, epsilon=BUDGET.epsilon
+        )
+        return PrivateStep(self.adapted, plan, optimizer, ledger, Secret(), run)
+
+    @property
+    def precision(self) -> str:
+        return self.at.precision
+
+    @property
+    def trained(self) -> Mapping[str, nn.Parameter]:
+        return self.adapted.updated
+
+    def __call__(self, drawn: NDArray[np.int64]) -> int:
+        self.step(next(self.numbers), microbatches(self.rows, drawn, self.at.tokens, self.at.device))
+        return len(drawn)
