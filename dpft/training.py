@@ -18,7 +18,7 @@ from dpft.hardware import Hardware
 from dpft.methods._method import Adapted
 from dpft.privacy.accountants import epsilon_curve
 from dpft.privacy.ledger import Ledger, default_ledger_path
-from dpft.privacy.plan import make_plan
+from dpft.privacy.plan import Plan, make_plan
 from dpft.privacy.sampler import poisson_batches
 from dpft.privacy.secret import Secret
 from dpft.privacy.step import PlainStep, PrivateStep
