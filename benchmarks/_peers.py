@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from dpft.benchmarks._work import NOISE, Work
 from numpy.typing import NDArray
 from opacus import PrivacyEngine
 from opacus.utils.batch_memory_manager import BatchMemoryManager
@@ -17,7 +18,6 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 
 from dpft import models
 from dpft.batch import Batch
-from dpft.benchmarks._work import NOISE, Work
 from dpft.tasks.microbatch import microbatches
 
 RANK = 8  # Hu et al. 2022, on the query and value projections

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ class Ours:
             self.step = PlainStep(self.adapted, work.plan, optimizer)
 
     def _private(self, work: Work, optimizer: torch.optim.Optimizer) -> PrivateStep:
-        run, plan = f"step-cost-{self.precision}", work.plan
+        run, plan = uuid.uuid4().hex, work.plan
         ledger = Ledger(work.scratch / f"{run}.sqlite")
         ledger.reserve(
             run, rate=plan.rate, noise=plan.noise, steps=plan.steps, delta=BUDGET.delta, epsilon=BUDGET.epsilon

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,14 @@ def print_json(value: Any) -> None:
 
 
 class Bar(dpft.progress.Progress):
-    """A bar with the ε spent and the time left; plain lines every ten seconds where stderr is no terminal."""
+    """A bar with the ε spent and the time left; plain lines every ten seconds where stderr is no terminal.
 
-    def __init__(self) -> None:
+    No line is printed before the run's folder is there, so that a refused run is one line: its refusal.
+    `notes` are said then.
+    """
+
+    def __init__(self, notes: Sequence[str] = ()) -> None:
+        self.notes = notes
         self.console = Console(stderr=True, highlight=False)
         self.run: Path | None = None
         self._status: Status | None = None
@@ -39,14 +45,17 @@ class Bar(dpft.progress.Progress):
         self._started = self._told = time.monotonic()
 
     def created(self, path: Path) -> None:
+        self._quiet()
         self.run = path
+        for note in self.notes:
+            say(note)
 
     def stage(self, text: str) -> None:
         self._quiet()
         if self.console.is_terminal:
             self._status = self.console.status(f"{text} …")
             self._status.start()
-        else:
+        elif self.run:
             say(f"{text} …")
 
     def started(self, done: int, steps: int) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dpft.cli import _flags, _show
 
-from dpft.card import NOT_PRIVATE
-
 
 def evaluate(
     run: _flags.RunArgument,
@@ -15,6 +13,7 @@ def evaluate(
     as_json: _flags.Json = False,
 ) -> None:
     """Judge a finished run on its task's validation rows."""
+    from dpft.card import NOT_PRIVATE
     from dpft.trained import load
 
     trained = load(run, machine=_flags.machine(device, precision, tokens_per_microbatch))

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 from dpft.cli import _flags, _show
 
-from dpft.card import NOT_PRIVATE
 from dpft.spec import UserError
 
 
@@ -28,6 +27,7 @@ def predict(
         raise UserError("predict needs texts, got both or neither of --text and --file; pass one of them")
     if file:
         texts, pairs = _lines(file)
+    from dpft.card import NOT_PRIVATE
     from dpft.trained import load
 
     trained = load(run, machine=_flags.machine(device, precision, tokens_per_microbatch))

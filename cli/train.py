@@ -66,10 +66,9 @@ def train(
     asked = {key: value for key, value in named.items() if value is not None}
     wanted = _spec(spec, asked, epsilon, delta, non_private)
     machine = _flags.machine(device, precision, tokens_per_microbatch)
-    _tell_builtins(wanted)
     from dpft.training import train as fine_tune
 
-    bar = _show.Bar()
+    bar = _show.Bar(_builtins(wanted))
     try:
         result = fine_tune(wanted, runs=runs, ledger=ledger, machine=machine, progress=bar)
     finally:
@@ -116,14 +115,10 @@ def _read(file: Path) -> Spec:
     return Spec.from_json(values)
 
 
-def _tell_builtins(spec: Spec) -> None:
-    used = [
-        name
-        for name, is_used in (
-            ("the built-in encoder all-MiniLM-L6-v2 (your own: --model FOLDER_OR_HUB_ID)", spec.model == Spec.model),
-            ("the built-in task sample (your own: --task NAME --data DIR, see dpft tasks)", spec.task == Spec.task),
-        )
-        if is_used
-    ]
-    for name in used:
-        _show.say(f"using {name}")
+def _builtins(spec: Spec) -> list[str]:
+    """What the run uses that comes with dpft, and how to use one's own."""
+    known = (
+        ("the built-in encoder all-MiniLM-L6-v2 (your own: --model FOLDER_OR_HUB_ID)", spec.model == Spec.model),
+        ("the built-in task sample (your own: --task NAME --data DIR, see dpft tasks)", spec.task == Spec.task),
+    )
+    return [f"using {text}" for text, is_used in known if is_used]

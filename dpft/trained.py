@@ -72,7 +72,8 @@ def load(path: str | Path, *, machine: Machine | None = None) -> Trained:
     found = run.read_tensors("adapter")
     if found is None:
         raise UserError(
-            f"a run must be finished before it is used, got {str(path)!r} without adapter.safetensors; dpft resume {path}"
+            f"a run must be finished before it is used, got {str(path)!r} without adapter.safetensors; "
+            f"dpft resume {path}"
         )
     state, about = found
     labels = tuple(json.loads(about["labels"]))

@@ -190,7 +190,8 @@ def test_a_run_unknown_to_its_ledger_does_not_resume(spec: Spec, tmp_path: Path)
     with pytest.raises(KeyboardInterrupt):
         train(spec, runs=tmp_path / "runs", machine=FP32, progress=stop)
     assert stop.path is not None
-    for part in Run.open(stop.path).ledger.parent.glob("*"):
+    ledger = Run.open(stop.path).ledger
+    for part in ledger.parent.glob(ledger.name + "*"):
         part.unlink()
     with pytest.raises(UserError, match="does not know it"):
         resume(stop.path, machine=FP32)

@@ -43,11 +43,19 @@ def load(spec: Spec, outputs: int, hardware: Hardware) -> Classifier:
 
 
 def tokenizer(model: str) -> Any:
-    """The tokenizer that lies beside the encoder. Raises UserError where it cannot be had."""
-    from transformers import AutoTokenizer
+    """The tokenizer that lies beside the encoder. Raises UserError where it cannot be had or does not fit."""
+    from transformers import AutoConfig, AutoTokenizer
 
     with _quiet(), _one_line(model):
-        return AutoTokenizer.from_pretrained(locate(model), trust_remote_code=False)
+        found = AutoTokenizer.from_pretrained(locate(model), trust_remote_code=False)
+        rows = AutoConfig.from_pretrained(locate(model), trust_remote_code=False).vocab_size
+    # Where its files are missing, transformers makes one that knows the special tokens only.
+    if not len(found.all_special_ids) < len(found) <= rows:
+        raise UserError(
+            f"the tokenizer must know words, at most the encoder's {rows}, got {len(found)} tokens from {model!r}; "
+            "save the right one there with tokenizer.save_pretrained(FOLDER)"
+        )
+    return found
 
 
 def check(model: str) -> None:
@@ -141,16 +149,19 @@ def _offset(backbone: Any) -> int:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars and load reports from transformers inside; as before afterwards."""
+    """No progress bars, load reports and retries told by Hugging Face's libraries inside; as before afterwards."""
+    from huggingface_hub.utils import logging as hub
     from transformers.utils import logging as hf
 
-    level, bars = hf.get_verbosity(), hf.is_progress_bar_enabled()
+    level, hub_level, bars = hf.get_verbosity(), hub.get_verbosity(), hf.is_progress_bar_enabled()
     hf.set_verbosity(logging.CRITICAL)
+    hub.set_verbosity(logging.CRITICAL)
     hf.disable_progress_bar()
     try:
         yield
     finally:
         hf.set_verbosity(level)
+        hub.set_verbosity(hub_level)
         if bars:
             hf.enable_progress_bar()
 
@@ -158,6 +169,7 @@ def _quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def _one_line(model: str) -> Iterator[None]:
     """Turn what transformers raises for a model that cannot be had into one line."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
@@ -168,7 +180,7 @@ def _one_line(model: str) -> Iterator[None]:
         raise UserError(
             f"weights must be readable safetensors, got a damaged file in {model!r}; copy it again"
         ) from None
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, StrictDataclassError) as error:
         if "trust_remote_code" in str(error):
             found = "one that needs code from the hub"
         elif isinstance(error, OSError) and not Path(model).is_dir():

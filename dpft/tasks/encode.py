@@ -101,7 +101,8 @@ def _mask(tokenizer: Any, representation: Representation) -> list[int]:
         return []
     if tokenizer.mask_token_id is None:
         raise UserError(
-            "representation mask needs a tokenizer with a mask token, got one without; pass --representation cls or mean"
+            "representation mask needs a tokenizer with a mask token, got one without; "
+            "pass --representation cls or mean"
         )
     return [int(tokenizer.mask_token_id)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,10 @@ def _table(spec: Spec, name: str, split: str) -> Any:
     if spec.data is not None:
         return _local(Path(spec.data), split)
     import datasets
+    from huggingface_hub.utils import logging as hub
 
+    level = hub.get_verbosity()
+    hub.set_verbosity(logging.CRITICAL)  # it tells of every retry on stderr
     try:
         return datasets.load_dataset("nyu-mll/glue", name, split=split).to_pandas()
     except (OSError, ValueError, RuntimeError):
@@ -59,6 +63,8 @@ def _table(spec: Spec, name: str, split: str) -> Any:
             f"glue/{name} must come from the hub or a folder, got no answer from the hub; "
             f"offline, pass --data DIR with train.parquet and {split}.parquet"
         ) from None
+    finally:
+        hub.set_verbosity(level)
 
 
 def _local(folder: Path, split: str) -> Any:
@@ -72,7 +78,7 @@ def _local(folder: Path, split: str) -> Any:
     if not files:
         raise UserError(f"--data must hold {split}.parquet, got {str(folder)!r} without it; pass --data DIR")
     try:
-        return pd.concat([pd.read_parquet(file) for file in files])
+        return pd.concat([pd.read_parquet(file) for file in files], join="inner")
     except (OSError, ValueError):
         raise UserError(
             f"{split}.parquet must be a parquet file, got one that cannot be read; write it again"
@@ -88,7 +94,7 @@ def _rows(table: Any, config: Config, split: str) -> Rows:
         )
     if table["label"].isna().any():
         raise UserError(f"every row of {split} must have a label, got missing ones; drop those rows")
-    texts = [table[c].fillna("").astype(str).tolist() for c in config.columns]
+    texts = [table[c].astype(object).where(table[c].notna(), "").astype(str).tolist() for c in config.columns]
     return Rows(texts[0], texts[1] if len(texts) > 1 else None, _labels(table["label"], config, split))
 
 
@@ -100,7 +106,8 @@ def _labels(column: Any, config: Config, split: str) -> Any:
             f"the labels of {split} must be numbers, got a column of {column.dtype}; map them first"
         ) from None
     if not config.labels:
-        return values.astype(np.float32)
-    if (values != np.round(values)).any():
-        raise UserError(f"the labels of {split} must be whole numbers, got fractions; map them first")
+        with np.errstate(over="ignore"):  # Task refuses infinities
+            return values.astype(np.float32)
+    if not (np.isfinite(values) & (np.abs(values) < 2**53) & (values == np.round(values))).all():
+        raise UserError(f"the labels of {split} must be whole numbers, got fractions or huge ones; map them first")
     return values.astype(np.int64)

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from dpft.tasks import sample
 
 Rows = tuple[list[str], list[int], list[str], list[int]]
-DIGEST = "TODO"
+DIGEST = "92be63f271776f2d3ba2b570262a003af7dc80d57b18af860570998c10453228"
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_counting_words_does_not_solve_the_task(rows: Rows) -> None:
     texts, labels, validation_texts, validation_labels = rows
     counts = CountVectorizer()
     probe = LogisticRegression(max_iter=300).fit(counts.fit_transform(texts), labels)
-    assert probe.score(counts.transform(validation_texts), validation_labels) < 0.8
+    assert probe.score(counts.transform(validation_texts), validation_labels) < 0.72
 
 
 def test_generation_takes_under_a_second_and_a_half() -> None:
