@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dpft import hardware, methods, models, tasks
+from dpft.batch import Batch
 from dpft.hardware import Hardware
 from dpft.methods._method import Adapted
 from dpft.privacy.ledger import Ledger
@@ -91,11 +92,11 @@ class Ours:
         optimizer = torch.optim.Adam(list(self.adapted.updated.values()), lr=work.spec.learning_rate)
         self.numbers = itertools.count()
         if private:
-            self.step: PrivateStep | PlainStep = self._private(work, optimizer)
+            self.step: PrivateStep[Batch] | PlainStep[Batch] = self._private(work, optimizer)
         else:
             self.step = PlainStep(self.adapted, work.plan, optimizer)
 
-    def _private(self, work: Work, optimizer: torch.optim.Optimizer) -> PrivateStep:
+    def _private(self, work: Work, optimizer: torch.optim.Optimizer) -> PrivateStep[Batch]:
         run, plan = uuid.uuid4().hex, work.plan
         ledger = Ledger(work.scratch / f"{run}.sqlite")
         ledger.reserve(

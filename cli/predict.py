@@ -22,16 +22,16 @@ def predict(
     as_json: _flags.Json = False,
 ) -> None:
     """Label texts: one line each, the label, its probability, the text."""
-    texts, pairs = list(text or []), list(pair or [])
-    if bool(texts) == bool(file):
+    if bool(text) == bool(file):
         raise UserError("predict needs texts, got both or neither of --text and --file; pass one of them")
-    if file:
-        texts, pairs = _lines(file)
+    texts = _lines(file) if file else list(text or [])
     from dpft.card import NOT_PRIVATE
     from dpft.trained import load
 
     trained = load(run, machine=_flags.machine(device, precision, tokens_per_microbatch))
-    found = trained.predict(texts, pairs or None)
+    if file and trained.paired:
+        texts, pair = _halves(texts)
+    found = trained.predict(texts, pair)
     if not trained.private:
         _show.say(f"this model is {NOT_PRIVATE}: trained without clipping and noise")
     for one, prediction in zip(texts, found, strict=True):
@@ -50,14 +50,17 @@ def predict(
             print(f"{prediction.label}\t{prediction.probability:.3f}\t{one}")
 
 
-def _lines(file: Path) -> tuple[list[str], list[str]]:
+def _lines(file: Path) -> list[str]:
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         found = type(error).__name__
         raise UserError(f"--file must be a UTF-8 text file, got {str(file)!r} ({found}); pass another") from None
-    if lines[-1] == "":
-        lines.pop()
-    if lines and all("\t" in line for line in lines):
-        return [line.split("\t", 1)[0] for line in lines], [line.split("\t", 1)[1] for line in lines]
-    return lines, []
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def _halves(lines: list[str]) -> tuple[list[str], list[str]]:
+    whole = [number for number, line in enumerate(lines, 1) if "\t" not in line]
+    if whole:
+        raise UserError(f"each line must be a pair separated by a tab, got line {whole[0]} without; mend the file")
+    return [line.split("\t", 1)[0] for line in lines], [line.split("\t", 1)[1] for line in lines]

@@ -49,7 +49,7 @@ def _device(name: str) -> torch.device:
 def bf16_is_faster(device: torch.device) -> bool:
     """True where a bfloat16 matrix product beats float32 by half: with AMX or avx512_bf16 it is 3 to 8 times."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     if device.type != "cpu":
         return False
     return _seconds(torch.bfloat16) * 1.5 < _seconds(torch.float32)

@@ -86,6 +86,7 @@ class Spec:
         for name in ("task", "model", "method"):
             value = getattr(self, name)
             _require(isinstance(value, str) and value != "", f"{name} must be a name", value, f"pass --{name}")
+        _require(self.data is None or isinstance(self.data, str), "data must be a folder", self.data, "pass --data DIR")
         for name in ("epochs", "learning_rate", "clip"):
             flag = name.replace("_", "-")
             value = getattr(self, name)
@@ -134,14 +135,13 @@ class Spec:
 class Machine:
     """All that decides speed and nothing that decides privacy.
 
-    `device` is a torch device or "auto"; `tokens_per_microbatch` bounds rows times longest row, None picks
-    by device; `compile` runs the blocks through torch.compile.
+    `device` is a torch device or "auto"; `precision` is the frozen encoder's; `tokens_per_microbatch` bounds
+    rows times longest row, None picks by device.
     """
 
     device: str = "auto"
     precision: Precision = "auto"
     tokens_per_microbatch: int | None = None
-    compile: bool = False
 
     def __post_init__(self) -> None:
         _one_of(self.precision, get_args(Precision), "precision")

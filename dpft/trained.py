@@ -35,6 +35,7 @@ class Trained:
     run: Run
     adapted: Adapted
     labels: tuple[str, ...]
+    paired: bool
     tokenizer: Any
     hardware: Hardware
 
@@ -51,6 +52,9 @@ class Trained:
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
         """One prediction per text (and its partner, for tasks of pairs)."""
+        if self.paired != (pairs is not None):
+            rule = "this run judges pairs of texts" if self.paired else "this run judges single texts"
+            raise UserError(f"{rule}, got {'single ones' if self.paired else 'pairs'}; see `dpft predict --help`")
         if pairs is not None and len(pairs) != len(texts):
             raise UserError(f"texts and pairs must be as many, got {len(texts)} and {len(pairs)}; pair them up")
         outputs = self.logits(Rows(texts, pairs, np.zeros(len(texts), np.int64)))
@@ -87,4 +91,4 @@ def load(path: str | Path, *, machine: Machine | None = None) -> Trained:
     adapted = methods.load(run.spec.method, run.spec.options).attach(model, run.spec.seed)
     adapted.model.to(settled.device)
     adapted.load(state)
-    return Trained(run, adapted, labels, models.tokenizer(run.spec.model), settled)
+    return Trained(run, adapted, labels, json.loads(about["paired"]), models.tokenizer(run.spec.model), settled)

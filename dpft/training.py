@@ -15,7 +15,7 @@ from dpft import evaluate, hardware, methods, models, tasks
 from dpft.card import card
 from dpft.checkpoint import Checkpoints
 from dpft.hardware import Hardware
-from dpft.methods._method import Adapted
+from dpft.methods._method import Adapted, Method
 from dpft.privacy.accountants import epsilon_curve
 from dpft.privacy.ledger import Ledger, default_ledger_path
 from dpft.privacy.plan import Plan, make_plan
@@ -123,7 +123,7 @@ def resume(path: str | Path, *, machine: Machine | None = None, progress: Progre
         return _run(run, ready, book, progress)
 
 
-def _prepare(spec: Spec, task: tasks.Task, method: methods.Method, settled: Hardware, progress: Progress) -> Prepared:
+def _prepare(spec: Spec, task: tasks.Task, method: Method, settled: Hardware, progress: Progress) -> Prepared:
     progress.stage("encoding the texts")
     tokenizer = models.tokenizer(spec.model)
     train_rows, validation = (
@@ -181,6 +181,7 @@ def _finish(run: Run, ready: Prepared, book: Ledger, seconds: float, progress: P
     about = {
         "spec": canonical_json(run.spec.to_json()),
         "labels": canonical_json(list(ready.task.labels)),
+        "paired": canonical_json(ready.task.validation.pairs is not None),
         "backbone_sha256": adapted.model.digest,
     }
     run.save_tensors("adapter", adapted.state(), about)

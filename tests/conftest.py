@@ -32,9 +32,7 @@ SINGLE, PAIRED = {"sst2", "cola"}, {"mrpc": "sentence", "rte": "sentence", "stsb
 
 
 @pytest.fixture(autouse=True)
-def _isolated(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test reads or writes the user's ledger or cache; calibrations are shared, for they cost seconds."""
     import torch
 

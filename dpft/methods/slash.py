@@ -90,7 +90,7 @@ class Slash:
         z, weight = self._draw([site.dense.out_features for site in sites], seed)
         shift = JointShift(z, weight, sites)
         model.before = shift
-        named = {"z": shift.z.value, "head.weight": model.head.weight, "head.bias": model.head.bias}
+        named = {"z": shift.z.value, **dict(model.head.named_parameters(prefix="head"))}
         return Adapted(model, named)
 
     def merge(self, model: Classifier) -> nn.Module:
@@ -107,10 +107,11 @@ class Slash:
             assert isinstance(site, ShiftedDense)
             assert site.shift is not None
             with torch.no_grad():
-                site.dense.bias += site.shift[0].to(site.dense.bias.dtype)
+                site.dense.bias.add_(site.shift[0].to(site.dense.bias.dtype))
             replace(block, path, site.dense)
             layers[index] = block
-        return merged.backbone
+        backbone: nn.Module = merged.backbone
+        return backbone
 
     def trainable(self, config: Any, labels: int) -> int:
         return self.dim + labels * (int(config.hidden_size) + 1)
@@ -126,7 +127,7 @@ class Slash:
             state = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, block])))
             if self.init == "uniform":
                 return state.uniform(-(3**0.5) * spread, 3**0.5 * spread, shape)
-            return state.standard_normal(shape) * spread
+            return np.asarray(state.standard_normal(shape) * spread)
 
         z = torch.from_numpy(draw(0, (self.dim,))).float() * (0.0 if self.init == "zeros" else self.scale)
         rows = [torch.from_numpy(draw(i, (w, self.dim))).float() for i, w in enumerate(widths, start=1)]

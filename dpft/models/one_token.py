@@ -28,13 +28,13 @@ class OneTokenBlock(nn.Module):
     def forward(self, hidden: Tensor, attention_mask: Any = None, *unused: Any, **also_unused: Any) -> Tensor:
         assert self.read is not None
         block, batch = self.block, hidden.shape[0]
-        attention = block.get_submodule(self._attention)
+        attention: Any = block.get_submodule(self._attention)
         one = hidden[torch.arange(batch, device=hidden.device), self.read].unsqueeze(1)
         heads = (attention.num_attention_heads, attention.attention_head_size)
         query = attention.query(one).unflatten(-1, heads)
         key = attention.key(hidden).unflatten(-1, heads)
         value = attention.value(hidden).unflatten(-1, heads)
-        scores = (query * key).sum(-1) * heads[1] ** -0.5
+        scores = (query * key).sum(-1) * attention.scaling
         if self.allowed is not None:
             scores = scores.masked_fill(~self.allowed.unsqueeze(-1), torch.finfo(scores.dtype).min)
         mixed = (scores.softmax(1).unsqueeze(-1) * value).sum(1, keepdim=True).flatten(2)

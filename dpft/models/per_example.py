@@ -23,7 +23,7 @@ class PerExample(nn.Module):
         return self.value.expand(rows.shape[0], *self.value.shape)
 
 
-@register_grad_sampler(PerExample)
+@register_grad_sampler(PerExample)  # type: ignore[untyped-decorator]
 def per_example_gradient(
     module: PerExample, activations: list[Tensor], backprops: Tensor
 ) -> dict[nn.Parameter, Tensor]:
@@ -59,5 +59,5 @@ class Projection(nn.Module):
         self.register_buffer("weight", weight, persistent=False)
 
     def forward(self, copies: Tensor) -> Tensor:
-        projected: Tensor = _ProjectCopies.apply(copies, self.weight)
+        projected: Tensor = _ProjectCopies.apply(copies, self.weight)  # type: ignore[no-untyped-call]
         return projected

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from opacus.grad_sample import GradSampleModule
@@ -15,23 +15,25 @@ from dpft.privacy.ledger import Event, Ledger
 from dpft.privacy.plan import Plan
 from dpft.privacy.secret import Secret
 
-Batch = TypeVar("Batch", contravariant=True)
+Batch = TypeVar("Batch")
+Batch_contra = TypeVar("Batch_contra", contravariant=True)
 
 
-class Trainable(Protocol[Batch]):
+class Trainable(Protocol[Batch_contra]):
     """What a step needs of an adapted model: its module, its private parameters, a loss per example."""
 
     @property
     def model(self) -> nn.Module: ...
     @property
     def private(self) -> Sequence[nn.Parameter]: ...
-    def losses(self, outputs: Tensor, batch: Batch) -> Tensor: ...
+    def losses(self, outputs: Tensor, batch: Batch_contra) -> Tensor: ...
 
 
 def per_example_norms(gradients: Sequence[Tensor]) -> Tensor:
     """L2 norm of each example's gradient over all parameters together. [(B, ...), ...] -> (B,) float64."""
     parts = [torch.linalg.vector_norm(g.flatten(1), dim=1, dtype=torch.float64) for g in gradients]
-    return torch.linalg.vector_norm(torch.stack(parts), dim=0)
+    norms: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
+    return norms
 
 
 def clip_factors(norms: Tensor, clip: float) -> Tensor:
@@ -57,7 +59,7 @@ def clipped_sum(gradients: Sequence[Tensor], clip: float) -> list[Tensor]:
     return [torch.tensordot(factors.to(g.dtype), g, dims=1) for g in gradients]
 
 
-class PrivateStep:
+class PrivateStep(Generic[Batch]):
     """Charge, clip, sum, noise, divide, update: DP-SGD's step (Abadi et al. 2016) on a logical batch.
 
     The sum is taken over any number of micro-batches; the noise (std plan.noise * plan.clip) is drawn once
@@ -109,6 +111,7 @@ class PrivateStep:
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             self.adapted.losses(self.wrapped(batch), batch).sum().backward()
         gradients = []
+        parameter: Any  # Opacus adds grad_sample
         for parameter in self.adapted.private:
             gradient = parameter.grad_sample
             if not isinstance(gradient, Tensor):
@@ -122,7 +125,7 @@ class PrivateStep:
         return (drawn * (self.plan.noise * self.clip)).to(like.device)
 
 
-class PlainStep:
+class PlainStep(Generic[Batch]):
     """The same step without clipping and noise. NOT PRIVATE: for comparison only."""
 
     def __init__(self, adapted: Trainable[Batch], plan: Plan, optimizer: torch.optim.Optimizer) -> None:

@@ -71,6 +71,19 @@ def test_bert_reads_its_mask_before_the_first_separator(tiny_bert: Path) -> None
     assert single.read[0] == pair.read[0] == 3
 
 
+def test_a_separator_of_the_second_segment_is_typed_as_such(tiny_bert: Path) -> None:
+    """BERT's own separator counts to the first; other templates open the second segment with one."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = models.tokenizer(str(tiny_bert))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] [SEP]:1 $B:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    data, own = encode(rows(["a film"], ["it"]), tokenizer, "cls", 128), tokenizer(["a film"], ["it"])
+    assert row(data, 0) == own["input_ids"][0]
+    assert types(data, 0) == own["token_type_ids"][0] == [0, 0, 0, 0, 1, 1]
+
+
 def test_roberta_reads_its_mask_before_the_first_separator(tiny_roberta: Path) -> None:
     tokenizer = models.tokenizer(str(tiny_roberta))
     cls, sep, mask = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id
