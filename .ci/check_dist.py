@@ -28,7 +28,8 @@ def main(dist: Path) -> None:
     if shipped != tree():
         sys.exit(f"the wheel must hold the tree's modules, got a difference of {sorted(shipped ^ tree())}")
     (sdist,) = dist.glob("*.tar.gz")
-    names = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
     sources = {f.as_posix() for folder in FOLDERS for f in Path(folder).rglob("*.py")}
     missing = (sources | {"pyproject.toml", "README.md"}) - names
     if missing:

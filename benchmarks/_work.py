@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dpft import hardware, methods, models, tasks
+from dpft import hardware, models, tasks
+from dpft.adapt import adapt
 from dpft.batch import Batch
 from dpft.hardware import Hardware
-from dpft.methods._method import Adapted
 from dpft.privacy.ledger import Ledger
 from dpft.privacy.plan import Plan
 from dpft.privacy.secret import Secret
@@ -85,10 +85,8 @@ class Ours:
 
     def __init__(self, work: Work, at: Hardware, private: bool) -> None:
         self.at, self.rows = at, work.encoded(work.spec.representation)
-        model = models.load(work.spec, work.task.outputs, at)
-        model.per_example = private
-        attached = methods.load(work.spec.method, work.spec.options).attach(model, work.spec.seed)
-        self.adapted = Adapted(attached.model.to(at.device), attached.named, regression=not work.task.labels)
+        self.adapted = adapt(work.spec, len(work.task.labels), at).adapted
+        self.adapted.model.per_example = private
         optimizer = torch.optim.Adam(list(self.adapted.updated.values()), lr=work.spec.learning_rate)
         self.numbers = itertools.count()
         if private:

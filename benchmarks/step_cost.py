@@ -1,6 +1,6 @@
 """What privacy costs per step, side by side in one run: ours, ours without privacy, Opacus with PEFT.
 
-    python -m dpft.benchmarks.step_cost [--task glue/sst2 --data DIR] [--json]
+python -m dpft.benchmarks.step_cost [--task glue/sst2 --data DIR] [--json]
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 import time
@@ -71,7 +72,7 @@ class Bar(dpft.progress.Progress):
         self._bar.start()
 
     def stepped(self, done: int, epsilon: float | None) -> None:
-        spent = "NOT PRIVATE" if epsilon is None else f"ε {epsilon:.2f} spent"
+        spent = "NOT PRIVATE" if epsilon is None else f"ε {math.ceil(epsilon * 100) / 100:.2f} spent"
         if self._bar:
             self._bar.update(self._task, completed=done, spent=spent)
         elif time.monotonic() - self._told > 10:

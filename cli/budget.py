@@ -20,6 +20,7 @@ def budget(
     as_json: _flags.Json = False,
 ) -> None:
     """Say which noise, rate and steps a budget means, without touching any data."""
+    from dpft.card import rounded_up
     from dpft.privacy.plan import make_plan
 
     spec = Spec(budget=Budget(epsilon, delta), batch_size=batch_size, epochs=epochs, clip=clip)
@@ -31,4 +32,4 @@ def budget(
     print(f"noise     σ {plan.noise:.5f} (times the clip C {clip:g}, on the sum of a batch)")
     print(f"sampling  Poisson at q {plan.rate:.6f}: {batch_size} of {examples} examples expected a step")
     print(f"steps     {plan.steps} ({epochs:g} epochs)")
-    print(f"ε spent   at most {plan.epsilon_upper:.5f}, upper bound by {plan.accountant}")
+    print(f"ε spent   at most {rounded_up(plan.epsilon_upper or 0.0)}, upper bound by {plan.accountant}")

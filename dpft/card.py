@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from decimal import ROUND_CEILING, Decimal, localcontext
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -21,7 +22,10 @@ DOES_NOT_COVER = [
     "the validation figures: computed on the validation rows without noise",
     "the choice of hyper-parameters, where they were chosen by looking at this training data",
     "the number of training examples, label names, tokenizer and pretrained weights: taken as public",
-    "timing, memory use and floating-point rounding, as side channels",
+    "time: how long steps take follows the rows drawn (seconds in result.json, times in the ledger)",
+    "rounding: in bf16 an example's gradient depends in its last bits on the rows computed beside it; removing one of "
+    "256 examples moved the clipped sum by 1.0002 clips instead of 1 (in fp32 by 1 + 4e-6)",
+    "a ledger put back from an older copy after its run's checkpoints were removed",
     "further runs on the same data: their privacy losses add up",
 ]
 
@@ -34,8 +38,7 @@ def card(spec: Spec, plan: Plan, examples: int, charged: int, head: str, precisi
         return {"private": False, "statement": statement, "examples": examples, **common}
     return {
         "private": True,
-        "statement": f"({plan.epsilon_upper:.4g}, {plan.budget.delta:g})-differential privacy for adding or "
-        f"removing one {spec.unit}",
+        "statement": f"{label(plan)}-differential privacy for adding or removing one {spec.unit}",
         "epsilon": plan.epsilon_upper,
         "delta": plan.budget.delta,
         "budget": {"epsilon": plan.budget.epsilon, "delta": plan.budget.delta},
@@ -57,6 +60,19 @@ def card(spec: Spec, plan: Plan, examples: int, charged: int, head: str, precisi
         "ledger_head": head,
         **common,
     }
+
+
+def label(plan: Plan) -> str:
+    """(epsilon, delta) as it is printed: epsilon rounded up, never to the nearest; or NOT PRIVATE."""
+    if plan.budget is None or plan.epsilon_upper is None:
+        return NOT_PRIVATE
+    return f"({rounded_up(plan.epsilon_upper)}, {plan.budget.delta!r})"
+
+
+def rounded_up(epsilon: float) -> str:
+    """`epsilon` to four significant digits, rounded up."""
+    with localcontext(prec=4, rounding=ROUND_CEILING):
+        return f"{+Decimal(epsilon):f}"
 
 
 def versions() -> dict[str, str]:

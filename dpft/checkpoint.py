@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dpft.methods._method import Adapted
 from dpft.run import Run
+from dpft.spec import UserError
 
 _NAME = "checkpoints/last"
 _SMALL = 2**20  # bytes; below it every step is saved, above it every `_SECONDS`
@@ -36,15 +37,25 @@ class Checkpoints:
         for name, parameter in self.adapted.updated.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{name}/{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
-        self.run.save_tensors(_NAME, tensors, {"done": str(done), "seconds": repr(seconds), "ledger": head})
+        about = {"done": str(done), "seconds": f"{seconds:.0f}", "ledger": head, "run": self._fingerprint()}
+        self.run.save_tensors(_NAME, tensors, about)
         self._saved = time.monotonic()
 
     def restore(self) -> tuple[int, float, str | None]:
-        """Load the newest checkpoint. Returns its (done, seconds, ledger head), (0, 0.0, None) without one."""
+        """Load the newest checkpoint. Returns its (done, seconds, ledger head), (0, 0.0, None) without one.
+
+        Raises UserError where it is another run's, or of another spec, plan or encoder: what it holds may then
+        never have had this run's noise.
+        """
         found = self.run.read_tensors(_NAME)
         if found is None:
             return 0, 0.0, None
         tensors, about = found
+        if about["run"] != self._fingerprint():
+            raise UserError(
+                "a checkpoint must be of this very run, spec, plan and encoder, got one of another in "
+                f"{str(self.run.path)!r}; restore the run's own files"
+            )
         prefix = "model."
         self.adapted.load({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
         for name, parameter in self.adapted.updated.items():
@@ -53,6 +64,9 @@ class Checkpoints:
             if state:
                 self.optimizer.state[parameter] = {k: _placed(k, t, parameter) for k, t in state.items()}
         return int(about["done"]), float(about["seconds"]), about["ledger"]
+
+    def _fingerprint(self) -> str:
+        return self.run.fingerprint(self.adapted.model.digest)
 
 
 def _placed(key: str, value: Tensor, parameter: Tensor) -> Tensor:

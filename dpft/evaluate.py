@@ -32,8 +32,11 @@ def logits(model: Classifier, data: Encoded, hardware: Hardware) -> NDArray[np.f
 def score(metric: str, outputs: NDArray[np.float32], labels: NDArray[Any]) -> float:
     """The metric by its GLUE name: accuracy, f1 (of class 1), matthews, or pearson for scores.
 
-    outputs: (N, C) logits or (N, 1) scores; labels: (N,). Returns a number of at most 1.
+    outputs: (N, C) logits or (N, 1) scores; labels: (N,). Returns a number of at most 1: 0 for a model that
+    has diverged.
     """
+    if not np.isfinite(outputs).all():
+        return 0.0
     if metric == "pearson":
         constant = np.ptp(outputs[:, 0]) == 0 or len(labels) < 2
         return 0.0 if constant else float(pearsonr(outputs[:, 0], labels).statistic)

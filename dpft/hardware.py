@@ -40,9 +40,13 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise NotImplementedError
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"device must be one that torch finds here, got {name!r}; pass --device cpu") from None
+        raise UserError(
+            f"device must be a cpu or cuda device that torch finds here, got {name!r}; pass --device cpu"
+        ) from None
     return device
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from dpft.privacy.plan import Plan
-from dpft.spec import Spec, UserError
+from dpft.spec import Spec, UserError, canonical_json
 
 FORMAT = 1
 
@@ -36,29 +37,49 @@ def write(path: Path, content: bytes) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """One run's folder, its spec and plan, its identity in the ledger, and where that ledger lies."""
+    """One run's folder, its spec and plan, its identity in the ledger, where that ledger lies, and its head
+    just after the run's reservation (empty where nothing is private)."""
 
     path: Path
     spec: Spec
     plan: Plan
     id: str
     ledger: Path
+    ledger_head: str
 
     @classmethod
-    def create(cls, root: Path, spec: Spec, plan: Plan, ledger: Path) -> Run:
-        """A fresh folder below `root`, named after the spec. Raises UserError where it cannot be made."""
+    def create(cls, root: Path, spec: Spec, plan: Plan, ledger: Path, reserve: Callable[[str], str]) -> Run:
+        """A fresh folder below `root`, named after the spec.
+
+        `reserve` takes the run's identity, reserves its steps and returns the ledger's head; where it raises, no
+        folder is left. Raises UserError where the folder cannot be made.
+        """
         identity = secrets.token_hex(16)
-        run = cls(root / f"{_name(spec)}-{identity[:4]}", spec, plan, identity, ledger.resolve())
+        path = root / f"{_name(spec)}-{identity[:4]}"
         try:
-            run.path.mkdir(parents=True)
-            run.write_json("spec", spec.to_json())
-            run.write_json("plan", plan.to_json())
-            run.write_json("run", {"format": FORMAT, "id": identity, "ledger": str(run.ledger)})
+            path.mkdir(parents=True)
+            write(path / "probe", b"")
+            (path / "probe").unlink()
         except OSError as error:
             raise UserError(
-                f"the run's folder must be writable, got {error.strerror} at {str(run.path)!r}; pass --runs DIR"
+                f"the run's folder must be writable, got {error.strerror} at {str(path)!r}; pass --runs DIR"
             ) from None
+        try:
+            run = cls(path, spec, plan, identity, ledger.resolve(), reserve(identity))
+        except BaseException:
+            path.rmdir()
+            raise
+        run.write_json("spec", spec.to_json())
+        run.write_json("plan", plan.to_json())
+        about = {"format": FORMAT, "id": identity, "ledger": str(run.ledger), "ledger_head": run.ledger_head}
+        run.write_json("run", about)
         return run
+
+    def fingerprint(self, backbone: str) -> str:
+        """sha256 over all that a checkpoint must have in common with the run it is restored into."""
+        return hashlib.sha256(
+            canonical_json([self.id, self.spec.to_json(), self.plan.to_json(), backbone]).encode()
+        ).hexdigest()
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -71,12 +92,18 @@ class Run:
                 raise UserError(f"the run must be of format {FORMAT}, got {about['format']}; use the dpft that made it")
             spec = Spec.from_json(json.loads((path / "spec.json").read_text()))
             plan = Plan.from_json(json.loads((path / "plan.json").read_text()))
+            run = cls(path, spec, plan, about["id"], Path(about["ledger"]), about["ledger_head"])
         except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise UserError(
                 f"a run's spec, plan and run.json must be readable, got {type(error).__name__} in {str(path)!r}; "
                 "copy the folder again"
             ) from None
-        return cls(path, spec, plan, about["id"], Path(about["ledger"]))
+        if plan.budget != spec.budget:
+            raise UserError(
+                f"a run's plan must be made for its spec's budget, got {plan.budget} for {spec.budget}; "
+                f"restore both files in {str(path)!r}"
+            )
+        return run
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """NAME.json in the folder, indented for people."""

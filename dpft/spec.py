@@ -92,6 +92,9 @@ class Spec:
             value = getattr(self, name)
             _require(_is_positive(value), f"{flag} must be a finite number above 0", value, f"pass --{flag}")
         _require(
+            self.learning_rate <= 100, "learning-rate must be at most 100", self.learning_rate, "pass a smaller one"
+        )
+        _require(
             _is_whole(self.batch_size, 1), "batch-size must be a whole number above 0", self.batch_size,
             "pass --batch-size",
         )  # fmt: skip

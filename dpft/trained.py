@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpft import evaluate, hardware, methods, models, tasks
+from dpft import evaluate, hardware, tasks
+from dpft.adapt import adapt
 from dpft.hardware import Hardware
 from dpft.methods._method import Adapted
 from dpft.run import Run
@@ -82,13 +83,12 @@ def load(path: str | Path, *, machine: Machine | None = None) -> Trained:
     state, about = found
     labels = tuple(json.loads(about["labels"]))
     settled = hardware.resolve(machine or Machine())
-    model = models.load(run.spec, len(labels) or 1, settled)
+    made = adapt(run.spec, len(labels), settled)
+    model = made.adapted.model
     if model.digest != about["backbone_sha256"]:
         raise UserError(
             f"the encoder must be the one of the run (sha256 {about['backbone_sha256'][:12]}…), "
             f"got {model.digest[:12]}… from {run.spec.model!r}; restore that model"
         )
-    adapted = methods.load(run.spec.method, run.spec.options).attach(model, run.spec.seed)
-    adapted.model.to(settled.device)
-    adapted.load(state)
-    return Trained(run, adapted, labels, json.loads(about["paired"]), models.tokenizer(run.spec.model), settled)
+    made.adapted.load(state)
+    return Trained(run, made.adapted, labels, json.loads(about["paired"]), made.tokenizer, settled)

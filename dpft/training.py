@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dpft import evaluate, hardware, methods, models, tasks
-from dpft.card import card
+from dpft.adapt import adapt
+from dpft.batch import Batch
+from dpft.card import NOT_PRIVATE, card, rounded_up
 from dpft.checkpoint import Checkpoints
 from dpft.hardware import Hardware
-from dpft.methods._method import Adapted, Method
+from dpft.methods._method import Adapted
 from dpft.privacy.accountants import epsilon_curve
-from dpft.privacy.ledger import Ledger, default_ledger_path
+from dpft.privacy.ledger import Ledger, Reservation, default_ledger_path
 from dpft.privacy.plan import Plan, make_plan
 from dpft.privacy.sampler import poisson_batches
 from dpft.privacy.secret import Secret
@@ -27,6 +30,8 @@ from dpft.run import Run
 from dpft.spec import Machine, Schedule, Spec, UserError, canonical_json
 from dpft.tasks.encode import Encoded, encode
 from dpft.tasks.microbatch import microbatches
+
+WARMUP = 0.06
 
 
 @dataclass(frozen=True)
@@ -40,13 +45,22 @@ class Result:
     delta: float | None
     steps: int
     trainable: int
-    seconds: float
+    seconds: int
     precision: str
     device: str
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict, for result.json and --json."""
-        return {**asdict(self), "path": str(self.path), "private": self.epsilon is not None}
+        """A plain dict, for result.json and --json; `from_json` reads it back."""
+        privacy = NOT_PRIVATE if self.epsilon is None else f"({rounded_up(self.epsilon)}, {self.delta!r})"
+        return {**asdict(self), "path": str(self.path), "privacy": privacy}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Result:
+        """The Result that `to_json` wrote. Raises UserError where a field is missing."""
+        try:
+            return cls(**{f.name: values[f.name] for f in fields(cls)})
+        except KeyError as error:
+            raise UserError(f"result.json must hold {error}, got none; restore the file") from None
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,7 @@ def train(
     to DPFT_LEDGER or the user's data folder.
     """
     progress = progress or Progress()
-    method = methods.load(spec.method, spec.options)
+    methods.load(spec.method, spec.options)
     tasks.check(spec)
     settled = hardware.resolve(machine or Machine())
     models.check(spec.model)
@@ -82,82 +96,104 @@ def train(
     task = tasks.load(spec)
     progress.stage("planning the noise")
     plan = make_plan(spec, len(task.train))
-    ready = _prepare(spec, task, method, settled, progress)
-    with Ledger(Path(ledger) if ledger else default_ledger_path()) as book:
-        run = Run.create(Path(runs), spec, plan, book.path)
+    ready = _prepare(spec, task, settled, progress)
+    with _opened(plan, Path(ledger) if ledger else default_ledger_path()) as book:
+        run = Run.create(Path(runs), spec, plan, book.path if book else Path(), lambda id: _reserve(book, plan, id))
         progress.created(run.path)
-        if plan.budget is not None:
-            book.reserve(
-                run.id, rate=plan.rate, noise=plan.noise, steps=plan.steps,
-                delta=plan.budget.delta, epsilon=plan.epsilon_upper or math.inf,
-            )  # fmt: skip
         return _run(run, ready, book, progress)
 
 
 def resume(path: str | Path, *, machine: Machine | None = None, progress: Progress | None = None) -> Result:
     """Finish a run that was broken off, with fresh randomness and only the steps still unspent.
 
-    A finished run is left as it is. Raises UserError where the ledger does not know the run or the data
-    have changed in number.
+    A finished run is left as it is. Raises UserError where the ledger does not know the run by its plan, was put
+    back from an older copy, or where the data have changed in number.
     """
     progress = progress or Progress()
     run = Run.open(Path(path))
     done = run.read_json("result")
     if done is not None:
-        return Result(**{**{k: v for k, v in done.items() if k != "private"}, "path": run.path})
-    progress.created(run.path)
+        return Result.from_json({**done, "path": run.path})
     progress.stage("reading the data")
     task = tasks.load(run.spec)
     if run.plan.rate != run.spec.batch_size / len(task.train):
         raise UserError(
             f"a run resumes on as many examples as it began with, got {len(task.train)}; restore the data of the run"
         )
-    method = methods.load(run.spec.method, run.spec.options)
-    ready = _prepare(run.spec, task, method, hardware.resolve(machine or Machine()), progress)
-    with Ledger(run.ledger) as book:
-        if run.plan.budget is not None and book.reservation(run.id) is None:
-            raise UserError(
-                f"a run resumes with the ledger it began with, got one that does not know it at {str(run.ledger)!r}; "
-                "restore that ledger"
-            )
+    ready = _prepare(run.spec, task, hardware.resolve(machine or Machine()), progress)
+    if run.plan.budget is not None and not run.ledger.is_file():
+        raise UserError(f"a run resumes with its ledger, got none at {str(run.ledger)!r}; restore that file")
+    with _opened(run.plan, run.ledger) as book:
+        if book is not None:
+            if book.reservation(run.id) != _terms(run.plan, run.id):
+                raise UserError(
+                    f"a run resumes as it was reserved, got another plan or a ledger that does not know it at "
+                    f"{str(run.ledger)!r}; restore the run's plan.json and its ledger"
+                )
+            book.verify(run.ledger_head)
+        progress.created(run.path)
         return _run(run, ready, book, progress)
 
 
-def _prepare(spec: Spec, task: tasks.Task, method: Method, settled: Hardware, progress: Progress) -> Prepared:
-    progress.stage("encoding the texts")
-    tokenizer = models.tokenizer(spec.model)
-    train_rows, validation = (
-        encode(rows, tokenizer, spec.representation, spec.max_length) for rows in (task.train, task.validation)
-    )
+@contextlib.contextmanager
+def _opened(plan: Plan, path: Path) -> Iterator[Ledger | None]:
+    """The ledger of a private plan; None for one that charges nothing."""
+    if plan.budget is None:
+        yield None
+    else:
+        with Ledger(path) as book:
+            yield book
+
+
+def _terms(plan: Plan, run: str) -> Reservation:
+    """All that `run` may release, as the ledger holds it."""
+    assert plan.budget is not None
+    assert plan.epsilon_upper is not None
+    return Reservation(run, plan.rate, plan.noise, plan.steps, plan.budget.delta, plan.epsilon_upper)
+
+
+def _reserve(book: Ledger | None, plan: Plan, run: str) -> str:
+    """Reserve a new run's steps. Returns the ledger's head, empty where nothing is private."""
+    if book is None:
+        return ""
+    terms = asdict(_terms(plan, run))
+    book.reserve(terms.pop("run"), **terms)
+    return book.head()
+
+
+def _prepare(spec: Spec, task: tasks.Task, settled: Hardware, progress: Progress) -> Prepared:
     progress.stage("loading the model")
-    model = models.load(spec, task.outputs, settled)
-    adapted = method.attach(model, spec.seed)
-    adapted = Adapted(adapted.model.to(settled.device), adapted.named, regression=not task.labels)
-    return Prepared(task, train_rows, validation, adapted, settled)
+    model = adapt(spec, len(task.labels), settled)
+    progress.stage("encoding the texts")
+    train_rows, validation = (
+        encode(rows, model.tokenizer, spec.representation, spec.max_length) for rows in (task.train, task.validation)
+    )
+    return Prepared(task, train_rows, validation, model.adapted, settled)
 
 
-def _run(run: Run, ready: Prepared, book: Ledger, progress: Progress) -> Result:
+def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress) -> Result:
     """Train what is left of `run`, then judge and write it down."""
     plan, adapted, started = run.plan, ready.adapted, time.monotonic()
     optimizer = _optimizer(run.spec, adapted)
     checkpoints = Checkpoints(run, adapted, optimizer)
     start, before, head = checkpoints.restore()
-    if plan.budget is not None:
+    secret, spent = Secret(), _spent(plan)
+    step: PrivateStep[Batch] | PlainStep[Batch]
+    if book is not None:
         if head is not None:
             book.verify(head)
         start = max(start, book.next_step(run.id))
-    secret, spent = Secret(), _spent(plan)
-    private = plan.budget is not None
-    adapted.model.per_example = private
-    step = (
-        PrivateStep(adapted, plan, optimizer, book, secret, run.id) if private else PlainStep(adapted, plan, optimizer)
-    )
+        step = PrivateStep(adapted, plan, optimizer, book, secret, run.id)
+    else:
+        step = PlainStep(adapted, plan, optimizer)
+    adapted.model.per_example = book is not None
     progress.started(start, plan.steps)
     try:
         for number, drawn in enumerate(poisson_batches(len(ready.train), plan, secret, start), start):
             _set_rate(optimizer, run.spec, number, plan.steps)
             step(number, microbatches(ready.train, drawn, ready.hardware.tokens, ready.hardware.device))
-            checkpoints.save_when_due(number + 1, before + time.monotonic() - started, plan.steps, book.head())
+            seconds = before + time.monotonic() - started
+            checkpoints.save_when_due(number + 1, seconds, plan.steps, book.head() if book else "")
             progress.stepped(number + 1, spent(number + 1))
     finally:
         step.close()
@@ -172,10 +208,9 @@ def _spent(plan: Plan) -> Callable[[int], float | None]:
     return epsilon_curve(plan.noise, plan.rate, plan.steps, plan.budget.delta, plan.epsilon_upper)
 
 
-def _finish(run: Run, ready: Prepared, book: Ledger, seconds: float, progress: Progress) -> Result:
+def _finish(run: Run, ready: Prepared, book: Ledger | None, seconds: float, progress: Progress) -> Result:
     progress.stage("judging on the validation rows")
     plan, adapted, settled = run.plan, ready.adapted, ready.hardware
-    private = plan.budget is not None
     outputs = evaluate.logits(adapted.model, ready.validation, settled)
     value = evaluate.score(ready.task.metric, outputs, ready.validation.labels)
     about = {
@@ -185,13 +220,14 @@ def _finish(run: Run, ready: Prepared, book: Ledger, seconds: float, progress: P
         "backbone_sha256": adapted.model.digest,
     }
     run.save_tensors("adapter", adapted.state(), about)
-    charged = book.charged(run.id) if private else plan.steps
-    if private:
+    charged, head = plan.steps, ""
+    if book is not None:
         book.settle(run.id)
-    run.write_json("privacy", card(run.spec, plan, len(ready.train), charged, book.head(), settled.precision))
+        charged, head = book.charged(run.id), book.head()
+    run.write_json("privacy", card(run.spec, plan, len(ready.train), charged, head, settled.precision))
     result = Result(
         run.path, ready.task.metric, value, plan.epsilon_upper, plan.budget.delta if plan.budget else None,
-        plan.steps, sum(p.numel() for p in adapted.private), seconds, settled.precision, settled.device.type,
+        plan.steps, sum(p.numel() for p in adapted.private), round(seconds), settled.precision, settled.device.type,
     )  # fmt: skip
     run.write_json("result", result.to_json())
     return result
@@ -206,11 +242,16 @@ def _optimizer(spec: Spec, adapted: Adapted) -> torch.optim.Optimizer:
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, spec: Spec, step: int, steps: int) -> None:
-    """The learning rate of step `step` (from 0): constant, or falling to zero by a line or half a cosine."""
+    """The learning rate of step `step` (from 0): constant, or a short warm-up and a fall to zero.
+
+    The warm-up takes 6 % of the steps (Gupta et al. 2023, appendix C); the fall is a line or half a cosine.
+    """
+    warm = max(1, round(WARMUP * steps))
+    rising, falling = min(1.0, (step + 1) / warm), max(0.0, (step - warm) / max(1, steps - warm))
     shapes: dict[Schedule, float] = {
         "constant": 1.0,
-        "linear": 1 - step / steps,
-        "cosine": (1 + math.cos(math.pi * step / steps)) / 2,
+        "linear": rising * (1 - falling),
+        "cosine": rising * (1 + math.cos(math.pi * falling)) / 2,
     }
     for group in optimizer.param_groups:
         group["lr"] = spec.learning_rate * shapes[spec.schedule]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from dpft import Budget, Machine, Spec, UserError, load, resume, train
-from dpft.privacy.ledger import Ledger, LedgerError
+from dpft.card import rounded_up
+from dpft.privacy.ledger import Event, Ledger, LedgerError
 from dpft.progress import Progress
 from dpft.run import Run
 
@@ -150,8 +154,6 @@ def test_a_charge_whose_update_was_lost_is_not_spent_again(spec: Spec, tmp_path:
     assert stop.path is not None
     run = Run.open(stop.path)
     with Ledger(run.ledger) as book:
-        from dpft.privacy.ledger import Event
-
         book.charge(Event(run.id, 3, run.plan.rate, run.plan.noise))
     heard = Heard()
     resume(stop.path, machine=FP32, progress=heard)
@@ -169,61 +171,139 @@ def test_a_finished_run_resumes_to_its_own_result(spec: Spec, tmp_path: Path) ->
         assert book.head() == head
 
 
-def test_a_resumed_run_notices_an_older_copy_of_its_ledger(spec: Spec, tmp_path: Path) -> None:
-    # Catches a rolled back ledger, which would give the spent steps back.
-    stop = StopAt(2)
+def broken_off(spec: Spec, tmp_path: Path, step: int = 2) -> Path:
+    """The folder of a run that was stopped after `step` steps."""
+    stop = StopAt(step)
     with pytest.raises(KeyboardInterrupt):
         train(spec, runs=tmp_path / "runs", machine=FP32, progress=stop)
     assert stop.path is not None
-    run = Run.open(stop.path)
+    return stop.path
+
+
+def edit(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_a_resumed_run_notices_an_older_copy_of_its_ledger(spec: Spec, tmp_path: Path) -> None:
+    # Catches a rolled back ledger, which would give the spent steps back: with its checkpoint, by the
+    # checkpoint's head; without, by the head kept at the reservation.
+    path = broken_off(spec, tmp_path)
+    run = Run.open(path)
     for part in run.ledger.parent.glob(run.ledger.name + "*"):
         part.unlink()
+    plan = run.plan
     with Ledger(run.ledger) as book:
-        plan = run.plan
-        book.reserve(run.id, rate=plan.rate, noise=plan.noise, steps=plan.steps, delta=1e-4, epsilon=8.0)
+        book.reserve("another", rate=plan.rate, noise=plan.noise, steps=plan.steps, delta=1e-4, epsilon=8.0)
+        assert plan.epsilon_upper is not None
+        book.reserve(run.id, rate=plan.rate, noise=plan.noise, steps=plan.steps, delta=1e-4, epsilon=plan.epsilon_upper)
     with pytest.raises(LedgerError, match="expected head"):
-        resume(stop.path, machine=FP32)
+        resume(path, machine=FP32)
+    shutil.rmtree(path / "checkpoints")
+    with pytest.raises(LedgerError, match="expected head"):
+        resume(path, machine=FP32)
+
+
+def test_a_run_without_its_ledger_does_not_resume_and_makes_none(spec: Spec, tmp_path: Path) -> None:
+    path = broken_off(spec, tmp_path)
+    ledger = Run.open(path).ledger
+    for part in ledger.parent.glob(ledger.name + "*"):
+        part.unlink()
+    with pytest.raises(UserError, match="resumes with its ledger"):
+        resume(path, machine=FP32)
+    assert not ledger.exists()
 
 
 def test_a_run_unknown_to_its_ledger_does_not_resume(spec: Spec, tmp_path: Path) -> None:
-    stop = StopAt(2)
-    with pytest.raises(KeyboardInterrupt):
-        train(spec, runs=tmp_path / "runs", machine=FP32, progress=stop)
-    assert stop.path is not None
-    ledger = Run.open(stop.path).ledger
-    for part in ledger.parent.glob(ledger.name + "*"):
-        part.unlink()
+    path = broken_off(spec, tmp_path)
+    edit(path / "run.json", id="0" * 32)
     with pytest.raises(UserError, match="does not know it"):
-        resume(stop.path, machine=FP32)
+        resume(path, machine=FP32)
 
 
-def test_a_plan_with_less_noise_than_was_reserved_does_not_resume(spec: Spec, tmp_path: Path) -> None:
-    stop = StopAt(2)
-    with pytest.raises(KeyboardInterrupt):
-        train(spec, runs=tmp_path / "runs", machine=FP32, progress=stop)
-    assert stop.path is not None
-    plan = json.loads((stop.path / "plan.json").read_text())
-    (stop.path / "plan.json").write_text(json.dumps({**plan, "noise": plan["noise"] / 2}))
-    with pytest.raises(LedgerError, match="as reserved"):
-        resume(stop.path, machine=FP32)
+@pytest.mark.parametrize("change", ["noise", "epsilon_upper", "steps", "delta"])
+def test_a_plan_other_than_the_reserved_one_does_not_resume(spec: Spec, tmp_path: Path, change: str) -> None:
+    # Catches a label taken from plan.json on trust.
+    path = broken_off(spec, tmp_path)
+    plan = json.loads((path / "plan.json").read_text())
+    if change == "delta":
+        budget = {"epsilon": 8.0, "delta": 1e-9}
+        edit(path / "plan.json", budget=budget)
+        edit(path / "spec.json", budget=budget)
+    else:
+        edit(path / "plan.json", **{change: plan[change] / 2 if change != "steps" else plan[change] + 5})
+    with pytest.raises(UserError, match="as it was reserved"):
+        resume(path, machine=FP32)
 
 
-def test_more_rows_than_before_do_not_resume(spec: Spec, glue_folder, tmp_path: Path) -> None:
-    stop = StopAt(2)
-    with pytest.raises(KeyboardInterrupt):
-        train(spec, runs=tmp_path / "runs", machine=FP32, progress=stop)
-    assert stop.path is not None
-    import pandas as pd
+def test_a_plan_for_another_budget_than_the_specs_is_refused(spec: Spec, tmp_path: Path) -> None:
+    path = broken_off(spec, tmp_path)
+    edit(path / "plan.json", budget={"epsilon": 9.0, "delta": 1e-4})
+    with pytest.raises(UserError, match="for its spec's budget"):
+        resume(path, machine=FP32)
 
+
+def test_a_checkpoint_without_noise_does_not_get_a_private_label(spec: Spec, tmp_path: Path) -> None:
+    # Catches a non-private run's checkpoint copied into a private run's folder, which resumed with its label.
+    private = broken_off(spec, tmp_path / "a")
+    bare = broken_off(Spec.from_json({**spec.to_json(), "budget": None}), tmp_path / "b")
+    shutil.copy(bare / "checkpoints" / "last.safetensors", private / "checkpoints" / "last.safetensors")
+    with pytest.raises(UserError, match="of this very run"):
+        resume(private, machine=FP32)
+
+
+def test_a_run_turned_non_private_half_way_and_back_does_not_resume(spec: Spec, tmp_path: Path) -> None:
+    path = broken_off(spec, tmp_path)
+    edit(path / "spec.json", budget=None)
+    edit(path / "plan.json", budget=None, noise=0.0, clip=None, epsilon_upper=None, accountant=None)
+    with pytest.raises(UserError, match="of this very run"):
+        resume(path, machine=FP32)
+
+
+def test_a_run_not_private_makes_no_ledger(spec: Spec, tmp_path: Path) -> None:
+    train(Spec.from_json({**spec.to_json(), "budget": None}), runs=tmp_path / "r", ledger=tmp_path / "l", machine=FP32)
+    assert not (tmp_path / "l").exists()
+
+
+def test_a_run_whose_reservation_fails_leaves_no_folder(spec: Spec, tmp_path: Path) -> None:
+    class Full(Ledger):
+        def reserve(self, *_args: object, **_terms: object) -> None:
+            raise LedgerError("a ledger needs room, got a full disk; make room")
+
+    from dpft import training
+
+    original, training.Ledger = training.Ledger, Full
+    try:
+        with pytest.raises(LedgerError, match="full disk"):
+            train(spec, runs=tmp_path / "runs", machine=FP32)
+    finally:
+        training.Ledger = original
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_a_model_that_diverged_is_judged_zero_and_its_run_finishes(spec: Spec, glue_folder, tmp_path: Path) -> None:
+    # Catches a NaN metric, which JSON refuses after the whole budget is charged.
+    values = {**spec.to_json(), "task": "glue/stsb", "data": str(glue_folder("stsb")), "learning_rate": 100.0}
+    values = {**values, "optimizer": "sgd", "budget": None, "epochs": 3.0}
+    result = train(Spec.from_json(values), runs=tmp_path / "runs", machine=FP32)
+    assert np.isfinite(result.value)
+
+
+def test_the_printed_epsilon_is_never_below_the_proven_one(spec: Spec, tmp_path: Path) -> None:
+    # Catches rounding to the nearest: 6.69791 printed as 6.697.
+    assert rounded_up(6.69791) == "6.698"
+    assert rounded_up(7.0) == "7.000" or float(rounded_up(7.0)) == 7.0
+    assert all(float(rounded_up(x)) >= x for x in np.geomspace(1e-6, 1e3, 500))
+    card = json.loads((train(spec, runs=tmp_path / "runs", machine=FP32).path / "privacy.json").read_text())
+    assert float(card["statement"][1:].partition(",")[0]) >= card["epsilon"]
+
+
+def test_more_rows_than_before_do_not_resume(spec: Spec, tmp_path: Path) -> None:
+    path = broken_off(spec, tmp_path)
     file = Path(str(spec.data)) / "train.parquet"
-    before = file.read_bytes()
     table = pd.read_parquet(file)
     pd.concat([table, table[:1]]).to_parquet(file)
-    try:
-        with pytest.raises(UserError, match="as many examples"):
-            resume(stop.path, machine=FP32)
-    finally:
-        file.write_bytes(before)
+    with pytest.raises(UserError, match="as many examples"):
+        resume(path, machine=FP32)
 
 
 CHILD = """
@@ -268,8 +348,6 @@ def test_killed_at_any_moment_a_run_resumes_within_its_plan(spec: Spec, tmp_path
 
 def test_the_run_folder_holds_no_text_and_no_unnoised_value(spec: Spec, tmp_path: Path) -> None:
     # Every file of the folder and every word of stdout is searched for the planted text.
-    import pandas as pd
-
     folder = tmp_path / "data"
     folder.mkdir()
     table = pd.read_parquet(Path(str(spec.data)) / "train.parquet")
@@ -296,10 +374,6 @@ def test_the_adapter_holds_the_trained_numbers_and_neither_projection_nor_backbo
 
 
 def test_a_changed_encoder_is_noticed(spec: Spec, tmp_path: Path) -> None:
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
     copy = tmp_path / "model"
     shutil.copytree(spec.model, copy)
     values = {**spec.to_json(), "model": str(copy)}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dpft.batch import Batch
 from dpft.models.heads import Classifier
+from dpft.spec import UserError
 
 
 class CannotMerge(ValueError):
@@ -46,11 +47,11 @@ class Adapted:
         return {name: p.detach().cpu().contiguous() for name, p in self.updated.items()}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take the tensors that `state` gave. Raises ValueError on other names or shapes."""
+        """Take the tensors that `state` gave. Raises UserError on other names or shapes."""
         found = {name: tuple(t.shape) for name, t in state.items()}
         wanted = {name: tuple(p.shape) for name, p in self.updated.items()}
         if found != wanted:
-            raise ValueError(f"the saved tensors must be {wanted}, got {found}; the run is of another model")
+            raise UserError(f"the saved tensors must be {wanted}, got {found}; the run is of another model")
         with torch.no_grad():
             for name, parameter in self.updated.items():
                 parameter.copy_(state[name])

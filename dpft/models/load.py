@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dpft.batch import Batch
 from dpft.hardware import Hardware
 from dpft.models.blocks import architecture
 from dpft.models.heads import Classifier, initialise_head
@@ -24,9 +25,11 @@ BUILTIN_NAME = "all-MiniLM-L6-v2"
 BUILTIN_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
-def load(spec: Spec, outputs: int, hardware: Hardware) -> Classifier:
+def load(spec: Spec, outputs: int, hardware: Hardware, public: Batch | None = None) -> Classifier:
     """The encoder of `spec` under a fresh linear head with `outputs` rows, on its device and in its precision.
 
+    With `public`, rows that are no training rows, what the head reads is scaled by them (`Classifier.balance`,
+    in float32, so that every machine finds the same scale).
     Raises UserError on an unsupported architecture, missing or pickled weights, remote code, or a hub that
     cannot be reached.
     """
@@ -37,7 +40,10 @@ def load(spec: Spec, outputs: int, hardware: Hardware) -> Classifier:
             f"max-length must be at most the model's {longest} tokens, got {spec.max_length}; pass --max-length"
         )
     source = digest(backbone)
-    model = Classifier(backbone.to(hardware.dtype), outputs, spec.representation, source)
+    model = Classifier(backbone, outputs, spec.representation, source)
+    if public is not None:
+        model.balance(public)
+    backbone.to(hardware.dtype)
     initialise_head(model.head, spec.seed)
     return model.to(hardware.device)
 

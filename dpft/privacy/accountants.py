@@ -107,7 +107,7 @@ def epsilon_upper(noise: float, rate: float, steps: int, delta: float) -> tuple[
     if name == CLOSED_FORM:
         return quick, name
     prv = _attempt(lambda: epsilon_prv(noise, rate, steps, delta, EPS_ERROR * quick))
-    if prv is None or (name == PLD and prv < quick):
+    if prv is None or name != PLD or prv < quick:
         return quick, name
     return prv, PRV
 

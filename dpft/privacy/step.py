@@ -56,7 +56,13 @@ def clipped_sum(gradients: Sequence[Tensor], clip: float) -> list[Tensor]:
     if not bool(kept.all()):
         gradients = [g[kept] for g in gradients]
         factors = factors[kept]
-    return [torch.tensordot(factors.to(g.dtype), g, dims=1) for g in gradients]
+    # Elementwise: a matrix product would take TF32 or bfloat16 where somebody has allowed them.
+    return [(g * factors.to(g.dtype).view(-1, *[1] * (g.dim() - 1))).sum(0) for g in gradients]
+
+
+def _exact(parameters: Sequence[nn.Parameter]) -> torch.autocast:
+    """Turns off autocast, which would clip and sum in 8 bits of mantissa: the sensitivity would exceed the clip."""
+    return torch.autocast(parameters[0].device.type, enabled=False)
 
 
 class PrivateStep(Generic[Batch]):
@@ -84,7 +90,8 @@ class PrivateStep(Generic[Batch]):
 
     def __call__(self, step: int, microbatches: Iterable[Batch]) -> None:
         """Take step number `step` (from 0) on a logical batch cut into `microbatches`, possibly none."""
-        total = self._sum(microbatches)
+        with _exact(self.adapted.private):
+            total = self._sum(microbatches)
         self.ledger.charge(Event(run=self.run, step=step, rate=self.plan.rate, noise=self.plan.noise))
         for parameter, summed in zip(self.adapted.private, total, strict=True):
             noisy = summed.double() + self._noise(summed)
@@ -109,13 +116,18 @@ class PrivateStep(Generic[Batch]):
         with warnings.catch_warnings():
             # A shared vector's module has no input that requires grad; its hook needs its output's alone.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            self.adapted.losses(self.wrapped(batch), batch).sum().backward()
+            losses = self.adapted.losses(self.wrapped(batch), batch)
+            if losses.dim() != 1:
+                raise RuntimeError(f"a loss must be one number per example, got shape {tuple(losses.shape)}")
+            losses.sum().backward()
         gradients = []
         parameter: Any  # Opacus adds grad_sample
         for parameter in self.adapted.private:
             gradient = parameter.grad_sample
             if not isinstance(gradient, Tensor):
                 raise RuntimeError("every private parameter must take part in each example, got one without gradient")
+            if gradient.shape[0] != losses.shape[0]:
+                raise RuntimeError("a gradient must be per example, got another number of rows")
             gradients.append(gradient)
             parameter.grad_sample, parameter.grad = None, None
         return gradients

@@ -56,6 +56,8 @@ class Template:
         full = tokenizer("a", "a") if pair else tokenizer("a")
         ids = list(full["input_ids"])
         first = _find(ids, word, 0)
+        if len(ids) == len(word):
+            raise UserError("the tokenizer must add special tokens, got one that adds none; pass another --model")
         if not pair:
             return cls(ids[:first], [], ids[first + len(word) :], 0)
         second = _find(ids, word, first + len(word))

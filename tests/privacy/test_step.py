@@ -229,6 +229,24 @@ def test_a_gradient_too_long_for_float64_adds_nothing() -> None:
     assert clipped_sum([torch.full((1, 4), 1e200, dtype=torch.float64)], CLIP)[0].norm().item() <= CLIP
 
 
+def test_autocast_around_a_step_does_not_loosen_the_clip() -> None:
+    # Catches a sum in bfloat16: under autocast the sensitivity reached 3 clips.
+    batch = rows(23, torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        around = stepped(example(torch.float32), [batch])
+    for found, wanted in zip(around, stepped(example(torch.float32), [batch]), strict=True):
+        assert torch.equal(found, wanted)
+
+
+def test_a_loss_over_the_batch_is_refused() -> None:
+    # Catches a batch mean, which couples examples: sensitivity reached 11.9 clips.
+    adapted = example()
+    mean = SimpleNamespace(model=adapted.model, private=adapted.private, losses=lambda out, _: (out**2).mean())
+    step = PrivateStep(mean, plan(), torch.optim.SGD(adapted.private, lr=1.0), Book(), Secret(), "run")
+    with pytest.raises(RuntimeError, match="one number per example"):
+        step(0, [rows(3)])
+
+
 def test_a_plan_without_noise_is_no_private_step() -> None:
     adapted = example()
     bare = Plan(0.1, 5, 0.0, None, EXPECTED, None, None, None)
