@@ -85,7 +85,7 @@ class Ours:
 
     def __init__(self, work: Work, at: Hardware, private: bool) -> None:
         self.at, self.rows = at, work.encoded(work.spec.representation)
-        self.adapted = adapt(work.spec, len(work.task.labels), at).adapted
+        self.adapted = adapt(work.spec, len(work.task.labels), work.task.train.pairs is not None, at).adapted
         self.adapted.model.per_example = private
         optimizer = torch.optim.Adam(list(self.adapted.updated.values()), lr=work.spec.learning_rate)
         self.numbers = itertools.count()

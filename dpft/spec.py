@@ -74,9 +74,9 @@ class Spec:
     budget: Budget | None = None
     batch_size: int = 2048
     epochs: float = 5.0
-    learning_rate: float = 1e-2
-    schedule: Schedule = "constant"
-    clip: float = 1.0
+    learning_rate: float = 4e-2
+    schedule: Schedule = "linear"
+    clip: float = 0.5
     optimizer: Optimizer = "adam"
     max_length: int = 128
     unit: Literal["example"] = "example"

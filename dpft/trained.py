@@ -81,9 +81,9 @@ def load(path: str | Path, *, machine: Machine | None = None) -> Trained:
             f"dpft resume {path}"
         )
     state, about = found
-    labels = tuple(json.loads(about["labels"]))
+    labels, paired = tuple(json.loads(about["labels"])), bool(json.loads(about["paired"]))
     settled = hardware.resolve(machine or Machine())
-    made = adapt(run.spec, len(labels), settled)
+    made = adapt(run.spec, len(labels), paired, settled)
     model = made.adapted.model
     if model.digest != about["backbone_sha256"]:
         raise UserError(
@@ -91,4 +91,4 @@ def load(path: str | Path, *, machine: Machine | None = None) -> Trained:
             f"got {model.digest[:12]}… from {run.spec.model!r}; restore that model"
         )
     made.adapted.load(state)
-    return Trained(run, made.adapted, labels, json.loads(about["paired"]), made.tokenizer, settled)
+    return Trained(run, made.adapted, labels, paired, made.tokenizer, settled)

@@ -52,7 +52,7 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """A plain dict, for result.json and --json; `from_json` reads it back."""
         privacy = NOT_PRIVATE if self.epsilon is None else f"({rounded_up(self.epsilon)}, {self.delta!r})"
-        return {**asdict(self), "path": str(self.path), "privacy": privacy}
+        return {**asdict(self), "path": str(self.path), "private": self.epsilon is not None, "privacy": privacy}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Result:
@@ -163,7 +163,7 @@ def _reserve(book: Ledger | None, plan: Plan, run: str) -> str:
 
 def _prepare(spec: Spec, task: tasks.Task, settled: Hardware, progress: Progress) -> Prepared:
     progress.stage("loading the model")
-    model = adapt(spec, len(task.labels), settled)
+    model = adapt(spec, len(task.labels), task.train.pairs is not None, settled)
     progress.stage("encoding the texts")
     train_rows, validation = (
         encode(rows, model.tokenizer, spec.representation, spec.max_length) for rows in (task.train, task.validation)

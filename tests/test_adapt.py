@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from dpft import Machine, Spec, models
 from dpft.adapt import adapt
 from dpft.batch import Batch
 from dpft.hardware import resolve
-from dpft.tasks import Rows
+from dpft.tasks import Rows, sample
 from dpft.tasks.encode import encode
 from dpft.tasks.microbatch import collate
 
@@ -26,34 +25,48 @@ def spec(folder: Path, representation: str = "mean") -> Spec:
 
 
 @pytest.mark.parametrize("representation", ["mask", "cls", "mean"])
-def test_what_the_head_reads_has_about_unit_length(tiny_model: Path, representation: str) -> None:
-    made = adapt(spec(tiny_model, representation), 2, FP32)
-    zero = np.zeros(1, np.int64)
-    empty = collate(encode(Rows([""], None, zero), made.tokenizer, representation, 32), zero)
+@pytest.mark.parametrize("paired", [False, True])
+def test_what_the_head_reads_is_centred_and_of_about_unit_length(
+    tiny_model: Path, representation: str, paired: bool
+) -> None:
+    made = adapt(spec(tiny_model, representation), 2, paired, FP32)
+    texts, _ = sample.generate(60, seed=99)
+    rows = Rows(texts[:30], texts[30:] if paired else None, np.zeros(30, np.int64))
+    public = encode(rows, made.tokenizer, representation, 32)
     seen: list[torch.Tensor] = []
-    made.adapted.model.head.register_forward_hook(lambda _module, inputs, _out: seen.append(inputs[0]))
-    made.adapted.model(empty)  # a little off one: z is not zero here
-    assert math.log2(made.adapted.model.scale).is_integer()
-    assert 0.4 < seen[0].norm().item() < 2.5
+    made.adapted.model.head.register_forward_hook(lambda _module, inputs, _out: seen.append(inputs[0].detach()))
+    made.adapted.model(collate(public, np.arange(30)))
+    assert seen[0].mean(0).norm().item() < 0.5
+    assert 0.6 < seen[0].norm(dim=1).mean().item() < 1.4
 
 
-def test_the_scale_is_the_same_in_every_precision(tiny_bert: Path) -> None:
-    # Catches a scale found in bf16: near a boundary the loaded model would be another one.
+def test_the_head_is_standardised_alike_in_every_precision(tiny_bert: Path) -> None:
+    # Catches a standardisation found in bf16: the loaded model would be another one.
     narrow = dataclasses.replace(FP32, dtype=torch.bfloat16, attention="eager")
-    assert adapt(spec(tiny_bert), 2, narrow).adapted.model.scale == adapt(spec(tiny_bert), 2, FP32).adapted.model.scale
+    one, other = (adapt(spec(tiny_bert), 2, False, at).adapted.model for at in (narrow, FP32))
+    torch.testing.assert_close(one.center, other.center, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(one.spread, other.spread, rtol=1e-4, atol=1e-5)
 
 
 def test_a_score_has_one_output_and_a_squared_loss(tiny_bert: Path) -> None:
-    made = adapt(spec(tiny_bert), 0, FP32).adapted
+    made = adapt(spec(tiny_bert), 0, True, FP32).adapted
     assert made.model.head.out_features == 1
     assert made.regression
 
 
-def test_an_encoder_that_answers_nothing_is_left_unscaled(tiny_bert: Path) -> None:
+def test_a_saved_run_keeps_its_standardisation(tiny_bert: Path) -> None:
+    # Catches one that is found again from texts which a later version words otherwise.
+    made, later = (adapt(spec(tiny_bert), 2, False, FP32).adapted for _ in range(2))
+    later.model.center += 1
+    later.load(made.state())
+    assert torch.equal(later.model.center, made.model.center)
+
+
+def test_an_encoder_that_answers_nothing_leaves_the_head_finite(tiny_bert: Path) -> None:
     model = models.load(spec(tiny_bert), 2, FP32)
     with torch.no_grad():
         for parameter in model.backbone.parameters():
             parameter.zero_()
-    one = torch.zeros(1, 3, dtype=torch.long)
-    model.balance(Batch(one, None, None, one[:, 0], one[:, 0]))
-    assert model.scale == 1.0
+    two = torch.zeros(2, 3, dtype=torch.long)
+    model.balance([Batch(two, None, None, two[:, 0], two[:, 0])])
+    assert torch.isfinite(model.spread).all()

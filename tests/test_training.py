@@ -91,8 +91,8 @@ def test_training_moves_z_and_the_head_and_nothing_else(spec: Spec, tmp_path: Pa
     # Catches a run that trains nothing, silently, and a backbone that moves without being accounted for.
     first = load(train(spec, runs=tmp_path / "a", machine=FP32).path, machine=FP32)
     second = load(train(spec, runs=tmp_path / "b", machine=FP32).path, machine=FP32)
-    for name, tensor in first.adapted.state().items():
-        assert not torch.equal(tensor, second.adapted.state()[name]), name  # fresh noise each time
+    for name, tensor in first.adapted.updated.items():
+        assert not torch.equal(tensor, second.adapted.updated[name]), name  # fresh noise each time
     assert first.adapted.model.digest == second.adapted.model.digest
     trained = {id(p) for p in first.adapted.updated.values()}
     frozen = [(n, p) for n, p in first.adapted.model.named_parameters() if id(p) not in trained]
@@ -369,8 +369,10 @@ def test_the_adapter_holds_the_trained_numbers_and_neither_projection_nor_backbo
     result = train(spec, runs=tmp_path / "runs", machine=FP32)
     found = Run.open(result.path).read_tensors("adapter")
     assert found is not None
-    assert sum(t.numel() for t in found[0].values()) == result.trainable == 12 + 2 * 33
+    public = {name: found[0].pop(name) for name in ("head.center", "head.spread")}
+    assert [t.shape for t in public.values()] == [(32,), (32,)]
     assert set(found[0]) == {"z", "head.weight", "head.bias"}
+    assert sum(t.numel() for t in found[0].values()) == result.trainable == 12 + 2 * 33
 
 
 def test_a_changed_encoder_is_noticed(spec: Spec, tmp_path: Path) -> None:

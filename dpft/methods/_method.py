@@ -43,18 +43,21 @@ class Adapted:
         return nn.functional.cross_entropy(outputs, batch.labels, reduction="none")
 
     def state(self) -> dict[str, Tensor]:
-        """The trained tensors by name, on the CPU: all that has to be saved."""
-        return {name: p.detach().cpu().contiguous() for name, p in self.updated.items()}
+        """All that has to be saved, on the CPU: the trained tensors, and what the head's input is standardised by."""
+        return {name: t.detach().cpu().contiguous() for name, t in self._saved().items()}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take the tensors that `state` gave. Raises UserError on other names or shapes."""
         found = {name: tuple(t.shape) for name, t in state.items()}
-        wanted = {name: tuple(p.shape) for name, p in self.updated.items()}
+        wanted = {name: tuple(t.shape) for name, t in self._saved().items()}
         if found != wanted:
             raise UserError(f"the saved tensors must be {wanted}, got {found}; the run is of another model")
         with torch.no_grad():
-            for name, parameter in self.updated.items():
-                parameter.copy_(state[name])
+            for name, tensor in self._saved().items():
+                tensor.copy_(state[name])
+
+    def _saved(self) -> dict[str, Tensor]:
+        return {**self.updated, "head.center": self.model.center, "head.spread": self.model.spread}
 
 
 class Method(Protocol):

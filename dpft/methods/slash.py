@@ -61,7 +61,7 @@ class Slash:
     """
 
     dim: int = 1024
-    init: Init = "normal"
+    init: Init = "zeros"
     scale: float = 1.0
     position: Position = "output"
 

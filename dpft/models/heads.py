@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,15 +20,19 @@ class Classifier(nn.Module):
     A method puts its modules into `backbone` and, where they need something per batch, one module into
     `before` that is called with one row per example (one row in all where gradients are not per example).
     The backbone is always in eval mode: no dropout, nothing that couples examples. `digest` names the
-    pretrained weights it came with. `scale` multiplies what the head reads: it brings the head's
-    per-example gradients to the length of the method's own, so that neither takes the whole clip.
+    pretrained weights it came with. The head reads `(representation - center) * spread`, public vectors that
+    fold into its weights: see `balance`.
     """
 
     def __init__(self, backbone: Any, outputs: int, representation: Representation, digest: str = "") -> None:
         super().__init__()
         self.backbone = backbone
         self.digest = digest
-        self.scale = 1.0
+        width = backbone.config.hidden_size
+        self.center: Tensor
+        self.spread: Tensor
+        self.register_buffer("center", torch.zeros(width), persistent=False)
+        self.register_buffer("spread", torch.ones(width), persistent=False)
         self.representation = representation
         self.head = nn.Linear(backbone.config.hidden_size, outputs)
         self.before: nn.Module | None = None
@@ -49,19 +53,22 @@ class Classifier(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         if self.before is not None:
             self.before(batch.ids.new_empty(len(batch) if self.per_example else 1, 0))
-        logits: Tensor = self.head(self._represent(batch).to(self.head.weight.dtype) * self.scale)
+        read = self._represent(batch).to(self.head.weight.dtype)
+        logits: Tensor = self.head((read - self.center) * self.spread)
         return logits
 
     @torch.no_grad()
-    def balance(self, public: Batch) -> None:
-        """Set `scale` to the power of two nearest to one over the length of what is read of `public`.
+    def balance(self, public: Iterable[Batch]) -> None:
+        """Standardise what the head reads by its mean and deviation over `public` texts, to about unit length.
 
-        `public` is no training row (the empty text), so the scale costs no privacy; a power of two folds into the
-        head's weights exactly, and comes out the same on every machine. Call it before a method is attached.
+        What all texts have in common would otherwise fill the head's per-example gradients, and these the clip:
+        little of it would be left for what tells the texts apart, and for the method's own parameters. `public`
+        holds no training row, so this costs no privacy. Call it before a method is attached.
         """
-        self.scale = 1.0
-        length = float(self._represent(public).float().norm(dim=1).mean())
-        self.scale = 2.0 ** -round(math.log2(length)) if 0 < length < math.inf else 1.0
+        read = torch.cat([self._represent(batch).float() for batch in public])
+        deviation = read.std(0)
+        self.center = read.mean(0)
+        self.spread = 1 / (deviation.clamp(min=deviation.mean() / 10 + 1e-6) * read.shape[1] ** 0.5)
 
     def _represent(self, batch: Batch) -> Tensor:
         if self._one_token is not None:

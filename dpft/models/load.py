@@ -6,7 +6,7 @@ import contextlib
 import functools
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,11 @@ BUILTIN_NAME = "all-MiniLM-L6-v2"
 BUILTIN_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
-def load(spec: Spec, outputs: int, hardware: Hardware, public: Batch | None = None) -> Classifier:
+def load(spec: Spec, outputs: int, hardware: Hardware, public: Sequence[Batch] = ()) -> Classifier:
     """The encoder of `spec` under a fresh linear head with `outputs` rows, on its device and in its precision.
 
-    With `public`, rows that are no training rows, what the head reads is scaled by them (`Classifier.balance`,
-    in float32, so that every machine finds the same scale).
+    With `public`, texts that are no training rows, what the head reads is standardised by them
+    (`Classifier.balance`, in float32, so that every machine finds the same).
     Raises UserError on an unsupported architecture, missing or pickled weights, remote code, or a hub that
     cannot be reached.
     """
@@ -41,7 +41,7 @@ def load(spec: Spec, outputs: int, hardware: Hardware, public: Batch | None = No
         )
     source = digest(backbone)
     model = Classifier(backbone, outputs, spec.representation, source)
-    if public is not None:
+    if public:
         model.balance(public)
     backbone.to(hardware.dtype)
     initialise_head(model.head, spec.seed)

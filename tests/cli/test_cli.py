@@ -35,6 +35,7 @@ FIELDS = {
     "precision",
     "device",
     "private",
+    "privacy",
 }
 
 
