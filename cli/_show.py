@@ -7,15 +7,18 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.status import Status
 
 import dpft.progress
+
+if TYPE_CHECKING:
+    from dpft.training import Result
 
 
 def say(line: str = "") -> None:
@@ -95,6 +98,18 @@ class Bar(dpft.progress.Progress):
         if self._bar:
             self._bar.stop()
         self._status = self._bar = None
+
+
+def follow(bar: Bar, work: Callable[[], Result], as_json: bool) -> None:
+    """Run `work` under `bar`, then print what it found."""
+    try:
+        result = work()
+    finally:
+        bar.broken_off()
+    if as_json:
+        print_json(result.to_json())
+    else:
+        outcome(result.to_json(), json.loads((result.path / "privacy.json").read_text(encoding="utf-8")))
 
 
 def outcome(result: dict[str, Any], card: dict[str, Any]) -> None:

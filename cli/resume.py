@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import functools
 
 from dpft.cli import _flags, _show
 
@@ -19,11 +19,4 @@ def resume(
 
     bar = _show.Bar()
     machine = _flags.machine(device, precision, tokens_per_microbatch)
-    try:
-        result = finish(run, machine=machine, progress=bar)
-    finally:
-        bar.broken_off()
-    if as_json:
-        _show.print_json(result.to_json())
-    else:
-        _show.outcome(result.to_json(), json.loads((result.path / "privacy.json").read_text()))
+    _show.follow(bar, functools.partial(finish, run, machine=machine, progress=bar), as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -69,14 +70,8 @@ def train(
     from dpft.training import train as fine_tune
 
     bar = _show.Bar(_builtins(wanted))
-    try:
-        result = fine_tune(wanted, runs=runs, ledger=ledger, machine=machine, progress=bar)
-    finally:
-        bar.broken_off()
-    if as_json:
-        _show.print_json(result.to_json())
-    else:
-        _show.outcome(result.to_json(), json.loads((result.path / "privacy.json").read_text()))
+    work = functools.partial(fine_tune, wanted, runs=runs, ledger=ledger, machine=machine, progress=bar)
+    _show.follow(bar, work, as_json)
 
 
 def _spec(
