@@ -70,13 +70,13 @@ class Spec:
     model: str = "builtin"
     method: str = "slash"
     options: Mapping[str, Any] = field(default_factory=dict)
-    representation: Representation = "mask"
+    representation: Representation = "mean"
     budget: Budget | None = None
     batch_size: int = 2048
     epochs: float = 5.0
     learning_rate: float = 4e-2
     schedule: Schedule = "linear"
-    clip: float = 0.5
+    clip: float = 2.0
     optimizer: Optimizer = "adam"
     max_length: int = 128
     unit: Literal["example"] = "example"
