@@ -164,7 +164,7 @@ def main(
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    spec = Spec(task=task, data=data, model=model, batch_size=batch_size)
+    spec = Spec(task=task, data=data, model=model, batch_size=batch_size, representation="mask")
     with tempfile.TemporaryDirectory() as scratch:
         work = Work(spec, Path(scratch), device, precision, peer_rows)  # type: ignore[arg-type]
         names = variant or [name for name in ABOUT if name != "private-fp32" or work.hardware.precision != "fp32"]

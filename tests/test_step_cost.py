@@ -26,7 +26,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Opacus and PEFT warn once a
 
 @pytest.fixture
 def work(tiny_bert: Path, glue_folder: Callable[..., Path], tmp_path: Path) -> Work:
-    spec = Spec(task="glue/sst2", data=str(glue_folder("sst2")), model=str(tiny_bert), batch_size=200)
+    spec = Spec(
+        task="glue/sst2", data=str(glue_folder("sst2")), model=str(tiny_bert), batch_size=200, representation="mask"
+    )
     return Work(spec, tmp_path, device="cpu", precision="fp32", peer_rows=100)
 
 
