@@ -3,7 +3,8 @@
 Row n holds hash_n = sha256(hash_(n-1) + newline + body_n): an edit, a swap or a removal breaks the chain.
 The chain has no key: whoever cuts its end off, or rewrites all that follows an edit, passes `verify()`, but
 not `verify(head)` with a head kept elsewhere. Keep the file on a local disk: SQLite's write-ahead log shares
-memory between processes (https://sqlite.org/wal.html). No loss, norm or drawn size is written here; the second of each charge is.
+memory between processes (https://sqlite.org/wal.html). No loss, norm or drawn size is written here; the
+second of each charge is.
 """
 
 from __future__ import annotations
