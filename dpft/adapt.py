@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,4 +40,6 @@ def adapt(spec: Spec, labels: int, paired: bool, hardware: Hardware) -> Model:
     batches = list(microbatches(public, np.arange(PUBLIC_TEXTS), hardware.tokens))
     model = models.load(spec, labels or 1, hardware, batches)
     adapted = methods.load(spec.method, spec.options).attach(model, spec.seed)
-    return Model(Adapted(adapted.model.to(hardware.device), adapted.named, regression=labels == 0), tokenizer)
+    models.check_length(model.backbone, spec.max_length, model.prompts)
+    adapted.model.to(hardware.device)
+    return Model(dataclasses.replace(adapted, regression=labels == 0), tokenizer)

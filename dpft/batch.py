@@ -12,7 +12,8 @@ class Batch:
     """Encoded rows on one device.
 
     ids: (B, T) int64. allowed: (B, T) bool, None where nothing is padded. types: (B, T) int64, or None.
-    read: (B,) int64, the token that is read. labels: (B,) int64 classes or float32 scores.
+    read: (B,) int64, the token that is read. labels: (B,) int64 classes or float32 scores. features: (B, D), what
+    a frozen encoder made of the rows, where it was computed before; the tokens are then not looked at.
     """
 
     ids: Tensor
@@ -20,6 +21,17 @@ class Batch:
     types: Tensor | None
     read: Tensor
     labels: Tensor
+    features: Tensor | None = None
 
     def __len__(self) -> int:
         return self.ids.shape[0]
+
+    def rows(self, which: Tensor | slice) -> Batch:
+        """Some of the rows, by number, by a mask or by a slice."""
+
+        def of(rows: Tensor | None) -> Tensor | None:
+            return None if rows is None else rows[which]
+
+        return Batch(
+            self.ids[which], of(self.allowed), of(self.types), self.read[which], self.labels[which], of(self.features)
+        )

@@ -10,8 +10,11 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
-from dpft.methods._method import Method
+from dpft.methods._method import CannotMerge, Method
 from dpft.spec import UserError
+
+
+__all__ = ["CannotMerge", "Method", "describe", "load", "method_class", "names"]
 
 
 def names() -> list[str]:

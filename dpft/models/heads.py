@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from dpft.batch import Batch
-from dpft.models.blocks import architecture, blocks
+from dpft.models.blocks import architecture, block_paths, replace
 from dpft.models.one_token import OneTokenBlock
+from dpft.models.prompts import with_room, without_room
 from dpft.spec import Representation
 
 
@@ -19,6 +22,7 @@ class Classifier(nn.Module):
 
     A method puts its modules into `backbone` and, where they need something per batch, one module into
     `before` that is called with one row per example (one row in all where gradients are not per example).
+    `prompts` is the number of places that are kept free after the first token, for a method to fill.
     The backbone is always in eval mode: no dropout, nothing that couples examples. `digest` names the
     pretrained weights it came with. The head reads `(representation - center) * spread`, public vectors that
     fold into its weights: see `balance`.
@@ -26,7 +30,7 @@ class Classifier(nn.Module):
 
     def __init__(self, backbone: Any, outputs: int, representation: Representation, digest: str = "") -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone = backbone.requires_grad_(False)
         self.digest = digest
         width = backbone.config.hidden_size
         self.center: Tensor
@@ -34,26 +38,36 @@ class Classifier(nn.Module):
         self.register_buffer("center", torch.zeros(width), persistent=False)
         self.register_buffer("spread", torch.ones(width), persistent=False)
         self.representation = representation
-        self.head = nn.Linear(backbone.config.hidden_size, outputs)
+        self.head = nn.Linear(width, outputs)
         self.before: nn.Module | None = None
         self.per_example = False
+        self.prompts = 0
+        row = architecture(backbone.config)
+        taken = inspect.signature(backbone.forward).parameters
+        self._typed, self._counted = "token_type_ids" in taken, row.counted and "position_ids" in taken
         self._one_token: OneTokenBlock | None = None
-        if representation != "mean":
-            last = blocks(backbone)
-            self._one_token = OneTokenBlock(last[-1], architecture(backbone.config))
-            last[-1] = self._one_token
+        if representation != "mean" and row.one is not None:
+            last = block_paths(backbone)[-1]
+            self._one_token = OneTokenBlock(backbone.get_submodule(last), row.one)
+            replace(backbone, last, self._one_token)
         self.train()
 
     def train(self, mode: bool = True) -> Classifier:
-        """Training mode for everything but the backbone, so that its dropout stays off."""
+        """Training mode for everything but the backbone, so that its dropout stays off.
+
+        Modules inside it whose own parameters are trained are in training mode: Opacus' hooks look at no others.
+        """
         super().train(mode)
         self.backbone.eval()
+        for module in self.backbone.modules():
+            if any(p.requires_grad for p in module.parameters(recurse=False)):
+                module.training = mode
         return self
 
     def forward(self, batch: Batch) -> Tensor:
         if self.before is not None:
             self.before(batch.ids.new_empty(len(batch) if self.per_example else 1, 0))
-        read = self._represent(batch).to(self.head.weight.dtype)
+        read = self.represent(batch).to(self.head.weight.dtype)
         logits: Tensor = self.head((read - self.center) * self.spread)
         return logits
 
@@ -65,27 +79,52 @@ class Classifier(nn.Module):
         little of it would be left for what tells the texts apart, and for the method's own parameters. `public`
         holds no training row, so this costs no privacy. Call it before a method is attached.
         """
-        read = torch.cat([self._represent(batch).float() for batch in public])
+        read = torch.cat([self.represent(batch).float() for batch in public])
         deviation = read.std(0)
         self.center = read.mean(0)
         self.spread = 1 / (deviation.clamp(min=deviation.mean() / 10 + 1e-6) * read.shape[1] ** 0.5)
 
-    def _represent(self, batch: Batch) -> Tensor:
+    def represent(self, batch: Batch) -> Tensor:
+        """What the head reads of each example: (B, D). Frozen features, where the batch holds them."""
+        if batch.features is not None:
+            return batch.features
+        roomy = with_room(batch, self.prompts)
         if self._one_token is not None:
-            self._one_token.read, self._one_token.allowed = batch.read, batch.allowed
-        inputs: dict[str, Any] = {"input_ids": batch.ids}
-        if batch.types is not None:
+            self._one_token.read, self._one_token.allowed = roomy.read, roomy.allowed
+        hidden: Tensor = self.backbone(**self._inputs(roomy)).last_hidden_state
+        if self.representation == "mean":
+            return _mean(without_room(hidden, self.prompts).to(self.head.weight.dtype), batch.allowed)
+        if self._one_token is not None:
+            return hidden[:, 0]
+        return hidden[torch.arange(len(batch), device=hidden.device), roomy.read]
+
+    def stock(self) -> nn.Module:
+        """A copy of the backbone whose last block is the stock one again; a method's modules stay inside."""
+        backbone: nn.Module = copy.deepcopy(self.backbone)
+        if self._one_token is not None:
+            last = block_paths(backbone)[-1]
+            replace(backbone, last, backbone.get_submodule(f"{last}.block"))
+        return backbone
+
+    def _inputs(self, batch: Batch) -> dict[str, Tensor]:
+        inputs = {"input_ids": batch.ids}
+        if self._typed and batch.types is not None:
             inputs["token_type_ids"] = batch.types
         if batch.allowed is not None:
             inputs["attention_mask"] = batch.allowed.long()
-        hidden: Tensor = self.backbone(**inputs).last_hidden_state
-        if self.representation != "mean":
-            return hidden[:, 0]
-        hidden = hidden.to(self.head.weight.dtype)
-        if batch.allowed is None:
-            return hidden.mean(1)
-        weight = batch.allowed.to(hidden.dtype).unsqueeze(-1)
-        return (hidden * weight).sum(1) / weight.sum(1)
+        if self._counted:
+            # One row for each example: a table of positions has no per-example gradient from one row for all.
+            count = torch.arange(batch.ids.shape[1], device=batch.ids.device)
+            inputs["position_ids"] = count.expand_as(batch.ids)
+        return inputs
+
+
+def _mean(hidden: Tensor, allowed: Tensor | None) -> Tensor:
+    """(B, T, D) -> (B, D) over the tokens that are there."""
+    if allowed is None:
+        return hidden.mean(1)
+    weight = allowed.to(hidden.dtype).unsqueeze(-1)
+    return (hidden * weight).sum(1) / weight.sum(1)
 
 
 def initialise_head(head: nn.Linear, seed: int) -> None:

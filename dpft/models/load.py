@@ -15,7 +15,7 @@ from torch import nn
 
 from dpft.batch import Batch
 from dpft.hardware import Hardware
-from dpft.models.blocks import architecture
+from dpft.models.blocks import POOLER, architecture, longest, without_pooler
 from dpft.models.heads import Classifier, initialise_head
 from dpft.spec import Spec, UserError
 
@@ -34,11 +34,7 @@ def load(spec: Spec, outputs: int, hardware: Hardware, public: Sequence[Batch] =
     cannot be reached.
     """
     backbone = _backbone(spec.model, hardware.attention)
-    longest = backbone.config.max_position_embeddings - _offset(backbone)
-    if spec.max_length > longest:
-        raise UserError(
-            f"max-length must be at most the model's {longest} tokens, got {spec.max_length}; pass --max-length"
-        )
+    check_length(backbone, spec.max_length)
     source = digest(backbone)
     model = Classifier(backbone, outputs, spec.representation, source)
     if public:
@@ -46,6 +42,16 @@ def load(spec: Spec, outputs: int, hardware: Hardware, public: Sequence[Batch] =
     backbone.to(hardware.dtype)
     initialise_head(model.head, spec.seed)
     return model.to(hardware.device)
+
+
+def check_length(backbone: nn.Module, tokens: int, prompts: int = 0) -> None:
+    """Refuse texts that, with the method's prompts, would have more tokens than the model has positions."""
+    most = longest(backbone) - prompts
+    if tokens > most:
+        beside = f" beside {prompts} prompts" if prompts else ""
+        raise UserError(
+            f"max-length must be at most the model's {most} tokens{beside}, got {tokens}; pass --max-length"
+        )
 
 
 def tokenizer(model: str) -> Any:
@@ -132,12 +138,14 @@ def _backbone(model: str, attention: str) -> Any:
             locate(model),
             dtype=torch.float32,
             attn_implementation=attention,
-            add_pooling_layer=False,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
         )
-    missing = sorted(info["missing_keys"]) + sorted(str(m) for m in info["mismatched_keys"])
+    without_pooler(backbone)
+    missing = sorted(k for k in info["missing_keys"] if k.partition(".")[0] not in POOLER) + sorted(
+        str(m) for m in info["mismatched_keys"]
+    )
     if missing:
         shown = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
         raise UserError(
@@ -145,12 +153,6 @@ def _backbone(model: str, attention: str) -> Any:
             "pass --model with a complete one"
         )
     return backbone
-
-
-def _offset(backbone: Any) -> int:
-    """RoBERTa counts positions from padding_idx + 1 (fairseq's make_positions); BERT from 0."""
-    padding = getattr(backbone.embeddings.position_embeddings, "padding_idx", None)
-    return 0 if padding is None else int(padding) + 1
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpft.models.blocks import Architecture
+from dpft.models.blocks import OneToken
 
 
 class OneTokenBlock(nn.Module):
@@ -17,7 +17,7 @@ class OneTokenBlock(nn.Module):
     product with one row is slower than what it saves. Set `read` (B,) and `allowed` (B, T) before a call.
     """
 
-    def __init__(self, block: nn.Module, row: Architecture) -> None:
+    def __init__(self, block: nn.Module, row: OneToken) -> None:
         super().__init__()
         self.block = block
         self._attention, self._mixed = row.attention, row.mixed

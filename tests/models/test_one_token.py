@@ -40,7 +40,7 @@ def stock_rows(block: nn.Module, hidden: Tensor, allowed: Tensor | None, read: T
 
 
 def one_row(last: tuple[nn.Module, Any], hidden: Tensor, allowed: Tensor | None, read: Tensor) -> Tensor:
-    one = OneTokenBlock(last[0], architecture(last[1]))
+    one = OneTokenBlock(last[0], architecture(last[1]).one)
     one.read, one.allowed = read, allowed
     out: Tensor = one(hidden)
     return out
@@ -94,5 +94,5 @@ def test_neither_batch_mates_nor_padding_reach_a_row(last: tuple[nn.Module, Any]
 
 
 def test_it_adds_no_parameters_of_its_own(last: tuple[nn.Module, Any]) -> None:
-    one = OneTokenBlock(last[0], architecture(last[1]))
+    one = OneTokenBlock(last[0], architecture(last[1]).one)
     assert [id(p) for p in one.parameters()] == [id(p) for p in last[0].parameters()]

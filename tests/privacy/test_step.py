@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dpft.privacy.clipping import clip_factors, clipped_sum, per_example_norms
 from dpft.privacy.ledger import Event, LedgerError
 from dpft.privacy.plan import Plan
 from dpft.privacy.secret import Secret
-from dpft.privacy.step import PlainStep, PrivateStep, clip_factors, clipped_sum, per_example_norms
+from dpft.privacy.step import PlainStep, PrivateStep
 from dpft.spec import Budget
 
 
@@ -22,6 +23,13 @@ class Example:
     """A model of two private parameters of unlike size: a tiny classifier on given features."""
 
     model: nn.Linear
+    gradients: str = "hooks"
+
+    def begin(self, step: int) -> None:
+        pass
+
+    def rebuild(self) -> None:
+        pass
 
     @property
     def private(self) -> list[nn.Parameter]:
@@ -29,6 +37,12 @@ class Example:
 
     def losses(self, outputs: Tensor, batch: Tensor) -> Tensor:
         return (outputs**2).sum(1) * 0.3
+
+
+def replaced(adapted: Example, **changes: object) -> SimpleNamespace:
+    """`adapted` with other parts."""
+    names = ("model", "private", "losses", "gradients", "begin", "rebuild")
+    return SimpleNamespace(**{**{name: getattr(adapted, name) for name in names}, **changes})
 
 
 class Book:
@@ -219,7 +233,7 @@ def test_a_parameter_outside_the_graph_is_refused() -> None:
     adapted = example()
     both = nn.Sequential(adapted.model, nn.Linear(2, 2))
     both.forward = adapted.model.forward  # type: ignore[method-assign]
-    two = SimpleNamespace(model=both, private=list(both.parameters()), losses=adapted.losses)
+    two = replaced(adapted, model=both, private=list(both.parameters()))
     step = PrivateStep(two, plan(), torch.optim.SGD(two.private, lr=1.0), Book(), Secret(), "run")
     with pytest.raises(RuntimeError, match="every private parameter"):
         step(0, [rows(3)])
@@ -241,7 +255,7 @@ def test_autocast_around_a_step_does_not_loosen_the_clip() -> None:
 def test_a_loss_over_the_batch_is_refused() -> None:
     # Catches a batch mean, which couples examples: sensitivity reached 11.9 clips.
     adapted = example()
-    mean = SimpleNamespace(model=adapted.model, private=adapted.private, losses=lambda out, _: (out**2).mean())
+    mean = replaced(adapted, losses=lambda out, _: (out**2).mean())
     step = PrivateStep(mean, plan(), torch.optim.SGD(adapted.private, lr=1.0), Book(), Secret(), "run")
     with pytest.raises(RuntimeError, match="one number per example"):
         step(0, [rows(3)])

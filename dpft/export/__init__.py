@@ -1,0 +1,1 @@
+"""A finished run, carried away as an ordinary model: one file per format."""

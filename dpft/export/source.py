@@ -1,0 +1,52 @@
+"""What an export starts from: a finished run in float32 on the CPU, with its head folded into plain weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dpft import methods, trained
+from dpft.spec import Machine, Spec
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained run and its `head`, which reads the representation itself: (B, D) -> (B, outputs)."""
+
+    trained: trained.Trained
+    head: nn.Linear
+    privacy: dict[str, Any]
+    result: dict[str, Any]
+
+    @classmethod
+    def open(cls, run: str | Path) -> Source:
+        """Raises UserError for a run that is unfinished or whose encoder has changed."""
+        found = trained.load(run, machine=Machine(device="cpu", precision="fp32"))
+        files = found.run.read_json("privacy") or {}, found.run.read_json("result") or {}
+        return cls(found, _folded_head(found.adapted.model), *files)
+
+    @property
+    def spec(self) -> Spec:
+        return self.trained.run.spec
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes in the order of the outputs; empty for a score."""
+        return self.trained.labels
+
+    def merged(self) -> nn.Module:
+        """The stock encoder with the method inside its own weights. Raises methods.CannotMerge."""
+        return methods.load(self.spec.method, self.spec.options).merge(self.trained.adapted.model)
+
+
+@torch.no_grad()
+def _folded_head(model: Any) -> nn.Linear:
+    """W (r - center) * spread + b as one dense layer: the same outputs."""
+    head = nn.Linear(model.head.in_features, model.head.out_features)
+    head.weight.copy_(model.head.weight * model.spread)
+    head.bias.copy_(model.head.bias - head.weight @ model.center)
+    return head

@@ -1,0 +1,90 @@
+"""Adapters: a small bottleneck after a block's dense layers (Houlsby et al. 2019; Pfeiffer et al. 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from dpft.methods._method import Adapted, CannotMerge, Traits, attached, check_choice, check_count
+from dpft.models.blocks import Dense, dense_layers, replace
+from dpft.models.dense import Dense as Trained
+from dpft.models.heads import Classifier
+from dpft.models.sizes import dense_sizes
+
+Style = Literal["houlsby", "pfeiffer"]
+PLACES: dict[str, tuple[Dense, ...]] = {"houlsby": ("attention", "output"), "pfeiffer": ("output",)}
+
+
+class AdaptedDense(nn.Module):
+    """A dense layer and what is added to its output: (B, T, in) -> (B, T, out)."""
+
+    def __init__(self, dense: nn.Linear, adapter: nn.Module) -> None:
+        super().__init__()
+        self.dense, self.adapter = dense, adapter
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        out: Tensor = self.dense(hidden)
+        return out + self.adapter(out)
+
+
+class Bottleneck(nn.Module):
+    """up(gelu(down(h))): (B, T, D) -> same. It starts at zero, so the model starts as it was."""
+
+    def __init__(self, width: int, size: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.down = Trained(torch.randn(size, width, generator=generator) * width**-0.5, torch.zeros(size))
+        self.up = Trained(torch.zeros(width, size), torch.zeros(width))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        out: Tensor = self.up(nn.functional.gelu(self.down(hidden)))
+        return out
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Bottleneck adapters: h + up(gelu(down(h))) after dense layers (Houlsby et al. 2019, section 2.1).
+
+    bottleneck: m. style: "houlsby" puts two into each block, after attention and after the feed-forward; "pfeiffer"
+    the latter alone (Pfeiffer et al. 2021). Both stand before the residual is added. Trains 2 D m + D + m numbers
+    each. m is that of Yu et al. 2022 for private RoBERTa, rounded down.
+    """
+
+    bottleneck: int = 16
+    style: Style = "houlsby"
+    traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=False, multi_layer=True)
+
+    def __post_init__(self) -> None:
+        check_count("bottleneck", self.bottleneck, example=16)
+        check_choice("style", self.style, get_args(Style))
+
+    def attach(self, model: Classifier, seed: int) -> Adapted:
+        check_count("bottleneck", self.bottleneck, int(model.backbone.config.hidden_size), example=16)
+        generator = torch.Generator().manual_seed(seed)
+        learned = put(model, PLACES[self.style], lambda width: Bottleneck(width, self.bottleneck, generator))
+        return attached(model, learned)
+
+    def merge(self, model: Classifier) -> nn.Module:
+        raise CannotMerge("an adapter computes something that the stock layers cannot")
+
+    def trainable(self, config: Any, labels: int) -> int:
+        sizes = dense_sizes(config, PLACES[self.style])
+        each = sum(2 * out * self.bottleneck + out + self.bottleneck for _, out in sizes)
+        return each + labels * (int(config.hidden_size) + 1)
+
+
+def put(model: Classifier, places: tuple[Dense, ...], make: Any) -> list[tuple[str, nn.Parameter]]:
+    """Put `make(width)` after each block's dense layers at `places`. Returns the names and parameters inside."""
+    learned = []
+    for number, (block, path) in enumerate(dense_layers(model.backbone, places)):
+        dense = block.get_submodule(path)
+        assert isinstance(dense, nn.Linear)
+        adapter = make(dense.out_features)
+        replace(block, path, AdaptedDense(dense, adapter))
+        learned += [(f"adapter.{number}.{name}", p) for name, p in adapter.named_parameters()]
+    return learned
+
+
+METHOD = Adapter

@@ -1,0 +1,68 @@
+"""BitFit: every bias and nothing else (Ben Zaken et al. 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from dpft.methods._method import Adapted, Traits, attached, fold, modules_named, way
+from dpft.models.blocks import replace
+from dpft.models.dense import Shift
+from dpft.models.heads import Classifier
+from dpft.models.sizes import skeleton
+from dpft.spec import UserError
+
+
+class Biased(nn.Module):
+    """A layer with a bias, and what was learned to add to it: the layer's shapes."""
+
+    def __init__(self, layer: nn.Linear | nn.LayerNorm) -> None:
+        super().__init__()
+        self.layer = layer
+        self.shift = Shift(len(layer.bias))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        out: Tensor = self.shift(self.layer(hidden))
+        return out
+
+    def folded(self) -> nn.Module:
+        self.layer.bias.add_(self.shift.value.to(self.layer.bias.dtype))
+        return self.layer
+
+
+@dataclass(frozen=True)
+class Bitfit:
+    """Bias-term fine-tuning: all biases of the encoder, those of layer norms too (Ben Zaken et al. 2022, section 3).
+
+    It has no options. What is trained is the change of each bias, kept in float32.
+    """
+
+    traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
+
+    def attach(self, model: Classifier, seed: int) -> Adapted:
+        layers = _biased(model.backbone)
+        if not layers:
+            raise UserError("bitfit trains biases, got a model without any; pass another --method")
+        for path, layer in layers.items():
+            replace(model.backbone, path, Biased(layer))
+        learned = [(name, site.shift.value) for name, site in modules_named(model, Biased).items()]
+        return attached(model, learned, gradients=way(model, ("query", "key")))
+
+    def merge(self, model: Classifier) -> nn.Module:
+        """A copy of the stock backbone with the biases changed: the same outputs."""
+        return fold(model)
+
+    def trainable(self, config: Any, labels: int) -> int:
+        biases = sum(len(layer.bias) for layer in _biased(skeleton(config)).values())
+        return biases + labels * (int(config.hidden_size) + 1)
+
+
+def _biased(backbone: nn.Module) -> dict[str, Any]:
+    """Path and layer of everything with a bias."""
+    found = backbone.named_modules()
+    return {n: m for n, m in found if isinstance(m, nn.Linear | nn.LayerNorm) and m.bias is not None}
+
+
+METHOD = Bitfit

@@ -1,0 +1,100 @@
+"""JR-WARP: prompts in every block, all made from one vector (Gupta et al. 2023, appendix A)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, get_args
+
+from torch import Tensor, nn
+
+from dpft.methods._method import Adapted, CannotMerge, Traits, attached, check_choice, check_count
+from dpft.methods.slash import Init, start
+from dpft.models.blocks import architecture, called, replace
+from dpft.models.heads import Classifier
+from dpft.models.per_example import PerExample
+from dpft.models.projections import Projection
+from dpft.models.prompts import PromptedEmbedding, check_room, filled
+from dpft.spec import UserError
+
+
+class Addition:
+    """A block's pre-hook that adds `shift` (B or 1, n, D) to the places after the first token."""
+
+    def __init__(self) -> None:
+        self.shift: Tensor | None = None
+
+    def __call__(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        assert self.shift is not None
+        hidden = args[0]
+        places = slice(1, 1 + self.shift.shape[1])
+        return (filled(hidden, hidden[:, places] + self.shift.to(hidden.dtype)), *args[1:]), kwargs
+
+
+class DeepPrompt(nn.Module):
+    """W_l z for all blocks at once, added to the prompts in each block's input: (B, n, d) -> L times (B, n, D)."""
+
+    def __init__(self, z: Tensor, projection: Projection, words: PromptedEmbedding, additions: list[Addition]) -> None:
+        super().__init__()
+        self.z = PerExample(z)
+        self.projection = projection
+        self._words, self._additions = (words,), additions
+        table = words.words.weight
+        # Nothing of its own at the input: there the prompt is its position, and W_0 z.
+        self.register_buffer("blank", table.new_zeros(1, z.shape[0], table.shape[1]), persistent=False)
+
+    def forward(self, rows: Tensor) -> None:
+        self._words[0].prompt = self.blank
+        shifts = self.projection(self.z(rows)).chunk(len(self._additions), dim=-1)
+        for addition, shift in zip(self._additions, shifts, strict=True):
+            addition.shift = shift
+
+
+@dataclass(frozen=True)
+class JrWarp:
+    """Jointly reparametrised WARP: every block's input gains W_l z at the prompts (Gupta et al. 2023, appendix A).
+
+    tokens: number n of prompts, each with a z of its own. dim: length d of each z, at most the sum of the blocks'
+    widths. init, scale, regenerate: as for slash. The prompts stand right after the first token and are never read.
+    Trains n d + C(D + 1) numbers.
+    """
+
+    dim: int = 1024
+    tokens: int = 1
+    init: Init = "normal"
+    scale: float = 1.0
+    regenerate: bool = False
+    traits: ClassVar[Traits] = Traits(parameter_sharing=True, efficient_inference=False, multi_layer=True)
+
+    def __post_init__(self) -> None:
+        check_count("dim", self.dim, example=1024)
+        check_count("tokens", self.tokens, example=1)
+        check_choice("init", self.init, get_args(Init))
+        if not math.isfinite(self.scale):
+            raise UserError(f"scale must be a finite number, got {self.scale}; pass --option scale=1")
+
+    def attach(self, model: Classifier, seed: int) -> Adapted:
+        check_room(model.backbone, self.tokens)
+        path = architecture(model.backbone.config).words
+        words = model.backbone.get_submodule(path)
+        assert isinstance(words, nn.Embedding)
+        widths = [int(model.backbone.config.hidden_size)] * len(called(model.backbone))
+        z, projection = start(self.dim, self.init, self.scale, self.regenerate, seed, widths, self.tokens)
+        site, additions = PromptedEmbedding(words), []
+        replace(model.backbone, path, site)
+        for block in called(model.backbone):
+            additions.append(Addition())
+            block.register_forward_pre_hook(additions[-1], with_kwargs=True)
+        model.prompts = self.tokens
+        prompt = DeepPrompt(z, projection, site, additions)
+        model.before = prompt
+        return attached(model, [("z", prompt.z.value)])
+
+    def merge(self, model: Classifier) -> nn.Module:
+        raise CannotMerge("a prompt needs places in the input that the stock model does not make")
+
+    def trainable(self, config: Any, labels: int) -> int:
+        return self.tokens * self.dim + labels * (int(config.hidden_size) + 1)
+
+
+METHOD = JrWarp

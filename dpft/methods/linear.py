@@ -1,0 +1,34 @@
+"""The head alone: a linear classifier on frozen features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from torch import nn
+
+from dpft.methods._method import Adapted, Traits, attached, fold
+from dpft.models.heads import Classifier
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The linear classifier of the paper's table 2: the head on a frozen encoder. It has no options.
+
+    What the encoder makes of each text is computed once and kept for all steps. Trains C(D + 1) numbers.
+    """
+
+    traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=False)
+
+    def attach(self, model: Classifier, seed: int) -> Adapted:
+        return replace(attached(model, []), frozen=True)
+
+    def merge(self, model: Classifier) -> nn.Module:
+        """The stock backbone as it was."""
+        return fold(model)
+
+    def trainable(self, config: Any, labels: int) -> int:
+        return labels * (int(config.hidden_size) + 1)
+
+
+METHOD = Linear

@@ -1,0 +1,30 @@
+"""Sizes of a model's parts from its config alone, without its weights: the stock model on the meta device."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from dpft.models.blocks import Dense, dense_layers, without_pooler
+
+
+def skeleton(config: Any) -> nn.Module:
+    """The stock model of a Hugging Face config, without a pooler and without memory for its weights."""
+    from transformers import AutoModel
+
+    with torch.device("meta"):
+        model: nn.Module = AutoModel.from_config(copy.deepcopy(config))
+    return without_pooler(model)
+
+
+def dense_sizes(config: Any, names: tuple[Dense, ...]) -> list[tuple[int, int]]:
+    """(in, out) of every block's named dense layers."""
+    found = []
+    for block, path in dense_layers(skeleton(config), names):
+        dense = block.get_submodule(path)
+        assert isinstance(dense, nn.Linear)
+        found.append((dense.in_features, dense.out_features))
+    return found
