@@ -39,7 +39,7 @@ class Bar(dpft.progress.Progress):
     """
 
     def __init__(self, notes: Sequence[str] = ()) -> None:
-        self.notes = notes
+        self.notes = list(notes)
         self.console = Console(stderr=True, highlight=False)
         self.run: Path | None = None
         self._status: Status | None = None
@@ -53,6 +53,9 @@ class Bar(dpft.progress.Progress):
         self.run = path
         for note in self.notes:
             say(note)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def stage(self, text: str) -> None:
         self._quiet()

@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from dpft.cli import _flags, _show
 
+from dpft.spec import Spec
+
 
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method, with its options.", show_default=False)] = None,
+    model: Annotated[str, typer.Option(help="The model to count on: local folder or hub id.")] = Spec.model,
+    labels: Annotated[int, typer.Option(min=1, help="Outputs of the head to count with.")] = 2,
+    option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the method.")] = None,
     as_json: _flags.Json = False,
 ) -> None:
-    """List the methods; with a NAME, its options and their defaults."""
+    """List the methods; with a NAME, its options, their defaults, and how much it trains on a model."""
     from dpft import methods as known
 
-    about = [known.describe(one) for one in ([name] if name else known.names())]
-    if as_json:
-        _show.print_json(about[0] if name else about)
+    if name is None:
+        listed = [known.describe(one) for one in known.names()]
+        if as_json:
+            _show.print_json(listed)
+            return
+        for method in listed:
+            print(f"{method['name']:<11}{method['summary']}")
+        print("\nnext: dpft methods NAME [--model M]")
         return
-    for method in about:
-        print(f"{method['name']:<10}{method['summary']}")
-        if name:
-            print()
-            print(method["details"])
-            print()
-            for option, default in method["options"].items():
-                print(f"  --option {option}={default}")
-    if not name:
-        print("\nnext: dpft methods NAME")
+    chosen = known.load(name, _flags.options(option) if option else {})
+    from dpft import models
+
+    about: dict[str, Any] = {**known.describe(name), "model": model, "labels": labels}
+    about["trainable"] = chosen.trainable(models.configuration(model), labels)
+    if as_json:
+        _show.print_json(about)
+        return
+    print(f"{about['name']:<11}{about['summary']}\n\n{about['details']}\n")
+    for key, default in about["options"].items():
+        print(f"  --option {key}={default}")
+    print(f"  --learning-rate {about['learning_rate']:g}\n")
+    print(f"trains {about['trainable']:,} numbers on {model} with {labels} outputs")
+    traits = ("parameter_sharing", "efficient_inference", "multi_layer")
+    print(", ".join(f"{trait.replace('_', ' ')}: {'yes' if about[trait] else 'no'}" for trait in traits))
+    print(f"\nnext: dpft train --epsilon 6.7 --delta 1e-6 --method {name}")

@@ -34,7 +34,7 @@ def train(
     epochs: Annotated[
         float | None, typer.Option(help=f"Expected passes over the data. [default: {Spec.epochs:g}]")
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help=f"[default: {Spec.learning_rate:g}]")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="[default: the method's own]")] = None,
     schedule: Annotated[str | None, typer.Option(help=f"constant, linear, cosine. [default: {Spec.schedule}]")] = None,
     clip: Annotated[
         float | None, typer.Option(help=f"Longest gradient of one example. [default: {Spec.clip:g}]")

@@ -1,7 +1,8 @@
-"""Logits, and the task's metric from them."""
+"""Logits and features of all rows, and the task's metric from logits."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,22 +10,35 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import pearsonr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from torch import Tensor
 
+from dpft.batch import Batch
 from dpft.hardware import Hardware
 from dpft.models.heads import Classifier
 from dpft.tasks.encode import Encoded
 from dpft.tasks.microbatch import collate, cut
 
 
-@torch.inference_mode()
 def logits(model: Classifier, data: Encoded, hardware: Hardware) -> NDArray[np.float32]:
     """The model's outputs for every row, in the rows' order: (N, outputs). N may be 0."""
-    out = np.zeros((len(data), model.head.out_features), np.float32)
+    return _every_row(model, model, data, model.head.out_features, hardware)
+
+
+def features(model: Classifier, data: Encoded, hardware: Hardware) -> NDArray[np.float32]:
+    """What the head reads of every row: (N, D)."""
+    return _every_row(model, model.represent, data, model.head.in_features, hardware)
+
+
+@torch.inference_mode()
+def _every_row(
+    model: Classifier, of: Callable[[Batch], Tensor], data: Encoded, width: int, hardware: Hardware
+) -> NDArray[np.float32]:
+    out = np.zeros((len(data), width), np.float32)
     order = np.argsort(-data.lengths, kind="stable")
     per_example, model.per_example = model.per_example, False
     for part in cut(data.lengths[order], 2 * hardware.tokens):
         rows = order[part]
-        out[rows] = model(collate(data, rows, hardware.device)).float().cpu().numpy()
+        out[rows] = of(collate(data, rows, hardware.device)).float().cpu().numpy()
     model.per_example = per_example
     return out
 

@@ -11,6 +11,9 @@ class Progress:
     def stage(self, text: str) -> None:
         """Something that takes a while begins."""
 
+    def note(self, text: str) -> None:
+        """Something that the user should know of this run."""
+
     def created(self, path: Path) -> None:
         """The run's folder is made: from here on `resume` can finish it."""
 

@@ -62,7 +62,7 @@ class Spec:
 
     `options` belong to the method, `data` is where the task's files lie (None: the task's own source),
     `budget=None` trains without clipping and noise: NOT PRIVATE. `epochs` is the expected number of times
-    an example is drawn. Raises UserError on values out of range.
+    an example is drawn. `learning_rate=None` takes the method's own. Raises UserError on values out of range.
     """
 
     task: str = "sample"
@@ -74,7 +74,7 @@ class Spec:
     budget: Budget | None = None
     batch_size: int = 2048
     epochs: float = 5.0
-    learning_rate: float = 4e-2
+    learning_rate: float | None = None
     schedule: Schedule = "linear"
     clip: float = 2.0
     optimizer: Optimizer = "adam"
@@ -90,10 +90,14 @@ class Spec:
         for name in ("epochs", "learning_rate", "clip"):
             flag = name.replace("_", "-")
             value = getattr(self, name)
-            _require(_is_positive(value), f"{flag} must be a finite number above 0", value, f"pass --{flag}")
+            known = value is not None or name != "learning_rate"
+            _require(
+                not known or _is_positive(value), f"{flag} must be a finite number above 0", value, f"pass --{flag}"
+            )
         _require(
-            self.learning_rate <= 100, "learning-rate must be at most 100", self.learning_rate, "pass a smaller one"
-        )
+            (self.learning_rate or 0) <= 100, "learning-rate must be at most 100", self.learning_rate,
+            "pass a smaller one",
+        )  # fmt: skip
         _require(
             _is_whole(self.batch_size, 1), "batch-size must be a whole number above 0", self.batch_size,
             "pass --batch-size",

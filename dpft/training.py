@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,9 @@ def train(
     to DPFT_LEDGER or the user's data folder.
     """
     progress = progress or Progress()
-    methods.load(spec.method, spec.options)
+    method = methods.load(spec.method, spec.options)
+    if spec.learning_rate is None:
+        spec = replace(spec, learning_rate=method.learning_rate)
     tasks.check(spec)
     settled = hardware.resolve(machine or Machine())
     models.check(spec.model)
@@ -168,6 +170,14 @@ def _prepare(spec: Spec, task: tasks.Task, settled: Hardware, progress: Progress
     train_rows, validation = (
         encode(rows, model.tokenizer, spec.representation, spec.max_length) for rows in (task.train, task.validation)
     )
+    if model.adapted.gradients == "single":
+        progress.note("on this architecture the method takes one example at a time: exact, and many times slower")
+    if model.adapted.frozen:
+        progress.stage("computing the frozen features")
+        train_rows, validation = (
+            rows.with_features(evaluate.features(model.adapted.model, rows, settled))
+            for rows in (train_rows, validation)
+        )
     return Prepared(task, train_rows, validation, model.adapted, settled)
 
 
@@ -236,6 +246,7 @@ def _finish(run: Run, ready: Prepared, book: Ledger | None, seconds: float, prog
 def _optimizer(spec: Spec, adapted: Adapted) -> torch.optim.Optimizer:
     """Adam (Kingma and Ba 2015) or SGD with momentum 0.9, on what the method updates."""
     parameters = list(adapted.updated.values())
+    assert spec.learning_rate is not None  # settled by train()
     if spec.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=spec.learning_rate)
     return torch.optim.SGD(parameters, lr=spec.learning_rate, momentum=0.9)
@@ -254,4 +265,4 @@ def _set_rate(optimizer: torch.optim.Optimizer, spec: Spec, step: int, steps: in
         "cosine": rising * (1 + math.cos(math.pi * falling)) / 2,
     }
     for group in optimizer.param_groups:
-        group["lr"] = spec.learning_rate * shapes[spec.schedule]
+        group["lr"] = (spec.learning_rate or 0.0) * shapes[spec.schedule]

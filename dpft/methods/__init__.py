@@ -13,7 +13,6 @@ from typing import Any, get_type_hints
 from dpft.methods._method import CannotMerge, Method
 from dpft.spec import UserError
 
-
 __all__ = ["CannotMerge", "Method", "describe", "load", "method_class", "names"]
 
 
@@ -34,23 +33,26 @@ def method_class(name: str) -> Any:
 def load(name: str, options: Mapping[str, Any]) -> Method:
     """The method with its options set. Option values may be strings, as they come from a command line."""
     cls = method_class(name)
+    if hasattr(cls, "from_options"):  # its options are not its fields alone
+        made: Method = cls.from_options(options)
+        return made
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(options) - set(fields))
     if unknown:
-        raise UserError(
-            f"the options of {name} are {', '.join(fields)}, got {', '.join(unknown)}; see `dpft methods {name}`"
-        )
+        known = ", ".join(fields) or "none"
+        raise UserError(f"the options of {name} are {known}, got {', '.join(unknown)}; see `dpft methods {name}`")
     hints = get_type_hints(cls)
     method: Method = cls(**{key: _convert(key, value, hints[key]) for key, value in options.items()})
     return method
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Name, one-line summary, full text and options with defaults of a method."""
+    """Name, one-line summary, full text, options with defaults, and a row of the paper's table 1 of a method."""
     cls = method_class(name)
     summary, _, details = inspect.cleandoc(cls.__doc__).partition("\n\n")
-    options = {f.name: f.default for f in dataclasses.fields(cls)}
-    return {"name": name, "summary": summary, "details": details, "options": options}
+    options = {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
+    about = {"name": name, "summary": summary, "details": details, "options": options}
+    return {**about, "learning_rate": cls.learning_rate, **dataclasses.asdict(cls.traits)}
 
 
 def _convert(key: str, value: Any, kind: Any) -> Any:

@@ -23,6 +23,7 @@ class Full:
     """
 
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
+    learning_rate: ClassVar[float] = 0.001
 
     def attach(self, model: Classifier, seed: int) -> Adapted:
         model.backbone.float()

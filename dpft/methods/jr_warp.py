@@ -9,12 +9,13 @@ from typing import Any, ClassVar, get_args
 from torch import Tensor, nn
 
 from dpft.methods._method import Adapted, CannotMerge, Traits, attached, check_choice, check_count
-from dpft.methods.slash import Init, start
+from dpft.methods.slash import Init, check_dim, start
 from dpft.models.blocks import architecture, called, replace
 from dpft.models.heads import Classifier
 from dpft.models.per_example import PerExample
 from dpft.models.projections import Projection
 from dpft.models.prompts import PromptedEmbedding, check_room, filled
+from dpft.models.sizes import skeleton
 from dpft.spec import UserError
 
 
@@ -55,7 +56,8 @@ class JrWarp:
     """Jointly reparametrised WARP: every block's input gains W_l z at the prompts (Gupta et al. 2023, appendix A).
 
     tokens: number n of prompts, each with a z of its own. dim: length d of each z, at most the sum of the blocks'
-    widths. init, scale, regenerate: as for slash. The prompts stand right after the first token and are never read.
+    widths. init: distribution of z and W_l, as for slash. scale: factor on z's initial value. regenerate: make W_l
+    anew each time, as for slash. The prompts stand right after the first token and are never read.
     Trains n d + C(D + 1) numbers.
     """
 
@@ -65,6 +67,7 @@ class JrWarp:
     scale: float = 1.0
     regenerate: bool = False
     traits: ClassVar[Traits] = Traits(parameter_sharing=True, efficient_inference=False, multi_layer=True)
+    learning_rate: ClassVar[float] = 0.04
 
     def __post_init__(self) -> None:
         check_count("dim", self.dim, example=1024)
@@ -78,7 +81,7 @@ class JrWarp:
         path = architecture(model.backbone.config).words
         words = model.backbone.get_submodule(path)
         assert isinstance(words, nn.Embedding)
-        widths = [int(model.backbone.config.hidden_size)] * len(called(model.backbone))
+        widths = _widths(model.backbone)
         z, projection = start(self.dim, self.init, self.scale, self.regenerate, seed, widths, self.tokens)
         site, additions = PromptedEmbedding(words), []
         replace(model.backbone, path, site)
@@ -94,7 +97,13 @@ class JrWarp:
         raise CannotMerge("a prompt needs places in the input that the stock model does not make")
 
     def trainable(self, config: Any, labels: int) -> int:
+        check_dim(self.dim, _widths(skeleton(config)))
         return self.tokens * self.dim + labels * (int(config.hidden_size) + 1)
+
+
+def _widths(backbone: Any) -> list[int]:
+    """The width of each block's input."""
+    return [int(backbone.config.hidden_size)] * len(called(backbone))
 
 
 METHOD = JrWarp

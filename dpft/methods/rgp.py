@@ -30,7 +30,7 @@ class CarriedDense(nn.Module):
         self.change = nn.Parameter(torch.zeros(dense.out_features, dense.in_features), requires_grad=False)
         self.right = Trained(torch.zeros(rank, dense.in_features))
         self.left = Trained(torch.zeros(dense.out_features, rank))
-        self._changed: tuple[int, Tensor] | None = None
+        self._changed: tuple[tuple[int, torch.dtype], Tensor] | None = None
 
     def forward(self, hidden: Tensor) -> Tensor:
         out = nn.functional.linear(hidden, self._weight(), self.dense.bias)
@@ -64,9 +64,10 @@ class CarriedDense(nn.Module):
     @torch.no_grad()
     def _weight(self) -> Tensor:
         """W + change in W's precision, made once for each value of the change."""
-        if self._changed is None or self._changed[0] != self.change._version:
+        made = (self.change._version, self.dense.weight.dtype)
+        if self._changed is None or self._changed[0] != made:
             weight = (self.dense.weight.to(self.change.dtype) + self.change).to(self.dense.weight.dtype)
-            self._changed = self.change._version, weight
+            self._changed = made, weight
         return self._changed[1]
 
 
@@ -107,6 +108,7 @@ class Rgp:
     rank: int = 1
     targets: str = "query,key,value,attention,intermediate,output"
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
+    learning_rate: ClassVar[float] = 0.002
 
     def __post_init__(self) -> None:
         check_count("rank", self.rank)

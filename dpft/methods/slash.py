@@ -14,6 +14,7 @@ from dpft.models.blocks import Position, dense_layers, replace
 from dpft.models.heads import Classifier
 from dpft.models.per_example import PerExample
 from dpft.models.projections import Draw, Kept, Projection, Regenerated, Same
+from dpft.models.sizes import dense_sizes
 from dpft.spec import UserError
 
 Init = Literal["normal", "uniform", "zeros", "identity"]
@@ -70,6 +71,7 @@ class Slash:
     position: Position = "output"
     regenerate: bool = False
     traits: ClassVar[Traits] = Traits(parameter_sharing=True, efficient_inference=True, multi_layer=True)
+    learning_rate: ClassVar[float] = 0.04
 
     def __post_init__(self) -> None:
         check_count("dim", self.dim, example=1024)
@@ -97,7 +99,15 @@ class Slash:
         return fold(model)
 
     def trainable(self, config: Any, labels: int) -> int:
+        check_dim(self.dim, [out for _, out in dense_sizes(config, (self.position,))])
         return self.dim + labels * (int(config.hidden_size) + 1)
+
+
+def check_dim(dim: int, widths: Sequence[int]) -> None:
+    """Refuse a z that is longer than all shifts together."""
+    most = sum(widths)
+    if dim > most:
+        raise UserError(f"dim must be at most {most}, the sum of this model's shifts, got {dim}; pass --option dim=...")
 
 
 def start(
@@ -108,8 +118,7 @@ def start(
     Raises UserError where d is above the sum of the widths, or does not fit the identity.
     """
     most = sum(widths)
-    if dim > most:
-        raise UserError(f"dim must be at most {most}, the sum of this model's shifts, got {dim}; pass --option dim=...")
+    check_dim(dim, widths)
     if init == "identity" and dim != most and any(dim != width for width in widths):
         fitting = str(most) if len(set(widths)) > 1 else f"{widths[0]} or {most}"
         raise UserError(f"init identity needs dim {fitting} on this model, got {dim}; pass --option dim={most}")

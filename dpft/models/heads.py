@@ -45,11 +45,12 @@ class Classifier(nn.Module):
         row = architecture(backbone.config)
         taken = inspect.signature(backbone.forward).parameters
         self._typed, self._counted = "token_type_ids" in taken, row.counted and "position_ids" in taken
-        self._one_token: OneTokenBlock | None = None
+        # A tuple: it is registered in the backbone alone. Under two parents, Opacus would count its gradients twice.
+        self._one_token: tuple[OneTokenBlock, ...] = ()
         if representation != "mean" and row.one is not None:
             last = block_paths(backbone)[-1]
-            self._one_token = OneTokenBlock(backbone.get_submodule(last), row.one)
-            replace(backbone, last, self._one_token)
+            self._one_token = (OneTokenBlock(backbone.get_submodule(last), row.one),)
+            replace(backbone, last, self._one_token[0])
         self.train()
 
     def train(self, mode: bool = True) -> Classifier:
@@ -89,19 +90,19 @@ class Classifier(nn.Module):
         if batch.features is not None:
             return batch.features
         roomy = with_room(batch, self.prompts)
-        if self._one_token is not None:
-            self._one_token.read, self._one_token.allowed = roomy.read, roomy.allowed
+        for one in self._one_token:
+            one.read, one.allowed = roomy.read, roomy.allowed
         hidden: Tensor = self.backbone(**self._inputs(roomy)).last_hidden_state
         if self.representation == "mean":
             return _mean(without_room(hidden, self.prompts).to(self.head.weight.dtype), batch.allowed)
-        if self._one_token is not None:
+        if self._one_token:
             return hidden[:, 0]
         return hidden[torch.arange(len(batch), device=hidden.device), roomy.read]
 
     def stock(self) -> nn.Module:
         """A copy of the backbone whose last block is the stock one again; a method's modules stay inside."""
         backbone: nn.Module = copy.deepcopy(self.backbone)
-        if self._one_token is not None:
+        if self._one_token:
             last = block_paths(backbone)[-1]
             replace(backbone, last, backbone.get_submodule(f"{last}.block"))
         return backbone
@@ -115,7 +116,7 @@ class Classifier(nn.Module):
         if self._counted:
             # One row for each example: a table of positions has no per-example gradient from one row for all.
             count = torch.arange(batch.ids.shape[1], device=batch.ids.device)
-            inputs["position_ids"] = count.expand_as(batch.ids)
+            inputs["position_ids"] = count.expand_as(batch.ids).contiguous()
         return inputs
 
 

@@ -72,11 +72,15 @@ def tokenizer(model: str) -> Any:
 
 def check(model: str) -> None:
     """Refuse early, before weights are read, what `load` would refuse: no such folder, pickles, no such row."""
+    architecture(configuration(model))
+
+
+def configuration(model: str) -> Any:
+    """The Hugging Face config of a model's name. Raises UserError where it cannot be had."""
     from transformers import AutoConfig
 
     with _quiet(), _one_line(model):
-        config = AutoConfig.from_pretrained(locate(model), trust_remote_code=False)
-    architecture(config)
+        return AutoConfig.from_pretrained(locate(model), trust_remote_code=False)
 
 
 def locate(model: str) -> str:
@@ -137,7 +141,7 @@ def _backbone(model: str, attention: str) -> Any:
         backbone, info = AutoModel.from_pretrained(
             locate(model),
             dtype=torch.float32,
-            attn_implementation=attention,
+            attn_implementation=attention if _knows(model, attention) else "eager",
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -153,6 +157,14 @@ def _backbone(model: str, attention: str) -> Any:
             "pass --model with a complete one"
         )
     return backbone
+
+
+def _knows(model: str, attention: str) -> bool:
+    """Whether the model's class has that attention: MPNet and DeBERTa have "eager" alone."""
+    from transformers import MODEL_MAPPING
+
+    kind = MODEL_MAPPING[type(configuration(model))]
+    return attention == "eager" or bool(getattr(kind, f"_supports_{attention}", False))
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import ChainMap
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
@@ -86,7 +87,7 @@ class Hooks(Generic[Batch]):
 
     def __init__(self, adapted: Trainable[Batch], clip: float) -> None:
         self.adapted, self.clip = adapted, clip
-        self.wrapped = GradSampleModule(adapted.model, batch_first=True, loss_reduction="sum", strict=True)
+        self.wrapped = _HooksModule(adapted.model, batch_first=True, loss_reduction="sum", strict=True)
 
     def __call__(self, batch: Batch) -> list[Tensor]:
         return clipped_sum(self.per_example(batch), self.clip)
@@ -129,11 +130,12 @@ class Ghost(Generic[Batch]):
         losses = self._forward(batch)
         factors = clip_factors(self._norms(losses), self.clip)
         kept = factors > 0
-        if not bool(kept.all()):  # 0 * NaN is NaN: such rows are left out, not weighted
-            self.wrapped.disable_hooks()
-            losses, factors = self._forward(batch.rows(kept)), factors[kept]
         self.wrapped.disable_hooks()
-        (losses * factors.to(losses.dtype)).sum().backward()
+        if bool(kept.all()):
+            (losses * factors.to(losses.dtype)).sum().backward()
+        elif bool(kept.any()):  # 0 * NaN is NaN: such rows are left out, not weighted
+            losses = self._forward(batch.rows(kept))
+            (losses * factors[kept].to(losses.dtype)).sum().backward()
         self.wrapped.enable_hooks()
         found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.adapted.private]
         for parameter in self.adapted.private:
@@ -224,10 +226,30 @@ def _linear_norms(layer: nn.Linear, activations: list[Tensor], backprops: Tensor
     return found
 
 
-class _GhostModule(GradSampleModuleFastGradientClipping):  # type: ignore[misc]
-    """Opacus' module with dense layers' norms in float64."""
+def _norm_layer_gradients(
+    layer: nn.LayerNorm, activations: list[Tensor], backprops: Tensor
+) -> dict[nn.Parameter, Tensor]:
+    """(B, ..., D) -> {parameter: (B, D)}. Opacus' own takes no layer without a bias."""
+    found = {}
+    if layer.weight.requires_grad:
+        normed = nn.functional.layer_norm(activations[0], layer.normalized_shape, eps=layer.eps)
+        found[layer.weight] = (normed * backprops).flatten(1, -2).sum(1)
+    if layer.bias is not None and layer.bias.requires_grad:
+        found[layer.bias] = backprops.flatten(1, -2).sum(1)
+    return found
 
-    NORM_SAMPLERS: ClassVar[dict[Any, Any]] = {
-        **GradSampleModuleFastGradientClipping.NORM_SAMPLERS,
-        nn.Linear: _linear_norms,
-    }
+
+class _HooksModule(GradSampleModule):  # type: ignore[misc]
+    """Opacus' module, with layer norms without a bias."""
+
+    # A view, not a copy: layers are registered as their modules are imported.
+    GRAD_SAMPLERS: ClassVar[Any] = ChainMap({nn.LayerNorm: _norm_layer_gradients}, GradSampleModule.GRAD_SAMPLERS)
+
+
+class _GhostModule(GradSampleModuleFastGradientClipping):  # type: ignore[misc]
+    """Opacus' module with dense layers' norms in float64, and layer norms without a bias."""
+
+    GRAD_SAMPLERS: ClassVar[Any] = _HooksModule.GRAD_SAMPLERS
+    NORM_SAMPLERS: ClassVar[Any] = ChainMap(
+        {nn.Linear: _linear_norms}, GradSampleModuleFastGradientClipping.NORM_SAMPLERS
+    )

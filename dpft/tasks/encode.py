@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ class Encoded:
 
     ids: (total,) int32. starts: (N + 1,) int64. second: (N,) where the second segment starts (its length where
     there is none). read: (N,) the token that is read. labels: (N,). padding: the pad token's id. typed: whether
-    the model takes segment ids.
+    the model takes segment ids. features: (N, D) float32, what a frozen encoder made of each row; a row is then one
+    token that nobody looks at.
     """
 
     ids: NDArray[np.int32]
@@ -31,9 +32,15 @@ class Encoded:
     labels: NDArray[Any]
     padding: int
     typed: bool
+    features: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+    def with_features(self, features: NDArray[np.float32]) -> Encoded:
+        """The same rows as `features` (N, D), without their tokens."""
+        rows = np.zeros(len(self), np.int32)
+        return replace(self, ids=rows, starts=np.arange(len(self) + 1), second=rows + 1, read=rows, features=features)
 
     @property
     def lengths(self) -> NDArray[np.int64]:

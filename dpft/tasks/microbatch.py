@@ -47,4 +47,5 @@ def collate(data: Encoded, rows: NDArray[np.int64], device: torch.device | str =
         types=None if types is None else torch.from_numpy(types).to(device),
         read=torch.from_numpy(data.read[rows].astype(np.int64)).to(device),
         labels=torch.from_numpy(data.labels[rows]).to(device),
+        features=None if data.features is None else torch.from_numpy(data.features[rows]).to(device),
     )

@@ -305,7 +305,7 @@ def test_pairs_train_and_are_read_from_flags_and_tab_separated_lines(
 ) -> None:
     code, out, err = dpft(
         "train", *BUDGET, "--task", "glue/rte", "--data", glue_folder("rte"), "--model", tiny_bert, "--batch-size", 40,
-        "--epochs", 1, "--max-length", 32, "--precision", "fp32", "--json",
+        "--epochs", 1, "--max-length", 32, "--precision", "fp32", "--option", "dim=16", "--json",
     )  # fmt: skip
     assert code == 0, err
     run = json.loads(out)["path"]
@@ -322,7 +322,7 @@ def test_pairs_train_and_are_read_from_flags_and_tab_separated_lines(
 def test_a_score_task_predicts_numbers(dpft: Command, tiny_bert: Path, glue_folder: Folder) -> None:
     code, out, err = dpft(
         "train", *BUDGET, "--task", "glue/stsb", "--data", glue_folder("stsb"), "--model", tiny_bert,
-        "--batch-size", 40, "--epochs", 1, "--max-length", 32, "--precision", "fp32", "--json",
+        "--batch-size", 40, "--epochs", 1, "--max-length", 32, "--precision", "fp32", "--option", "dim=16", "--json",
     )  # fmt: skip
     assert code == 0, err
     run = json.loads(out)["path"]

@@ -169,7 +169,7 @@ def test_state_and_load_round_trip() -> None:
         made.named["z"] += 1
     other.load(made.state())
     torch.testing.assert_close(other.model(batch()), made.model(batch()))
-    with pytest.raises(ValueError, match="the saved tensor .* must be"):
+    with pytest.raises(ValueError, match="the saved tensor 'head.bias' must be"):
         other.load({"z": torch.zeros(3)})
 
 
@@ -201,20 +201,6 @@ def test_blocks_and_seeds_have_projections_of_their_own() -> None:
     weight = Kept(draw, [8, 8]).weight
     assert not torch.equal(weight[:8], weight[8:])
     assert not torch.equal(Kept(Draw(64, 8, "normal"), [8]).weight, weight[:8])
-
-
-@pytest.mark.parametrize(
-    ("config", "dim", "labels", "printed"),
-    [
-        (RobertaConfig(hidden_size=1024), 1024, 3, 4_099),  # table 2 and section 2: RoBERTa-large, 4,099
-        (RobertaConfig(hidden_size=1024), 10_000, 3, 13_075),  # table 2: 13.1K
-        (RobertaConfig(hidden_size=1024), 24_576, 3, 27_651),  # table 2: 27.7K
-        (BertConfig(hidden_size=768), 1024, 9, 7_945),  # table 4: 8K
-        (BertConfig(hidden_size=768), 5000, 9, 11_921),  # table 4: 12K
-    ],
-)
-def test_the_number_of_trained_parameters_is_the_papers(config, dim: int, labels: int, printed: int) -> None:
-    assert Slash(dim=dim).trainable(config, labels) == printed
 
 
 @pytest.mark.parametrize(
