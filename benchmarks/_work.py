@@ -87,7 +87,7 @@ class Ours:
         self.at, self.rows = at, work.encoded(work.spec.representation)
         self.adapted = adapt(work.spec, len(work.task.labels), work.task.train.pairs is not None, at).adapted
         self.adapted.model.per_example = private
-        optimizer = torch.optim.Adam(list(self.adapted.updated.values()), lr=work.spec.learning_rate)
+        optimizer = torch.optim.Adam(list(self.adapted.updated.values()), lr=1e-3)
         self.numbers = itertools.count()
         if private:
             self.step: PrivateStep[Batch] | PlainStep[Batch] = self._private(work, optimizer)

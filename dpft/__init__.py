@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 from dpft.spec import Budget, Machine, Spec, UserError
 
 if TYPE_CHECKING:
+    from dpft.export import export
     from dpft.privacy.plan import Plan, make_plan
     from dpft.trained import Trained, load
     from dpft.training import Result, resume, train
 
 __version__ = "0.1.0"
 __all__ = [
-    "Budget", "Machine", "Plan", "Result", "Spec", "Trained", "UserError", "load", "make_plan", "resume", "train",
+    "Budget", "Machine", "Plan", "Result", "Spec", "Trained", "UserError", "export", "load", "make_plan", "resume",
+    "train",
 ]  # fmt: skip
 
 _LAZY = {
+    "export": "dpft.export",
     "Plan": "dpft.privacy.plan",
     "make_plan": "dpft.privacy.plan",
     "Result": "dpft.training",

@@ -1,1 +1,106 @@
 """A finished run, carried away as an ordinary model: one file per format."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dpft.spec import UserError
+
+if TYPE_CHECKING:
+    from dpft.export.source import Source
+
+__all__ = ["FORMATS", "Exported", "export"]
+
+# Formats, and the library that loads them.
+FORMATS = {"hf": "transformers", "peft": "peft", "onnx": "onnx"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Where an export lies, its files' names, and the lines of Python that use it."""
+
+    path: Path
+    format: str
+    files: tuple[str, ...]
+    usage: tuple[str, ...]
+
+
+def export(run: str | Path, to: str | Path, format: str = "hf", with_code: bool = False) -> Exported:
+    """Carry the finished `run` away to the new folder `to`.
+
+    `with_code`: format hf may bring a modelling file of its own where stock classes cannot hold the run. Raises
+    UserError, and leaves nothing behind, where the run is unfinished or the format cannot hold it.
+    """
+    target = Path(to)
+    _check(target, format, with_code)
+    from dpft.export.source import Source
+
+    source = Source.open(run)
+    with _aside(target) as folder:
+        usage = _write(source, folder, format, with_code)
+        _describe(source, folder, format, usage)
+        files = tuple(sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()))
+    return Exported(target, format, files, tuple(_placed(line, target) for line in usage))
+
+
+def _check(target: Path, format: str, with_code: bool) -> None:
+    if format not in FORMATS:
+        raise UserError(f"the format must be one of {', '.join(FORMATS)}, got {format!r}; pass --format hf")
+    if with_code and format != "hf":
+        raise UserError(f"--with-code goes with format hf, got {format}; drop one of them")
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise UserError(f"an export needs a new or empty folder, got {str(target)!r}, which is not; pass another --to")
+
+
+def _write(source: Source, folder: Path, format: str, with_code: bool) -> list[str]:
+    """What the format's own file writes. Returns lines of usage that name the folder DIR."""
+    try:
+        write = importlib.import_module(f"dpft.export.{format}").write
+        lines: list[str] = (partial(write, with_code=True) if with_code else write)(source, folder)
+    except ModuleNotFoundError as error:
+        if format == "hf" or (error.name or "dpft").partition(".")[0] == "dpft":
+            raise
+        raise UserError(
+            f"format {format} needs the extra `{format}`, got an installation without {error.name}; "
+            f"pip install 'dpft[{format}]'"
+        ) from None
+    return [line.replace(str(folder), "DIR") for line in lines]
+
+
+def _describe(source: Source, folder: Path, format: str, usage: Sequence[str]) -> None:
+    """The model card, and privacy.json as it is."""
+    from dpft.export import card
+
+    (folder / "README.md").write_text(card.readme(source, usage, FORMATS[format]), encoding="utf-8")
+    shutil.copyfile(source.trained.run.path / "privacy.json", folder / "privacy.json")
+
+
+def _placed(line: str, target: Path) -> str:
+    return line.replace('"DIR"', repr(str(target))).replace('"DIR/', f'"{target}/')
+
+
+@contextlib.contextmanager
+def _aside(target: Path) -> Iterator[Path]:
+    """A folder beside those that `target` will lie in, which becomes `target` where nothing is raised."""
+    target = target.absolute()
+    home = next(parent for parent in target.parents if parent.is_dir())
+    folder = home / f".{target.name}.{os.getpid()}.tmp"
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise UserError(f"--to must be writable, got {error.strerror} at {str(home)!r}; pass another") from None
+    try:
+        yield folder
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(folder, target)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

@@ -58,7 +58,7 @@ def tokenizer(model: str) -> Any:
     """The tokenizer that lies beside the encoder. Raises UserError where it cannot be had or does not fit."""
     from transformers import AutoConfig, AutoTokenizer
 
-    with _quiet(), _one_line(model):
+    with quiet(), _one_line(model):
         found = AutoTokenizer.from_pretrained(locate(model), trust_remote_code=False)
         rows = AutoConfig.from_pretrained(locate(model), trust_remote_code=False).vocab_size
     # Where its files are missing, transformers makes one that knows the special tokens only.
@@ -79,7 +79,7 @@ def configuration(model: str) -> Any:
     """The Hugging Face config of a model's name. Raises UserError where it cannot be had."""
     from transformers import AutoConfig
 
-    with _quiet(), _one_line(model):
+    with quiet(), _one_line(model):
         return AutoConfig.from_pretrained(locate(model), trust_remote_code=False)
 
 
@@ -137,7 +137,7 @@ def _backbone(model: str, attention: str) -> Any:
     from transformers import AutoModel
 
     check(model)
-    with _quiet(), _one_line(model):
+    with quiet(), _one_line(model):
         backbone, info = AutoModel.from_pretrained(
             locate(model),
             dtype=torch.float32,
@@ -168,7 +168,7 @@ def _knows(model: str, attention: str) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars, load reports and retries told by Hugging Face's libraries inside; as before afterwards."""
     from huggingface_hub.utils import logging as hub
     from transformers.utils import logging as hf

@@ -125,10 +125,14 @@ def _tokens(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
 
 
 def _shorten(a: list[int], b: list[int], room: int) -> tuple[list[int], list[int]]:
-    """Cut the longer of the two until both fit into `room` tokens."""
+    """Cut the longer of the two until both fit into `room` tokens, as Hugging Face's "longest_first" does.
+
+    Of an odd room the spare token goes to the longer text, and to the second of two that are as long.
+    """
     if len(a) + len(b) <= room:
         return a, b
-    keep_a = max(room - len(b), (room + 1) // 2) if b else room
+    half = room // 2 if len(a) <= len(b) else (room + 1) // 2
+    keep_a = max(room - len(b), half) if b else room
     a = a[:keep_a]
     return a, b[: room - len(a)]
 

@@ -169,7 +169,7 @@ def test_state_and_load_round_trip() -> None:
         made.named["z"] += 1
     other.load(made.state())
     torch.testing.assert_close(other.model(batch()), made.model(batch()))
-    with pytest.raises(ValueError, match="the saved tensor 'head.bias' must be"):
+    with pytest.raises(ValueError, match=r"the saved tensor 'head\.bias' must be"):
         other.load({"z": torch.zeros(3)})
 
 
@@ -219,3 +219,48 @@ def test_options_arrive_as_strings_or_numbers() -> None:
 
 def test_the_head_is_a_plain_linear_layer() -> None:
     assert type(adapted("bert").model.head) is nn.Linear
+
+
+def test_regenerated_matrices_are_those_that_would_be_kept() -> None:
+    # The same outputs and the same gradient of z, from one block's matrix at a time.
+    kept, anew, of = adapted("bert", dim=11), adapted("bert", dim=11, regenerate=True), batch()
+    torch.testing.assert_close(anew.model(of), kept.model(of), rtol=1e-12, atol=1e-14)
+    gradients = [
+        torch.autograd.grad(made.losses(made.model(of), of).sum(), made.named["z"])[0] for made in (kept, anew)
+    ]
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-10, atol=1e-14)
+    assert not list(anew.model.before.buffers())
+
+
+def test_a_regenerated_projection_follows_z() -> None:
+    # Catches a projection that is kept from an older z.
+    anew, of = adapted("bert", dim=11, regenerate=True), batch()
+    before = anew.model(of)
+    with torch.no_grad():
+        anew.named["z"] += 1
+    kept = adapted("bert", dim=11)
+    with torch.no_grad():
+        kept.named["z"].copy_(anew.named["z"])
+    assert not torch.allclose(anew.model(of), before)
+    torch.testing.assert_close(anew.model(of), kept.model(of), rtol=1e-12, atol=1e-14)
+
+
+def test_at_its_longest_z_is_one_free_bias_for_each_block() -> None:
+    made, of = adapted("bert", dim=48), batch()
+    stock = classifier("bert")
+    for block, part in zip(blocks(stock.backbone), made.named["z"].detach().split(16), strict=True):
+        block.output.dense.bias.data += part
+    torch.testing.assert_close(made.model(of), stock(of), rtol=1e-10, atol=1e-12)
+
+
+def test_the_identity_shifts_every_block_by_z_itself() -> None:
+    made, of = adapted("bert", dim=16, init="identity"), batch()
+    stock = classifier("bert")
+    for block in blocks(stock.backbone):
+        block.output.dense.bias.data += made.named["z"].detach()
+    torch.testing.assert_close(made.model(of), stock(of), rtol=1e-10, atol=1e-12)
+
+
+def test_the_identity_needs_a_z_of_a_blocks_width() -> None:
+    with pytest.raises(UserError, match="init identity needs dim 16 or 48 on this model, got 11"):
+        methods.load("slash", {"dim": 11, "init": "identity"}).attach(classifier("bert"), seed=0)

@@ -120,15 +120,17 @@ def test_a_single_text_is_cut_as_the_tokenizer_cuts_it(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("representation", ["cls", "mask"])
-@pytest.mark.parametrize(("first", "second"), [(100, 1), (1, 100), (100, 100), (5, 6), (0, 50), (50, 0)])
-def test_a_pair_is_cut_longest_first(tokenizer: Any, representation: Any, first: int, second: int) -> None:
+@pytest.mark.parametrize(
+    ("first", "second"), [(100, 1), (1, 100), (100, 100), (5, 6), (0, 50), (50, 0), (40, 60), (60, 40)]
+)
+def test_a_pair_is_cut_as_the_tokenizer_cuts_it(tokenizer: Any, representation: Any, first: int, second: int) -> None:
     max_length, texts = 24, [" ".join(["a"] * count) for count in (first, second)]
     a, b = tokenizer(texts, add_special_tokens=False)["input_ids"]
     data = encode(rows(texts[:1], texts[1:]), tokenizer, representation, max_length)
-    special = len(tokenizer([""], [""])["input_ids"][0]) + (representation == "mask")
-    left, right = len(a), len(b)
-    while left + right > max_length - special:  # the definition, a token at a time
-        left, right = (left - 1, right) if left > right else (left, right - 1)
+    mask = int(representation == "mask")
+    special = len(tokenizer([""], [""])["input_ids"][0]) + mask
+    stock = tokenizer(*texts, truncation="longest_first", max_length=max_length - mask)
+    left, right = (stock.sequence_ids().count(number) for number in (0, 1))
     found = row(data, 0)
     assert len(found) == left + right + special
     assert found[1 : 1 + left] == a[:left]

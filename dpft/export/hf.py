@@ -1,0 +1,81 @@
+"""An ordinary folder that transformers loads without us; with code of its own only where it has to and may."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dpft.export import own_code, stock_heads, tokens, verify
+from dpft.export.source import Source
+from dpft.methods import CannotMerge
+from dpft.models.load import quiet
+from dpft.spec import UserError
+
+_REASONS = {
+    "mask": "a stock classifier reads the first token, not the mask",
+    "mean": "a stock classifier reads the first token, not the mean of all",
+}
+_PEFT = ("lora", "slash")
+
+
+def write(source: Source, folder: Path, with_code: bool = False) -> list[str]:
+    """config.json, model.safetensors and the tokenizer, judged by the run's own logits. Returns lines of usage.
+
+    Raises UserError where stock classes cannot hold the run, unless it may bring code of its own, `with_code`.
+    """
+    with quiet():
+        try:
+            model, trusted = stock(source), False
+        except CannotMerge as reason:
+            if not with_code:
+                raise UserError(_refusal(source, str(reason))) from None
+            model, trusted = own_code.model(source), True
+        model.save_pretrained(folder)
+        tokens.save(source, folder)
+        if trusted:
+            own_code.add_code(folder)
+        verify.check(source, folder, type(model))
+    return _usage(source, trusted)
+
+
+def stock(source: Source) -> Any:
+    """The run as its family's stock sequence classifier. Raises CannotMerge."""
+    from transformers import AutoModelForSequenceClassification
+
+    if source.spec.representation in _REASONS:
+        raise CannotMerge(_REASONS[source.spec.representation])
+    encoder = source.merged()
+    config: Any = copy.deepcopy(encoder.config)
+    for name, value in own_code.labelling(source.labels).items():
+        setattr(config, name, value)
+    config.dtype = torch.float32
+    with torch.random.fork_rng(devices=[]):  # it starts from random weights, all of which are replaced
+        model = AutoModelForSequenceClassification.from_config(config)
+    base = getattr(model, model.base_model_prefix)
+    left = base.load_state_dict(encoder.state_dict(), strict=False)
+    assert not left.unexpected_keys
+    assert all(name.startswith("pooler") for name in left.missing_keys)
+    stock_heads.express(model, source.head)
+    return model.eval()
+
+
+def _refusal(source: Source, reason: str) -> str:
+    spec = source.spec
+    others = ", or --format onnx" if spec.method not in _PEFT else ", or --format onnx or peft"
+    return (
+        f"format hf needs a run that stock classes can hold, got {spec.method} with representation "
+        f"{spec.representation}: {reason}; pass --with-code{others}"
+    )
+
+
+def _usage(source: Source, trusted: bool) -> list[str]:
+    trust = ", trust_remote_code=True" if trusted else ""
+    text = '{"text": "a text", "text_pair": "its partner"}' if source.trained.paired else '"a text"'
+    return [
+        "from transformers import pipeline",
+        f'classify = pipeline("text-classification", model="DIR"{trust})',
+        f"classify({text}, truncation=True)",
+    ]

@@ -1,0 +1,52 @@
+"""Finished runs on tiny models, whose trained tensors are moved far, so that a forgotten one shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dpft import Machine, Spec, train
+from dpft.run import Run
+
+FP32 = Machine(device="cpu", precision="fp32")
+
+
+def shake(path: Path, by: float = 0.3) -> None:
+    """Move every trained tensor of a finished run by public noise: training itself draws anew each time."""
+    run = Run.open(path)
+    found = run.read_tensors("adapter")
+    assert found is not None
+    generator = torch.Generator().manual_seed(5)
+    tensors = {
+        name: tensor
+        if name in ("head.center", "head.spread")
+        else tensor + by * torch.randn(tensor.shape, generator=generator)
+        for name, tensor in found[0].items()
+    }
+    run.save_tensors("adapter", tensors, found[1])
+
+
+@pytest.fixture
+def finished(glue_folder: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """A factory: finished(model, task="sst2", **fields of Spec) -> the path of a run, shaken."""
+
+    def make(model: Path, task: str = "sst2", by: float = 0.3, data: Path | None = None, **fields: Any) -> Path:
+        data = data or glue_folder(task, train=60, validation=20)
+        asked = {
+            "representation": "cls",
+            "max_length": 24,
+            "batch_size": 30,
+            "epochs": 1.0,
+            "learning_rate": 1e-6,
+            **fields,
+        }
+        spec = Spec(task=f"glue/{task}", data=str(data), model=str(model), **asked)
+        path = train(spec, runs=tmp_path / "runs", machine=FP32).path
+        shake(path, by)
+        return path
+
+    return make
