@@ -129,8 +129,8 @@ def test_a_pair_is_cut_as_the_tokenizer_cuts_it(tokenizer: Any, representation: 
     data = encode(rows(texts[:1], texts[1:]), tokenizer, representation, max_length)
     mask = int(representation == "mask")
     special = len(tokenizer([""], [""])["input_ids"][0]) + mask
-    stock = tokenizer(*texts, truncation="longest_first", max_length=max_length - mask)
-    left, right = (stock.sequence_ids().count(number) for number in (0, 1))
+    stock = tokenizer(texts[:1], texts[1:], truncation="longest_first", max_length=max_length - mask)
+    left, right = (stock.sequence_ids(0).count(number) for number in (0, 1))
     found = row(data, 0)
     assert len(found) == left + right + special
     assert found[1 : 1 + left] == a[:left]
