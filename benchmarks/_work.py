@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dpft import hardware, models, tasks
+from dpft import evaluate, hardware, models, tasks
 from dpft.adapt import adapt
 from dpft.batch import Batch
 from dpft.hardware import Hardware
@@ -86,6 +86,8 @@ class Ours:
     def __init__(self, work: Work, at: Hardware, private: bool) -> None:
         self.at, self.rows = at, work.encoded(work.spec.representation)
         self.adapted = adapt(work.spec, len(work.task.labels), work.task.train.pairs is not None, at).adapted
+        if self.adapted.frozen:  # computed once, before the first step, as a run does
+            self.rows = self.rows.with_features(evaluate.features(self.adapted.model, self.rows, at))
         self.adapted.model.per_example = private
         optimizer = torch.optim.Adam(list(self.adapted.updated.values()), lr=1e-3)
         self.numbers = itertools.count()

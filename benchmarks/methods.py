@@ -120,7 +120,7 @@ def _part(part: str, name: str, *rest: Any) -> None:
 
 
 def _child(part: str, given: dict[str, Any]) -> dict[str, Any]:
-    """What a fresh process found: on Linux a child's ru_maxrss starts at what its parent holds, so this one is small."""
+    """What a fresh process found. On Linux a child's ru_maxrss starts at what its parent holds; this one is small."""
     words = [w for flag, value in given.items() if value is not None for w in (f"--{flag}", str(value))]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "dpft.benchmarks.methods", "--part", part, *words],

@@ -24,7 +24,7 @@ def export(
     The export gives the run's own logits, or is refused.
     """
     from dpft.card import NOT_PRIVATE
-    from dpft.export import export as carry_away
+    from dpft.exports import export as carry_away
     from dpft.run import Run
 
     found = carry_away(run, to, format, with_code)

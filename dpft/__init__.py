@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dpft.spec import Budget, Machine, Spec, UserError
 
 if TYPE_CHECKING:
-    from dpft.export import export
+    from dpft.exports import export
     from dpft.privacy.plan import Plan, make_plan
     from dpft.trained import Trained, load
     from dpft.training import Result, resume, train
@@ -25,7 +25,7 @@ __all__ = [
 ]  # fmt: skip
 
 _LAZY = {
-    "export": "dpft.export",
+    "export": "dpft.exports",
     "Plan": "dpft.privacy.plan",
     "make_plan": "dpft.privacy.plan",
     "Result": "dpft.training",

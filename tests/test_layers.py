@@ -28,7 +28,15 @@ ALLOWED: dict[str, set[str]] = {
     "dpft.card": {"dpft.spec", "dpft.privacy"},
     "dpft.reports": {"dpft.spec"},
 }
-SEE_SEVERAL = {"dpft", "dpft.adapt", "dpft.checkpoint", "dpft.evaluate", "dpft.export", "dpft.trained", "dpft.training"}
+SEE_SEVERAL = {
+    "dpft",
+    "dpft.adapt",
+    "dpft.checkpoint",
+    "dpft.evaluate",
+    "dpft.exports",
+    "dpft.trained",
+    "dpft.training",
+}
 TOP = SEE_SEVERAL | {"dpft.cli", "dpft.benchmarks"}
 LAYERS = set(ALLOWED) | TOP
 

@@ -27,7 +27,8 @@ class AdaptedDense(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         out: Tensor = self.dense(hidden)
-        return out + self.adapter(out)
+        out = out + self.adapter(out)
+        return out
 
 
 class Bottleneck(nn.Module):

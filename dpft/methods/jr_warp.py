@@ -41,6 +41,7 @@ class DeepPrompt(nn.Module):
         self.projection = projection
         self._words, self._additions = (words,), additions
         table = words.words.weight
+        self.blank: Tensor
         # Nothing of its own at the input: there the prompt is its position, and W_0 z.
         self.register_buffer("blank", table.new_zeros(1, z.shape[0], table.shape[1]), persistent=False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,8 @@ class LowRankDense(nn.Module):
         self.up = Trained(torch.zeros(dense.out_features, down.shape[0]))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        out: Tensor = self.dense(hidden)
-        return out + self.up(self.down(hidden)) * self.scale
+        out: Tensor = self.dense(hidden) + self.up(self.down(hidden)) * self.scale
+        return out
 
     def folded(self) -> nn.Linear:
         change = self.up.weight @ self.down.weight * self.scale
@@ -98,7 +98,7 @@ def dense_names(targets: str) -> tuple[Dense, ...]:
             f"targets must be of {', '.join(DENSE)}, joined by commas, got {targets!r}; "
             "pass --option targets=query,value"
         )
-    return tuple(cast(Dense, name) for name in DENSE if name in wanted)
+    return tuple(name for name in DENSE if name in wanted)
 
 
 METHOD = Lora

@@ -33,15 +33,16 @@ class CarriedDense(nn.Module):
         self._changed: tuple[tuple[int, torch.dtype], Tensor] | None = None
 
     def forward(self, hidden: Tensor) -> Tensor:
-        out = nn.functional.linear(hidden, self._weight(), self.dense.bias)
+        out: Tensor = nn.functional.linear(hidden, self._weight(), self.dense.bias)
         carried = self.left(self.right(hidden.detach()))  # detached: the input's gradient is already that of W
-        return out + (carried - carried.detach())
+        out = out + (carried - carried.detach())
+        return out
 
     @torch.no_grad()
     def carry(self, generator: torch.Generator) -> None:
         """New carriers by one power iteration on the change so far; on noise while there is none."""
         start = torch.randn(self.left.weight.shape, generator=generator).to(self.change)
-        history = self.change
+        history: Tensor = self.change
         if not bool(history.any()):
             history = torch.randn(history.shape, generator=generator).to(self.change)
         left = torch.linalg.qr(history @ (history.T @ start)).Q

@@ -56,13 +56,14 @@ class Architecture:
         return cast(str, getattr(self, name))
 
 
-_EMBEDDINGS = {"words": "embeddings.word_embeddings", "positions": "embeddings.position_embeddings"}
+_WORDS, _POSITIONS = "embeddings.word_embeddings", "embeddings.position_embeddings"
 
 
 def _bert_like(counted: bool) -> Architecture:
     return Architecture(
         blocks="encoder.layer.*",
-        **_EMBEDDINGS,
+        words=_WORDS,
+        positions=_POSITIONS,
         query="attention.self.query",
         key="attention.self.key",
         value="attention.self.value",
@@ -81,7 +82,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "electra": _bert_like(counted=True),
     "distilbert": Architecture(
         blocks="transformer.layer.*",
-        **_EMBEDDINGS,
+        words=_WORDS,
+        positions=_POSITIONS,
         query="attention.q_lin",
         key="attention.k_lin",
         value="attention.v_lin",
@@ -92,7 +94,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "mpnet": Architecture(
         blocks="encoder.layer.*",
-        **_EMBEDDINGS,
+        words=_WORDS,
+        positions=_POSITIONS,
         query="attention.attn.q",
         key="attention.attn.k",
         value="attention.attn.v",
@@ -103,7 +106,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "deberta-v2": Architecture(
         blocks="encoder.layer.*",
-        **_EMBEDDINGS,
+        words=_WORDS,
+        positions=_POSITIONS,
         query="attention.self.query_proj",
         key="attention.self.key_proj",
         value="attention.self.value_proj",
@@ -116,7 +120,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "albert": Architecture(
         blocks="encoder.albert_layer_groups.*.albert_layers.*",
-        **_EMBEDDINGS,
+        words=_WORDS,
+        positions=_POSITIONS,
         query="attention.query",
         key="attention.key",
         value="attention.value",

@@ -133,4 +133,5 @@ class Same(Projection):
         return copies if self._times == 1 else torch.cat([copies] * self._times, dim=-1)
 
     def transposed(self, gradients: Tensor) -> Tensor:
-        return gradients.unflatten(-1, (self._times, -1)).sum(-2)
+        parts: Tensor = gradients.unflatten(-1, (self._times, -1))
+        return parts.sum(-2)

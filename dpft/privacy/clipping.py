@@ -160,7 +160,8 @@ class Ghost(Generic[Batch]):
                 raise RuntimeError("every private parameter must take part in each example, got one without norm")
             parts.append(norms.double())
             parameter._norm_sample = None
-        return torch.linalg.vector_norm(torch.stack(parts), dim=0)
+        whole: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
+        return whole
 
 
 class Single(Generic[Batch]):
@@ -216,7 +217,7 @@ def _linear_norms(layer: nn.Linear, activations: list[Tensor], backprops: Tensor
     inputs = activations[0].flatten(1, -2) if activations[0].dim() > 2 else activations[0].unsqueeze(1)
     errors = backprops.flatten(1, -2) if backprops.dim() > 2 else backprops.unsqueeze(1)
     inputs, errors = inputs.double(), errors.double()
-    found = {}
+    found: dict[Any, Tensor] = {}
     if layer.weight.requires_grad:
         squared = (inputs @ inputs.mT * (errors @ errors.mT)).sum((1, 2))
         # A NaN stays one; rounding below zero does not become one.
@@ -230,7 +231,7 @@ def _norm_layer_gradients(
     layer: nn.LayerNorm, activations: list[Tensor], backprops: Tensor
 ) -> dict[nn.Parameter, Tensor]:
     """(B, ..., D) -> {parameter: (B, D)}. Opacus' own takes no layer without a bias."""
-    found = {}
+    found: dict[nn.Parameter, Tensor] = {}
     if layer.weight.requires_grad:
         normed = nn.functional.layer_norm(activations[0], layer.normalized_shape, eps=layer.eps)
         found[layer.weight] = (normed * backprops).flatten(1, -2).sum(1)

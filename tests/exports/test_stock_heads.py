@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from dpft.export import stock_heads
+from dpft.exports import stock_heads
 from dpft.methods import CannotMerge
 from dpft.models.blocks import ARCHITECTURES
 

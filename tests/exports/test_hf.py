@@ -17,8 +17,8 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from dpft import Machine, load
-from dpft.export import export, own_code, stock_heads, tokens, verify
-from dpft.export.source import Source
+from dpft.exports import export, own_code, stock_heads, tokens, verify
+from dpft.exports.source import Source
 from dpft.methods.compacter import KroneckerBottleneck, Rules
 from dpft.spec import UserError
 from dpft.tasks import Rows

@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModel
 
 from dpft import Spec, methods
 from dpft.batch import Batch
-from dpft.export import own_code
-from dpft.export.source import Source, _folded_head
+from dpft.exports import own_code
+from dpft.exports.source import Source, _folded_head
 from dpft.models.blocks import ARCHITECTURES, without_pooler
 from dpft.models.heads import Classifier, initialise_head
 

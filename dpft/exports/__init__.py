@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from dpft.spec import UserError
 
 if TYPE_CHECKING:
-    from dpft.export.source import Source
+    from dpft.exports.source import Source
 
 __all__ = ["FORMATS", "Exported", "export"]
 
@@ -41,7 +41,7 @@ def export(run: str | Path, to: str | Path, format: str = "hf", with_code: bool 
     """
     target = Path(to)
     _check(target, format, with_code)
-    from dpft.export.source import Source
+    from dpft.exports.source import Source
 
     source = Source.open(run)
     with _aside(target) as folder:
@@ -63,7 +63,7 @@ def _check(target: Path, format: str, with_code: bool) -> None:
 def _write(source: Source, folder: Path, format: str, with_code: bool) -> list[str]:
     """What the format's own file writes. Returns lines of usage that name the folder DIR."""
     try:
-        write = importlib.import_module(f"dpft.export.{format}").write
+        write = importlib.import_module(f"dpft.exports.{format}").write
         lines: list[str] = (partial(write, with_code=True) if with_code else write)(source, folder)
     except ModuleNotFoundError as error:
         if format == "hf" or (error.name or "dpft").partition(".")[0] == "dpft":
@@ -77,7 +77,7 @@ def _write(source: Source, folder: Path, format: str, with_code: bool) -> list[s
 
 def _describe(source: Source, folder: Path, format: str, usage: Sequence[str]) -> None:
     """The model card, and privacy.json as it is."""
-    from dpft.export import card
+    from dpft.exports import card
 
     (folder / "README.md").write_text(card.readme(source, usage, FORMATS[format]), encoding="utf-8")
     shutil.copyfile(source.trained.run.path / "privacy.json", folder / "privacy.json")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dpft.export.source import Source
+from dpft.exports.source import Source
 from dpft.spec import UserError
 from dpft.tasks import Rows, sample
 

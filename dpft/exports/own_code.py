@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpft.export import modeling_dpft, tokens
-from dpft.export.modeling_dpft import DpftConfig, DpftForSequenceClassification
-from dpft.export.source import Source
+from dpft.exports import modeling_dpft, tokens
+from dpft.exports.modeling_dpft import DpftConfig, DpftForSequenceClassification
+from dpft.exports.source import Source
 from dpft.methods import CannotMerge
 from dpft.methods.adapter import AdaptedDense, Bottleneck
 from dpft.methods.compacter import KroneckerBottleneck

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from dpft.export import own_code, stock_heads, tokens, verify
-from dpft.export.source import Source
+from dpft.exports import own_code, stock_heads, tokens, verify
+from dpft.exports.source import Source
 from dpft.methods import CannotMerge
 from dpft.models.load import quiet
 from dpft.spec import UserError
@@ -18,7 +18,7 @@ _REASONS = {
     "mask": "a stock classifier reads the first token, not the mask",
     "mean": "a stock classifier reads the first token, not the mean of all",
 }
-_PEFT = ("lora", "slash")
+_PEFT = ("lora", "peft", "slash")
 
 
 def write(source: Source, folder: Path, with_code: bool = False) -> list[str]:

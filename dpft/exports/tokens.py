@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, processors
 
-from dpft.export.source import Source
+from dpft.exports.source import Source
 from dpft.spec import UserError
 from dpft.tasks.encode import Template
 

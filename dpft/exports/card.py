@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dpft.card import NOT_PRIVATE
-from dpft.export.source import Source
+from dpft.exports.source import Source
 from dpft.models.load import BUILTIN
 from dpft.spec import Spec
 

@@ -121,7 +121,7 @@ class DpftForSequenceClassification(PreTrainedModel):
             read = torch.where(masked, place, ids.shape[1] - 1).min(1).values
         else:  # the last mask
             read = torch.where(masked, place, 0).max(1).values
-        return hidden[torch.arange(len(ids), device=ids.device), read]
+        return hidden[torch.arange(ids.shape[0], device=ids.device), read]
 
     def _widened(self, rows: Tensor) -> Tensor:
         """(B, T) -> (B, T + prompts): copies of the first column after it."""

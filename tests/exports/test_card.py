@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from dpft import Budget, Spec
-from dpft.export import card, export
+from dpft.exports import card, export
 from dpft.run import Run
 from dpft.spec import UserError
 
@@ -133,7 +133,7 @@ def _format(write: Any) -> Any:
     honest = importlib.import_module
 
     def found(name: str, *more: Any) -> ModuleType | SimpleNamespace:
-        return SimpleNamespace(write=write) if name == "dpft.export.onnx" else honest(name, *more)
+        return SimpleNamespace(write=write) if name == "dpft.exports.onnx" else honest(name, *more)
 
     return found
 

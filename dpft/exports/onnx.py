@@ -1,0 +1,166 @@
+"""The whole run as one ONNX graph: token ids and attention mask to logits, the head's reading inside."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dpft.exports import own_code, tokens, verify
+from dpft.exports.source import Source
+from dpft.methods import CannotMerge
+from dpft.models.load import quiet
+from dpft.spec import UserError
+from dpft.tasks import Rows
+
+_FILE = "model.onnx"
+
+
+class _Logits(nn.Module):
+    """The plain form of a run with arrays in and an array out. `len` of an array would fix a graph's batch."""
+
+    def __init__(self, model: Any, names: Sequence[str]) -> None:
+        super().__init__()
+        self.model, self._names = model, tuple(names)
+
+    def forward(self, *arrays: Tensor) -> Tensor:
+        inputs = dict(zip(self._names, arrays, strict=True))
+        model, ids = self.model, inputs["input_ids"]
+        places = int(model.config.prompts)
+        roomy = {name: torch.cat([x[:, :1]] * (places + 1) + [x[:, 1:]], dim=1) for name, x in inputs.items()}
+        hidden = model.encoder(**roomy).last_hidden_state
+        hidden = torch.cat([hidden[:, :1], hidden[:, 1 + places :]], dim=1)
+        logits: Tensor = model.head(self._read(hidden, ids, inputs["attention_mask"]))
+        return logits
+
+    def _read(self, hidden: Tensor, ids: Tensor, allowed: Tensor) -> Tensor:
+        """(B, T, D) -> (B, D): the first token, the mean of those that are there, or the mask that was put in."""
+        config = self.model.config
+        if config.representation == "cls":
+            return hidden[:, 0]
+        if config.representation == "mean":
+            weight = allowed.to(hidden.dtype).unsqueeze(-1)
+            mean: Tensor = (hidden * weight).sum(1) / weight.sum(1)
+            return mean
+        masked = ids == config.mask
+        if config.paired:  # the first mask that a separator follows
+            after = torch.cat([ids[:, 1:], torch.zeros_like(ids[:, :1])], dim=1)
+            masked = masked & (after == config.separator)
+            one = masked & (masked.long().cumsum(1) == 1)
+        else:  # the last mask
+            count = masked.long().cumsum(1)
+            one = masked & (count == count[:, -1:])
+        found: Tensor = (hidden * one.to(hidden.dtype).unsqueeze(-1)).sum(1)
+        return found
+
+
+def write(source: Source, folder: Path) -> list[str]:
+    """model.onnx and the tokenizer. Returns lines of usage.
+
+    Inputs: input_ids, attention_mask, and token_type_ids where the encoder takes them, all (batch, tokens) int64.
+    Output: logits (batch, outputs). With `mask` the graph finds the mask itself. It is run by onnxruntime on texts
+    of several lengths, alone and padded, and judged by the run's own logits.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"format onnx needs the extra `onnx`, got an installation without {error.name}; pip install 'dpft[onnx]'"
+        ) from None
+    tokenizer = tokens.tokenizer(source)
+    with _silent():
+        _trace(source, tokenizer, folder)
+        tokenizer.save_pretrained(folder)
+    _check(source, tokenizer, folder)
+    return _usage(source)
+
+
+def _trace(source: Source, tokenizer: Any, folder: Path) -> None:
+    """The plain form of the run, as a stranger's computer would run it, into a graph of any batch and length."""
+    try:
+        model = own_code.model(source)
+    except CannotMerge as reason:
+        raise UserError(
+            f"format onnx needs a method with a plain form, got {source.spec.method}: {reason}; export another run"
+        ) from None
+    model.encoder.set_attn_implementation("eager")
+    names = list(tokenizer.model_input_names)
+    two = tokenizer(["a b c", "a"], ["b", "c d"] if source.trained.paired else None, padding=True, return_tensors="pt")
+    batch, length = torch.export.Dim("batch", min=1), torch.export.Dim("tokens", min=2, max=source.spec.max_length)
+    with torch.no_grad():
+        torch.onnx.export(
+            _Logits(model, names).eval(),
+            tuple(two[name] for name in names),
+            folder / _FILE,
+            input_names=names,
+            output_names=["logits"],
+            dynamic_shapes=(tuple({0: batch, 1: length} for _ in names),),
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
+
+
+def _check(source: Source, tokenizer: Any, folder: Path) -> None:
+    """Raises UserError where the graph's logits are not the run's: for texts one by one, and padded together."""
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(str(folder / _FILE), providers=["CPUExecutionProvider"])
+    rows = verify.texts(source.trained.paired)
+    wanted = source.trained.logits(rows)
+    alone = [_run(session, tokenizer, _row(rows, number)) for number in range(len(rows))]
+    for found in (_run(session, tokenizer, rows), np.concatenate(alone)):
+        difference = verify.distance(wanted, found, source)
+        if not difference <= verify.TOLERANCE:
+            raise UserError(
+                f"a graph must give the run's logits to {verify.TOLERANCE:g} of their size, got {difference:.1e}; "
+                "export it with --format hf"
+            )
+
+
+def _row(rows: Rows, number: int) -> Rows:
+    one = slice(number, number + 1)
+    return Rows(rows.texts[one], rows.pairs and rows.pairs[one], rows.labels[one])
+
+
+def _run(session: Any, tokenizer: Any, rows: Rows) -> Any:
+    inputs = tokenizer(
+        list(rows.texts), rows.pairs and list(rows.pairs), padding=True, truncation=True, return_tensors="np"
+    )
+    return session.run(None, {name: inputs[name].astype(np.int64) for name in tokenizer.model_input_names})[0]
+
+
+def _usage(source: Source) -> list[str]:
+    text = '["a text"], ["its partner"]' if source.trained.paired else '["a text", "another"]'
+    labels = [f"labels = {list(source.labels)!r}", "[labels[i] for i in logits.argmax(1)]"] if source.labels else []
+    return [
+        "from onnxruntime import InferenceSession",
+        "from transformers import AutoTokenizer",
+        f'session, tokenizer = InferenceSession("DIR/{_FILE}"), AutoTokenizer.from_pretrained("DIR")',
+        f'inputs = tokenizer({text}, padding=True, truncation=True, return_tensors="np")',
+        "logits = session.run(None, dict(inputs))[0]",
+        *labels,
+    ]
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing of what the exporter tells while it works."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), quiet():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
