@@ -150,6 +150,7 @@ def main(
     model: Annotated[str, typer.Option(help="Local folder or hub id.")] = Spec.model,
     batch_size: Annotated[int, typer.Option(help="Expected rows of a step.")] = Spec.batch_size,
     peer_rows: Annotated[int, typer.Option(help=f"Expected rows of a step of {BY_HAND}.")] = Work.peer_rows,
+    dim: Annotated[int, typer.Option(help="SLaSh's d.")] = 1024,
     device: Annotated[str, typer.Option(help="A torch device, or auto.")] = "auto",
     precision: Annotated[str, typer.Option(help="Ours: auto, fp32 or bf16.")] = "auto",
     repeats: Annotated[int, typer.Option(help="Timed rounds.", min=1)] = 5,
@@ -164,7 +165,7 @@ def main(
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    spec = Spec(task=task, data=data, model=model, batch_size=batch_size, representation="mask")
+    spec = Spec(task=task, data=data, model=model, batch_size=batch_size, representation="mask", options={"dim": dim})
     with tempfile.TemporaryDirectory() as scratch:
         work = Work(spec, Path(scratch), device, precision, peer_rows)  # type: ignore[arg-type]
         names = variant or [name for name in ABOUT if name != "private-fp32" or work.hardware.precision != "fp32"]
@@ -185,7 +186,7 @@ def _memory_alone(name: str, work: Work) -> float:
     spec = work.spec
     flags = {
         "variant": name, "task": spec.task, "data": spec.data, "model": spec.model, "batch-size": spec.batch_size,
-        "peer-rows": work.peer_rows, "device": work.device, "precision": work.hardware.precision,
+        "peer-rows": work.peer_rows, "dim": spec.options["dim"], "device": work.device, "precision": work.hardware.precision,
     }  # fmt: skip
     given = [word for flag, value in flags.items() if value is not None for word in (f"--{flag}", str(value))]
     child = subprocess.run(

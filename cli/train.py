@@ -23,7 +23,7 @@ def train(
     task: Annotated[str | None, typer.Option(help=f"See dpft tasks. [default: {Spec.task}]")] = None,
     data: Annotated[str | None, typer.Option(help="Folder with the task's parquet files.")] = None,
     model: Annotated[
-        str | None, typer.Option(help=f"Local folder or hub id, BERT or RoBERTa family. [default: {Spec.model}]")
+        str | None, typer.Option(help=f"Local folder or hub id of an encoder. [default: {Spec.model}]")
     ] = None,
     representation: Annotated[
         str | None, typer.Option(help=f"What the head reads: mask, cls, mean. [default: {Spec.representation}]")

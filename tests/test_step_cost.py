@@ -27,7 +27,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Opacus and PEFT warn once a
 @pytest.fixture
 def work(tiny_bert: Path, glue_folder: Callable[..., Path], tmp_path: Path) -> Work:
     spec = Spec(
-        task="glue/sst2", data=str(glue_folder("sst2")), model=str(tiny_bert), batch_size=200, representation="mask"
+        task="glue/sst2",
+        data=str(glue_folder("sst2")),
+        model=str(tiny_bert),
+        batch_size=200,
+        representation="mask",
+        options={"dim": 40},
     )
     return Work(spec, tmp_path, device="cpu", precision="fp32", peer_rows=100)
 
@@ -58,7 +63,7 @@ def test_counted_flops_are_those_of_the_formula(work: Work) -> None:
     length = int(np.bincount(lengths).argmax())
     drawn = np.flatnonzero(lengths == length)
     assert len(drawn) * length <= work.hardware.tokens, "one micro-batch"
-    assert flops(plain, drawn) * len(drawn) == needed_flops(len(drawn), length, dim=1024)
+    assert flops(plain, drawn) * len(drawn) == needed_flops(len(drawn), length, dim=40)
 
 
 def test_padding_and_privacy_cost_flops(work: Work) -> None:
@@ -144,7 +149,18 @@ def test_unknown_variant_is_a_users_mistake(work: Work) -> None:
 
 @pytest.mark.slow
 def test_runs_as_a_module_and_measures_memory_alone(tiny_bert: Path, glue_folder: Callable[..., Path]) -> None:
-    flags = ["--task", "glue/sst2", "--data", str(glue_folder("sst2")), "--model", str(tiny_bert), "--batch-size", "64"]
+    flags = [
+        "--task",
+        "glue/sst2",
+        "--data",
+        str(glue_folder("sst2")),
+        "--model",
+        str(tiny_bert),
+        "--batch-size",
+        "64",
+        "--dim",
+        "40",
+    ]
     command = [sys.executable, "-m", "dpft.benchmarks.step_cost", *flags, "--repeats", "1", "--device", "cpu", "--json"]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert all(row["peak_memory_mib"] > 50 for row in found["variants"].values())
