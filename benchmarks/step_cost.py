@@ -186,7 +186,8 @@ def _memory_alone(name: str, work: Work) -> float:
     spec = work.spec
     flags = {
         "variant": name, "task": spec.task, "data": spec.data, "model": spec.model, "batch-size": spec.batch_size,
-        "peer-rows": work.peer_rows, "dim": spec.options["dim"], "device": work.device, "precision": work.hardware.precision,
+        "peer-rows": work.peer_rows, "dim": spec.options["dim"],
+        "device": work.device, "precision": work.hardware.precision,
     }  # fmt: skip
     given = [word for flag, value in flags.items() if value is not None for word in (f"--{flag}", str(value))]
     child = subprocess.run(

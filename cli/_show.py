@@ -134,4 +134,4 @@ def outcome(result: dict[str, Any], card: dict[str, Any]) -> None:
         f"{result['precision']} on {result['device']}"
     )
     print(f"lies in     {result['path']}")
-    print(f'next        dpft predict {run} --text "your text"   |   dpft evaluate {run}')
+    print(f'next        dpft predict {run} --text "your text"   |   dpft export {run} --to DIR')

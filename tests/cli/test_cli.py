@@ -243,7 +243,7 @@ def test_train_ends_with_where_it_lies_and_what_next(dpft: Command, asked: list[
     lines = out.splitlines()
     assert lines[-2] == f"lies in     {run}"
     assert f"dpft predict {run}" in lines[-1]
-    assert f"dpft evaluate {run}" in lines[-1]
+    assert f"dpft export {run} --to DIR" in lines[-1]
     assert "-differential privacy for adding or removing one example" in out
     assert NOT_PRIVATE not in out + err
     assert {p.name for p in run.iterdir()} >= {
