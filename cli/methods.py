@@ -34,12 +34,15 @@ def methods(
 
     about: dict[str, Any] = {**known.describe(name), "model": model, "labels": labels}
     about["trainable"] = chosen.trainable(models.configuration(model), labels)
+    listed: dict[str, list[str]] = getattr(chosen, "listed", dict)()  # what is not ours to list beforehand
     if as_json:
-        _show.print_json(about)
+        _show.print_json({**about, **listed})
         return
     print(f"{about['name']:<11}{about['summary']}\n\n{about['details']}\n")
     for key, default in about["options"].items():
         print(f"  --option {key}={default}")
+    for kind, names in listed.items():
+        print(f"  {kind}: {', '.join(names)}")
     print(f"  --learning-rate {about['learning_rate']:g}\n")
     print(f"trains {about['trainable']:,} numbers on {model} with {labels} outputs")
     traits = ("parameter_sharing", "efficient_inference", "multi_layer")

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from dpft.methods._copies import bare, taken_out, widen, with_copies
 from dpft.methods._method import Adapted, CannotMerge, Traits, attached, plain
-from dpft.methods._peft_config import classes, config_of, converted, default_targets, library, one_line
+from dpft.methods._peft_config import classes, config_of, converted, default_targets, library, one_line, types_known
+from dpft.methods._peft_config import fields as _fields
 from dpft.methods._probe import Copying, Unfit, Way, way_found
 from dpft.models.blocks import replace
 from dpft.models.heads import Classifier
@@ -57,6 +58,10 @@ class Peft:
     def from_options(cls, options: Mapping[str, Any]) -> Peft:
         """`type`, and all other options as settings of that tuner."""
         return cls(str(options.get("type", cls.type)), {k: v for k, v in options.items() if k != "type"})
+
+    def listed(self) -> dict[str, list[str]]:
+        """What an installation takes: the tuners, and the options of the chosen one."""
+        return {"types": types_known(), f"options of {self.type}": sorted(_fields(self.type))}
 
     def __post_init__(self) -> None:
         library()

@@ -107,7 +107,9 @@ def check_dim(dim: int, widths: Sequence[int]) -> None:
     """Refuse a z that is longer than all shifts together."""
     most = sum(widths)
     if dim > most:
-        raise UserError(f"dim must be at most {most}, the sum of this model's shifts, got {dim}; pass --option dim=...")
+        raise UserError(
+            f"dim must be at most {most}, the sum of this model's shifts, got {dim}; pass --option dim={most}"
+        )
 
 
 def start(

@@ -416,3 +416,25 @@ def test_methods_and_tasks_list_what_train_takes(dpft: Command) -> None:
         code, out, err = dpft(verb)
         assert (code, err) == (0, "")
         assert all(name in out for name in names)
+
+
+def test_a_method_is_counted_on_the_chosen_model_and_placed_in_table_1(dpft: Command, tiny_bert: Path) -> None:
+    code, out, _ = dpft("methods", "lora", "--model", tiny_bert, "--labels", 3, "--option", "rank=1")
+    assert code == 0
+    assert f"trains {2 * 2 * 64 + 3 * 33:,} numbers" in out
+    assert "parameter sharing: no, efficient inference: yes, multi layer: yes" in out
+    assert_refused(
+        dpft("methods", "slash", "--model", tiny_bert),
+        "dim must be at most 64, the sum of this model's shifts, got 1024; pass --option dim=64",
+    )
+    assert_refused(dpft("methods", "lora", "--model", "no/such/folder"), "the model must be a folder or a hub id")
+
+
+def test_peft_lists_its_tuners_and_their_options(dpft: Command, tiny_bert: Path) -> None:
+    pytest.importorskip("peft", reason="needs the extra `peft`")
+    code, out, _ = dpft("methods", "peft", "--model", tiny_bert, "--option", "type=ia3")
+    assert code == 0
+    assert "types: " in out
+    assert "options of ia3: " in out
+    assert "target_modules" in out
+    assert_refused(dpft("methods", "peft", "--option", "type=iA4"), "type must be one of ")
