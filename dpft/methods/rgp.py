@@ -67,7 +67,8 @@ class CarriedDense(nn.Module):
         """W + change in W's precision, made once for each value of the change."""
         made = (self.change._version, self.dense.weight.dtype)
         if self._changed is None or self._changed[0] != made:
-            weight = (self.dense.weight.to(self.change.dtype) + self.change).to(self.dense.weight.dtype)
+            with torch.inference_mode(False):  # autograd refuses a tensor that was made in inference mode
+                weight = (self.dense.weight.to(self.change.dtype) + self.change).to(self.dense.weight.dtype)
             self._changed = made, weight
         return self._changed[1]
 

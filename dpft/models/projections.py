@@ -108,8 +108,10 @@ class Regenerated(Projection):
 
     def apply_to(self, copies: Tensor) -> Tensor:
         if self._of is None or not torch.equal(self._of[0], copies):
-            parts = [copies @ self._weight(block, copies).T for block in range(len(self._widths))]
-            self._of = copies.detach().clone(), torch.cat(parts, dim=-1)
+            with torch.inference_mode(False):  # autograd refuses a tensor that was made in inference mode
+                of = copies.detach().clone()
+                parts = [of @ self._weight(block, of).T for block in range(len(self._widths))]
+                self._of = of, torch.cat(parts, dim=-1)
         return self._of[1]
 
     def transposed(self, gradients: Tensor) -> Tensor:

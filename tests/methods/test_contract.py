@@ -213,6 +213,18 @@ def test_a_private_step_moves_what_is_updated_and_nothing_else(family: str, name
 
 
 @each
+def test_a_step_may_follow_a_judgement(family: str, name: str, options: Any) -> None:
+    # Catches what is kept from inference mode: autograd refuses such a tensor in the next step.
+    made, of = adapted(family, name, options, dtype=torch.float32), families.batch()
+    with torch.inference_mode():
+        made.model(of)
+    step(made, [of])
+    with torch.inference_mode():
+        made.model(of)
+    step(made, [of])
+
+
+@each
 def test_saved_and_loaded_into_a_fresh_model_it_gives_the_same_logits(family: str, name: str, options: Any) -> None:
     made = adapted(family, name, options, dtype=torch.float32)
     fresh = methods.load(name, options).attach(families.classifier(family, "mask"), seed=3)
