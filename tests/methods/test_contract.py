@@ -300,20 +300,24 @@ def test_an_injected_bug_turns_the_contract_red(bug: Any, monkeypatch: pytest.Mo
         assert_equal(sum_of(made, [of]), wanted, 1e-9)
 
 
-def test_a_gradient_that_is_not_finite_adds_nothing_to_a_ghost_sum() -> None:
+@pytest.mark.parametrize(
+    ("name", "way"), [("full", "ghost"), ("full", "single"), ("lora", "hooks"), ("slash", "hooks")]
+)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_adds_nothing(name: str, way: Any, bad: float) -> None:
     # Catches 0 * NaN: a row weighted by zero instead of left out made every parameter NaN.
-    made, of = adapted("bert", "full", {}), families.batch()
+    made, of = adapted("bert", name, OPTIONS[name]), families.batch()
     wanted = oracle(made, of.rows(torch.tensor([0, 1, 3, 4])))
     losses = type(made).losses
+    marked = of.ids[2, 1]
+    assert int((of.ids[:, 1] == marked).sum()) == 1
 
     class Broken(Adapted):
         def losses(self, outputs: Tensor, of: Batch) -> Tensor:
             found = losses(self, outputs, of)
-            return found * torch.where(of.ids[:, 1] == marked, math.nan, 1.0)
+            return found * torch.where(of.ids[:, 1] == marked, bad, 1.0)
 
-    marked = of.ids[2, 1]
-    assert int((of.ids[:, 1] == marked).sum()) == 1
-    broken = Broken(made.model, made.named, gradients="ghost")
+    broken = Broken(made.model, made.named, gradients=way)
     assert_equal(sum_of(broken, [of]), wanted, 1e-9)
     assert all(bool((f == 0).all()) for f in sum_of(broken, [of.rows(slice(2, 3))]))
 
