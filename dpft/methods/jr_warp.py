@@ -9,7 +9,7 @@ from typing import Any, ClassVar, get_args
 from torch import Tensor, nn
 
 from dpft.methods._method import Adapted, CannotMerge, Traits, attached, check_choice, check_count
-from dpft.methods.slash import Init, check_dim, start
+from dpft.methods.slash import Init, check_dim, precision, start
 from dpft.models.blocks import architecture, called, replace
 from dpft.models.heads import Classifier
 from dpft.models.per_example import PerExample
@@ -83,7 +83,7 @@ class JrWarp:
         words = model.backbone.get_submodule(path)
         assert isinstance(words, nn.Embedding)
         widths = _widths(model.backbone)
-        z, projection = start(self.dim, self.init, self.scale, self.regenerate, seed, widths, self.tokens)
+        z, projection = start(self, seed, widths, precision(model), self.tokens)
         site, additions = PromptedEmbedding(words), []
         replace(model.backbone, path, site)
         for block in called(model.backbone):

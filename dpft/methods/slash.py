@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
+import torch
 from torch import Tensor, nn
 
 from dpft.methods._method import Adapted, Traits, attached, check_choice, check_count, fold, with_bias
@@ -87,7 +88,7 @@ class Slash:
             assert isinstance(dense, nn.Linear)
             sites.append(ShiftedDense(dense))
         widths = [site.dense.out_features for site in sites]
-        z, projection = start(self.dim, self.init, self.scale, self.regenerate, seed, widths)
+        z, projection = start(self, seed, widths, precision(model))
         for site, (block, path) in zip(sites, dense_layers(model.backbone, (self.position,)), strict=True):
             replace(block, path, site)
         shift = JointShift(z, projection, sites)
@@ -103,6 +104,11 @@ class Slash:
         return self.dim + labels * (int(config.hidden_size) + 1)
 
 
+def precision(model: Classifier) -> torch.dtype:
+    """The backbone's."""
+    return next(model.backbone.parameters()).dtype
+
+
 def check_dim(dim: int, widths: Sequence[int]) -> None:
     """Refuse a z that is longer than all shifts together."""
     most = sum(widths)
@@ -112,23 +118,36 @@ def check_dim(dim: int, widths: Sequence[int]) -> None:
         )
 
 
+class SharedVector(Protocol):
+    """The options of a method that derives all it adds from one z."""
+
+    @property
+    def dim(self) -> int: ...
+    @property
+    def init(self) -> Init: ...
+    @property
+    def scale(self) -> float: ...
+    @property
+    def regenerate(self) -> bool: ...
+
+
 def start(
-    dim: int, init: Init, scale: float, regenerate: bool, seed: int, widths: Sequence[int], copies: int = 0
+    options: SharedVector, seed: int, widths: Sequence[int], precision: torch.dtype, copies: int = 0
 ) -> tuple[Tensor, Projection]:
     """z, (d,) or (copies, d), and its projection to all `widths`, from the public seed.
 
-    Raises UserError where d is above the sum of the widths, or does not fit the identity.
+    `precision`: the backbone's. Raises UserError where d is above the sum of the widths, or does not fit the identity.
     """
-    most = sum(widths)
+    most, dim, init = sum(widths), options.dim, options.init
     check_dim(dim, widths)
     if init == "identity" and dim != most and any(dim != width for width in widths):
         fitting = str(most) if len(set(widths)) > 1 else f"{widths[0]} or {most}"
         raise UserError(f"init identity needs dim {fitting} on this model, got {dim}; pass --option dim={most}")
     draw = Draw(dim, seed, "uniform" if init == "uniform" else "normal")
-    z = draw(0, (copies, dim) if copies else (dim,)) * (0.0 if init == "zeros" else scale)
+    z = draw(0, (copies, dim) if copies else (dim,)) * (0.0 if init == "zeros" else options.scale)
     if init == "identity" or (dim == most and not copies):
         return z, Same(dim, widths)
-    return z, Regenerated(draw, widths) if regenerate else Kept(draw, widths)
+    return z, Regenerated(draw, widths) if options.regenerate else Kept(draw, widths, precision)
 
 
 METHOD = Slash

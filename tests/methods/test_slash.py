@@ -264,3 +264,20 @@ def test_the_identity_shifts_every_block_by_z_itself() -> None:
 def test_the_identity_needs_a_z_of_a_blocks_width() -> None:
     with pytest.raises(UserError, match="init identity needs dim 16 or 48 on this model, got 11"):
         methods.load("slash", {"dim": 11, "init": "identity"}).attach(classifier("bert"), seed=0)
+
+
+def test_under_a_bfloat16_encoder_the_gradient_of_z_is_projected_in_its_precision() -> None:
+    # Beside the same gradients through float32 matrices: rounding, and nothing else.
+    of, gradients = batch(), []
+    for narrow in (True, False):
+        model = classifier("bert", dtype=torch.float32)
+        model.backbone.to(torch.bfloat16)
+        made = methods.load("slash", {"dim": 11}).attach(model, seed=4)
+        assert made.model.before.projection.narrow is not None
+        assert made.model.before.projection.weight.dtype == torch.float32
+        if not narrow:
+            made.model.before.projection.narrow = None
+        gradients.append(per_example(made, of)[0])
+    assert gradients[0].dtype == torch.float32
+    assert not torch.equal(*gradients)
+    assert float((gradients[0] - gradients[1]).norm()) < 0.01 * float(gradients[1].norm())
