@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dpft import evaluate, hardware, models, tasks
-from dpft.adapt import adapt
+from dpft import evaluate, models, tasks
+from dpft.adapt import adapt, settle
 from dpft.batch import Batch
 from dpft.hardware import Hardware
 from dpft.privacy.ledger import Ledger
@@ -66,7 +66,7 @@ class Work:
         return self.at(self.precision)
 
     def at(self, precision: Precision) -> Hardware:
-        return hardware.resolve(Machine(device=self.device, precision=precision))
+        return settle(self.spec, Machine(device=self.device, precision=precision))
 
     @functools.cached_property
     def plan(self) -> Plan:

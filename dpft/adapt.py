@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
-from dpft import methods, models
+from dpft import hardware, methods, models
+from dpft.batch import Batch
 from dpft.hardware import Hardware
 from dpft.methods._method import Adapted
-from dpft.spec import Spec
+from dpft.spec import Machine, Spec, UserError
 from dpft.tasks import Rows, sample
 from dpft.tasks.encode import encode
 from dpft.tasks.microbatch import microbatches
@@ -27,19 +29,44 @@ class Model:
     tokenizer: Any
 
 
-def adapt(spec: Spec, labels: int, paired: bool, hardware: Hardware) -> Model:
+def settle(spec: Spec, machine: Machine) -> Hardware:
+    """The machine as found out; a method that trains the encoder itself has it in float32 throughout."""
+    if getattr(methods.load(spec.method, spec.options), "float32", False):
+        machine = dataclasses.replace(machine, precision="fp32")
+    return hardware.resolve(machine)
+
+
+def adapt(spec: Spec, labels: int, paired: bool, settled: Hardware, *, rehearsed: bool = False) -> Model:
     """`spec.method` attached to `spec.model`, on its device; `labels` is 0 for a score.
 
-    What the head reads is standardised by the encoder's answers to texts that we made up: they are public.
+    What the head reads is standardised by the encoder's answers to texts that we made up: they are public. With
+    `rehearsed` some of them go forward and backward, so that a model that cannot be trained so is refused before
+    anything is spent. Raises UserError.
     """
     tokenizer = models.tokenizer(spec.model)
     texts, _ = sample.generate(2 * PUBLIC_TEXTS, seed=PUBLIC_SEED)
     pairs = texts[PUBLIC_TEXTS:] if paired else None
     rows = Rows(texts[:PUBLIC_TEXTS], pairs, np.zeros(PUBLIC_TEXTS, np.int64))
     public = encode(rows, tokenizer, spec.representation, spec.max_length)
-    batches = list(microbatches(public, np.arange(PUBLIC_TEXTS), hardware.tokens))
-    model = models.load(spec, labels or 1, hardware, batches)
+    batches = list(microbatches(public, np.arange(PUBLIC_TEXTS), settled.tokens))
+    model = models.load(spec, labels or 1, settled, batches)
     adapted = methods.load(spec.method, spec.options).attach(model, spec.seed)
     models.check_length(model.backbone, spec.max_length, model.prompts)
-    adapted.model.to(hardware.device)
-    return Model(dataclasses.replace(adapted, regression=labels == 0), tokenizer)
+    adapted = dataclasses.replace(adapted, regression=labels == 0)
+    adapted.model.to(settled.device)
+    if rehearsed:
+        first = next(microbatches(public, np.arange(2), settled.tokens, settled.device))
+        _rehearse(adapted, first)
+    return Model(adapted, tokenizer)
+
+
+def _rehearse(adapted: Adapted, batch: Batch) -> None:
+    adapted.begin(0)
+    losses = adapted.losses(adapted.model(batch), batch)
+    found = torch.autograd.grad(losses.sum(), list(adapted.private), allow_unused=True)
+    idle = [name for name, gradient in zip(adapted.named, found, strict=True) if gradient is None]
+    if idle:
+        raise UserError(
+            f"all that is trained must take part in the outputs, got {idle[0]!r} without a gradient; "
+            "pass another --method or --model"
+        )

@@ -95,9 +95,10 @@ class Spec:
                 not known or _is_positive(value), f"{flag} must be a finite number above 0", value, f"pass --{flag}"
             )
         _require(
-            (self.learning_rate or 0) <= 100, "learning-rate must be at most 100", self.learning_rate,
-            "pass a smaller one",
+            self.learning_rate is None or 1e-12 <= self.learning_rate <= 100,
+            "learning-rate must lie between 1e-12 and 100", self.learning_rate, "pass --learning-rate",
         )  # fmt: skip
+        _require(1e-6 <= self.clip <= 1e6, "clip must lie between 1e-6 and 1e6", self.clip, "pass --clip")
         _require(
             _is_whole(self.batch_size, 1), "batch-size must be a whole number above 0", self.batch_size,
             "pass --batch-size",

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpft import evaluate, hardware, tasks
-from dpft.adapt import adapt
+from dpft import evaluate, tasks
+from dpft.adapt import adapt, settle
 from dpft.hardware import Hardware
 from dpft.methods._method import Adapted
 from dpft.run import Run
@@ -82,7 +82,7 @@ def load(path: str | Path, *, machine: Machine | None = None) -> Trained:
         )
     state, about = found
     labels, paired = tuple(json.loads(about["labels"])), bool(json.loads(about["paired"]))
-    settled = hardware.resolve(machine or Machine())
+    settled = settle(run.spec, machine or Machine())
     made = adapt(run.spec, len(labels), paired, settled)
     model = made.adapted.model
     if model.digest != about["backbone_sha256"]:

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from dpft import evaluate, hardware, methods, models, tasks
-from dpft.adapt import adapt
+from dpft import evaluate, methods, models, tasks
+from dpft.adapt import adapt, settle
 from dpft.batch import Batch
 from dpft.card import NOT_PRIVATE, card, rounded_up
 from dpft.checkpoint import Checkpoints
@@ -92,7 +92,7 @@ def train(
     if spec.learning_rate is None:
         spec = replace(spec, learning_rate=method.learning_rate)
     tasks.check(spec)
-    settled = hardware.resolve(machine or Machine())
+    settled = settle(spec, machine or Machine())
     models.check(spec.model)
     progress.stage("reading the data")
     task = tasks.load(spec)
@@ -122,7 +122,7 @@ def resume(path: str | Path, *, machine: Machine | None = None, progress: Progre
         raise UserError(
             f"a run resumes on as many examples as it began with, got {len(task.train)}; restore the data of the run"
         )
-    ready = _prepare(run.spec, task, hardware.resolve(machine or Machine()), progress)
+    ready = _prepare(run.spec, task, settle(run.spec, machine or Machine()), progress)
     if run.plan.budget is not None and not run.ledger.is_file():
         raise UserError(f"a run resumes with its ledger, got none at {str(run.ledger)!r}; restore that file")
     with _opened(run.plan, run.ledger) as book:
@@ -165,7 +165,7 @@ def _reserve(book: Ledger | None, plan: Plan, run: str) -> str:
 
 def _prepare(spec: Spec, task: tasks.Task, settled: Hardware, progress: Progress) -> Prepared:
     progress.stage("loading the model")
-    model = adapt(spec, len(task.labels), task.train.pairs is not None, settled)
+    model = adapt(spec, len(task.labels), task.train.pairs is not None, settled, rehearsed=True)
     progress.stage("encoding the texts")
     train_rows, validation = (
         encode(rows, model.tokenizer, spec.representation, spec.max_length) for rows in (task.train, task.validation)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from dpft import Budget, Machine, Spec, load, methods, resume, train
+from dpft import Budget, Machine, Spec, UserError, load, methods, resume, train
 from dpft.evaluate import features
 from dpft.methods._method import Adapted
 from dpft.models.heads import Classifier
@@ -101,7 +105,7 @@ def test_the_encoder_is_run_once_for_each_row_of_a_frozen_method(
 
     monkeypatch.setattr(Classifier, "represent", counted)
     train(replace(spec, method="linear", epochs=5), runs=tmp_path / "runs", machine=FP32)
-    assert sum(seen) == 256 + 160 + 40  # the made-up texts of the head's start, the training and validation rows
+    assert sum(seen) == 256 + 2 + 160 + 40  # made-up texts for the head and a rehearsal; training, validation rows
 
 
 def test_features_keep_the_rows_order(spec: Spec, tmp_path: Path) -> None:
@@ -137,3 +141,44 @@ def test_a_method_that_takes_one_example_at_a_time_says_so(
     with pytest.raises(KeyboardInterrupt):
         train(replace(spec, method="lora"), runs=tmp_path / "runs", machine=FP32, progress=heard)
     assert any("one example at a time" in note for note in heard.notes)
+
+
+def test_full_starts_from_the_stored_weights_and_says_float32(spec: Spec, tmp_path: Path) -> None:
+    # Catches weights rounded to bfloat16 on their way in, and a card that says bf16 of a float32 encoder.
+    result = train(
+        replace(spec, method="full", budget=None, learning_rate=1e-12),
+        runs=tmp_path / "runs", machine=Machine(device="cpu", precision="bf16"),
+    )  # fmt: skip
+    assert result.precision == "fp32"
+    loaded = load(result.path, machine=Machine(device="cpu", precision="bf16"))
+    stored = load_file(Path(spec.model) / "model.safetensors")
+    for name, parameter in loaded.adapted.named.items():
+        if name in stored:
+            torch.testing.assert_close(parameter.detach(), stored[name], rtol=1e-6, atol=1e-8)
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_is_spent(
+    spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dpft.methods.full import Full
+
+    attach = Full.attach
+
+    def idle(self: Full, model: Classifier, seed: int) -> Adapted:
+        model.backbone.spare = torch.nn.Linear(2, 2)
+        return attach(self, model, seed)
+
+    monkeypatch.setattr(Full, "attach", idle)
+    with pytest.raises(UserError, match=r"all that is trained must take part in the outputs, got 'spare\.weight'"):
+        train(replace(spec, method="full"), runs=tmp_path / "runs", machine=FP32)
+    assert not (tmp_path / "runs").exists()
+    assert not Path(os.environ["DPFT_LEDGER"]).exists()
+
+
+def test_an_encoder_that_cuts_its_layers_inputs_is_run_whole(spec: Spec, tiny_bert: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "chunked"
+    shutil.copytree(tiny_bert, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "chunk_size_feed_forward": 4}))
+    result = train(replace(spec, model=str(folder), method="full"), runs=tmp_path / "runs", machine=FP32)
+    assert result.steps == 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def _check(target: Path, format: str, with_code: bool) -> None:
         raise UserError(f"the format must be one of {', '.join(FORMATS)}, got {format!r}; pass --format hf")
     if with_code and format != "hf":
         raise UserError(f"--with-code goes with format hf, got {format}; drop one of them")
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+    if target.is_file() or target.is_symlink() or (target.is_dir() and any(target.iterdir())):
         raise UserError(f"an export needs a new or empty folder, got {str(target)!r}, which is not; pass another --to")
 
 
@@ -84,7 +85,8 @@ def _describe(source: Source, folder: Path, format: str, usage: Sequence[str]) -
 
 
 def _placed(line: str, target: Path) -> str:
-    return line.replace('"DIR"', repr(str(target))).replace('"DIR/', f'"{target}/')
+    """`line` with the folder's own name for DIR, as a Python string."""
+    return re.sub(r'"DIR(/[^"]*)?"', lambda found: repr(f"{target}{found[1] or ''}"), line)
 
 
 @contextlib.contextmanager
@@ -99,8 +101,11 @@ def _aside(target: Path) -> Iterator[Path]:
         raise UserError(f"--to must be writable, got {error.strerror} at {str(home)!r}; pass another") from None
     try:
         yield folder
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(folder, target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(folder, target)
+        except OSError as error:
+            raise UserError(f"--to must be writable, got {error.strerror} at {str(target)!r}; pass another") from None
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

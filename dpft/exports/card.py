@@ -91,6 +91,7 @@ def _about(source: Source, usage: Sequence[str]) -> list[str]:
         f"{result['metric']} {float(result['value']):.4f} on the validation rows, {result['trainable']:,} trained "
         "numbers.",
         "",
+        *_special(source),
         "## Use",
         "",
         "`DIR` is this folder.",
@@ -99,6 +100,13 @@ def _about(source: Source, usage: Sequence[str]) -> list[str]:
         *usage,
         "```",
     ]
+
+
+def _special(source: Source) -> list[str]:
+    """Where a reading can be led astray."""
+    if source.spec.representation != "mask":
+        return []
+    return ["A text that itself holds the tokenizer's mask token may be read at that one instead.", ""]
 
 
 def _privacy(card: dict[str, Any]) -> list[str]:

@@ -98,17 +98,37 @@ def _trace(source: Source, tokenizer: Any, folder: Path) -> None:
     two = tokenizer(["a b c", "a"], ["b", "c d"] if source.trained.paired else None, padding=True, return_tensors="pt")
     batch, length = torch.export.Dim("batch", min=1), torch.export.Dim("tokens", min=2, max=source.spec.max_length)
     with torch.no_grad():
-        torch.onnx.export(
+        program = torch.onnx.export(
             _Logits(model, names).eval(),
             tuple(two[name] for name in names),
-            folder / _FILE,
             input_names=names,
             output_names=["logits"],
             dynamic_shapes=(tuple({0: batch, 1: length} for _ in names),),
-            external_data=False,
             dynamo=True,
             verbose=False,
         )
+    _save(program, folder / _FILE)
+
+
+def _save(program: Any, file: Path) -> None:
+    """The graph without what the exporter notes of where it was traced: source lines with the paths of this machine."""
+    import onnx
+
+    found = program.model_proto
+    del found.metadata_props[:]
+    for graph in (found.graph, *found.functions):
+        graph.doc_string = ""
+        del graph.metadata_props[:]
+        values = [*graph.value_info, *getattr(graph, "initializer", ()), *_ends(graph)]
+        for part in (*graph.node, *values):
+            part.doc_string = ""
+            del part.metadata_props[:]
+    onnx.save_model(found, file)
+
+
+def _ends(graph: Any) -> list[Any]:
+    """A graph's inputs and outputs; a function names its own alone."""
+    return [end for end in (*graph.input, *graph.output) if not isinstance(end, str)]
 
 
 def _check(source: Source, tokenizer: Any, folder: Path) -> None:

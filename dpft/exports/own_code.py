@@ -21,6 +21,12 @@ from dpft.methods.slash import ShiftedDense
 from dpft.models.blocks import architecture, block_paths, replace
 from dpft.models.prompts import PromptedEmbedding
 
+# Of the encoder's own config: what is another's business, and the precision, which whoever loads it chooses.
+_LEFT_OUT = {
+    "_name_or_path", "architectures", "id2label", "label2id", "transformers_version", "problem_type", "dtype",
+    "torch_dtype",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -39,13 +45,9 @@ class Parts:
 def model(source: Source) -> Any:
     """The run as a DpftForSequenceClassification. Raises CannotMerge where that cannot hold it either."""
     parts, own = take_apart(source), source.trained.tokenizer
-    encoder = {
-        key: value
-        for key, value in parts.encoder.config.to_dict().items()
-        if key not in ("_name_or_path", "architectures", "id2label", "label2id", "transformers_version", "problem_type")
-    }
+    encoder = {key: value for key, value in parts.encoder.config.to_dict().items() if key not in _LEFT_OUT}
     config = DpftConfig(
-        encoder={**encoder, "dtype": "float32"},
+        encoder=encoder,
         representation=source.spec.representation,
         mask=own.mask_token_id,
         separator=tokens.separator(own, source.trained.paired),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dpft import methods, trained
-from dpft.spec import Machine, Spec
+from dpft.spec import Machine, Spec, UserError
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,27 @@ class Source:
 
     @classmethod
     def open(cls, run: str | Path) -> Source:
-        """Raises UserError for a run that is unfinished or whose encoder has changed."""
+        """Raises UserError for a run that is unfinished, whose encoder has changed, or whose card is another run's."""
         found = trained.load(run, machine=Machine(device="cpu", precision="fp32"))
-        files = found.run.read_json("privacy") or {}, found.run.read_json("result") or {}
-        return cls(found, _folded_head(found.adapted.model), *files)
+        privacy, result = found.run.read_json("privacy"), found.run.read_json("result")
+        if privacy is None or result is None:
+            raise UserError(
+                f"a run must be finished before it is exported, got {str(run)!r} without its card or result; "
+                f"dpft resume {run}"
+            )
+        plan = found.run.plan
+        stated = {key: privacy.get(key) for key in ("private", "epsilon", "noise", "clip", "rate", "steps_planned")}
+        planned = {"private": False, **dict.fromkeys(list(stated)[1:])}
+        if plan.budget is not None:
+            planned = {
+                "private": True, "epsilon": plan.epsilon_upper, "noise": plan.noise, "clip": plan.clip,
+                "rate": plan.rate, "steps_planned": plan.steps,
+            }  # fmt: skip
+        if stated != planned:
+            raise UserError(
+                f"a run's card must state what its plan says, got another in {str(run)!r}; restore its privacy.json"
+            )
+        return cls(found, _folded_head(found.adapted.model), privacy, result)
 
     @property
     def spec(self) -> Spec:

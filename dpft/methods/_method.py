@@ -163,6 +163,12 @@ def check_count(name: str, value: int, most: int | None = None, example: int = 1
         raise UserError(f"{name} must be {rule}, got {value}; pass --option {name}={example}")
 
 
+def check_size(name: str, value: float, example: str) -> None:
+    """Refuse a factor that is not finite, or beyond what float32 can carry through a model."""
+    if not abs(value) <= 1e6:
+        raise UserError(f"{name} must lie between -1e6 and 1e6, got {value}; pass --option {name}={example}")
+
+
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Refuse an option that is none of `choices`."""
     if value not in choices:

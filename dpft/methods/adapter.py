@@ -72,6 +72,7 @@ class Adapter:
         raise CannotMerge("an adapter computes something that the stock layers cannot")
 
     def trainable(self, config: Any, labels: int) -> int:
+        check_count("bottleneck", self.bottleneck, int(config.hidden_size), example=16)
         sizes = dense_sizes(config, PLACES[self.style])
         each = sum(2 * out * self.bottleneck + out + self.bottleneck for _, out in sizes)
         return each + labels * (int(config.hidden_size) + 1)

@@ -44,8 +44,6 @@ class Bitfit:
 
     def attach(self, model: Classifier, seed: int) -> Adapted:
         layers = _biased(model.backbone)
-        if not layers:
-            raise UserError("bitfit trains biases, got a model without any; pass another --method")
         for path, layer in layers.items():
             replace(model.backbone, path, Biased(layer))
         learned = [(name, site.shift.value) for name, site in modules_named(model, Biased).items()]
@@ -61,9 +59,12 @@ class Bitfit:
 
 
 def _biased(backbone: nn.Module) -> dict[str, Any]:
-    """Path and layer of everything with a bias."""
-    found = backbone.named_modules()
-    return {n: m for n, m in found if isinstance(m, nn.Linear | nn.LayerNorm) and m.bias is not None}
+    """Path and layer of everything with a bias. Raises UserError where nothing has one."""
+    modules = backbone.named_modules()
+    found = {n: m for n, m in modules if isinstance(m, nn.Linear | nn.LayerNorm) and m.bias is not None}
+    if not found:
+        raise UserError("bitfit trains biases, got a model without any; pass another --method")
+    return found
 
 
 METHOD = Bitfit

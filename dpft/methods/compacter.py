@@ -97,10 +97,7 @@ class Compacter:
             )
 
     def attach(self, model: Classifier, seed: int) -> Adapted:
-        width = int(model.backbone.config.hidden_size)
-        check_count("bottleneck", self.bottleneck, width, example=24)
-        if width % self.terms:
-            raise UserError(f"terms must divide the model's width {width}, got {self.terms}; pass --option terms=4")
+        self._check(model.backbone.config)
         generator = torch.Generator().manual_seed(seed)
         n = self.terms
         rules = Rules(torch.randn(n, n, n, generator=generator) * n**-0.5)
@@ -112,10 +109,17 @@ class Compacter:
         model.before = rules
         return attached(model, [("rules", rules.matrices.value), *learned])
 
+    def _check(self, config: Any) -> None:
+        width = int(config.hidden_size)
+        check_count("bottleneck", self.bottleneck, width, example=24)
+        if width % self.terms:
+            raise UserError(f"terms must divide the model's width {width}, got {self.terms}; pass --option terms=4")
+
     def merge(self, model: Classifier) -> nn.Module:
         raise CannotMerge("an adapter computes something that the stock layers cannot")
 
     def trainable(self, config: Any, labels: int) -> int:
+        self._check(config)
         sizes = dense_sizes(config, PLACES[self.style])
         each = sum((2 * self.rank + 1) * (out + self.bottleneck) for _, out in sizes)
         return self.terms**3 + each + labels * (int(config.hidden_size) + 1)

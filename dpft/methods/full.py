@@ -22,11 +22,11 @@ class Full:
     examples are taken one at a time, which is slow.
     """
 
+    float32: ClassVar[bool] = True  # from the weights as they are stored, not as bfloat16 rounds them
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
     learning_rate: ClassVar[float] = 0.001
 
     def attach(self, model: Classifier, seed: int) -> Adapted:
-        model.backbone.float()
         row = architecture(model.backbone.config)
         learned = [(plain(name), p) for name, p in model.backbone.named_parameters()]
         return attached(model, learned, gradients="single" if row.shared or row.common else "ghost")

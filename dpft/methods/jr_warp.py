@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, get_args
 
 from torch import Tensor, nn
 
-from dpft.methods._method import Adapted, CannotMerge, Traits, attached, check_choice, check_count
+from dpft.methods._method import Adapted, CannotMerge, Traits, attached, check_choice, check_count, check_size
 from dpft.methods.slash import Init, check_dim, precision, start
 from dpft.models.blocks import architecture, called, replace
 from dpft.models.heads import Classifier
@@ -16,7 +15,6 @@ from dpft.models.per_example import PerExample
 from dpft.models.projections import Projection
 from dpft.models.prompts import PromptedEmbedding, check_room, filled
 from dpft.models.sizes import skeleton
-from dpft.spec import UserError
 
 
 class Addition:
@@ -74,8 +72,7 @@ class JrWarp:
         check_count("dim", self.dim, example=1024)
         check_count("tokens", self.tokens, example=1)
         check_choice("init", self.init, get_args(Init))
-        if not math.isfinite(self.scale):
-            raise UserError(f"scale must be a finite number, got {self.scale}; pass --option scale=1")
+        check_size("scale", self.scale, "1")
 
     def attach(self, model: Classifier, seed: int) -> Adapted:
         check_room(model.backbone, self.tokens)
@@ -98,7 +95,9 @@ class JrWarp:
         raise CannotMerge("a prompt needs places in the input that the stock model does not make")
 
     def trainable(self, config: Any, labels: int) -> int:
-        check_dim(self.dim, _widths(skeleton(config)))
+        encoder = skeleton(config)
+        check_room(encoder, self.tokens)
+        check_dim(self, _widths(encoder))
         return self.tokens * self.dim + labels * (int(config.hidden_size) + 1)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -55,8 +54,8 @@ class Lora:
 
     def __post_init__(self) -> None:
         check_count("rank", self.rank, example=8)
-        if not math.isfinite(self.alpha) or self.alpha <= 0:
-            raise UserError(f"alpha must be a finite number above 0, got {self.alpha}; pass --option alpha=8")
+        if not 0 < self.alpha <= 1e6:
+            raise UserError(f"alpha must be above 0 and at most 1e6, got {self.alpha}; pass --option alpha=8")
         self.names()
 
     def names(self) -> tuple[Dense, ...]:
@@ -85,6 +84,7 @@ class Lora:
 
     def trainable(self, config: Any, labels: int) -> int:
         sizes = dense_sizes(config, self.names())
+        check_count("rank", self.rank, min(min(size) for size in sizes), example=8)
         each = sum(o if self.freeze_a else i + o for i, o in sizes)
         return self.rank * each + labels * (int(config.hidden_size) + 1)
 

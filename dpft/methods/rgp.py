@@ -137,6 +137,7 @@ class Rgp:
 
     def trainable(self, config: Any, labels: int) -> int:
         sizes = dense_sizes(config, dense_names(self.targets))
+        check_count("rank", self.rank, min(min(size) for size in sizes))
         return self.rank * sum(i + o for i, o in sizes) + labels * (int(config.hidden_size) + 1)
 
 

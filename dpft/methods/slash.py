@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, get_args
@@ -10,7 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol, get_args
 import torch
 from torch import Tensor, nn
 
-from dpft.methods._method import Adapted, Traits, attached, check_choice, check_count, fold, with_bias
+from dpft.methods._method import Adapted, Traits, attached, check_choice, check_count, check_size, fold, with_bias
 from dpft.models.blocks import Position, dense_layers, replace
 from dpft.models.heads import Classifier
 from dpft.models.per_example import PerExample
@@ -76,8 +75,7 @@ class Slash:
 
     def __post_init__(self) -> None:
         check_count("dim", self.dim, example=1024)
-        if not math.isfinite(self.scale):
-            raise UserError(f"scale must be a finite number, got {self.scale}; pass --option scale=1")
+        check_size("scale", self.scale, "1")
         check_choice("init", self.init, get_args(Init))
         check_choice("position", self.position, get_args(Position))
 
@@ -100,22 +98,13 @@ class Slash:
         return fold(model)
 
     def trainable(self, config: Any, labels: int) -> int:
-        check_dim(self.dim, [out for _, out in dense_sizes(config, (self.position,))])
+        check_dim(self, [out for _, out in dense_sizes(config, (self.position,))])
         return self.dim + labels * (int(config.hidden_size) + 1)
 
 
 def precision(model: Classifier) -> torch.dtype:
     """The backbone's."""
     return next(model.backbone.parameters()).dtype
-
-
-def check_dim(dim: int, widths: Sequence[int]) -> None:
-    """Refuse a z that is longer than all shifts together."""
-    most = sum(widths)
-    if dim > most:
-        raise UserError(
-            f"dim must be at most {most}, the sum of this model's shifts, got {dim}; pass --option dim={most}"
-        )
 
 
 class SharedVector(Protocol):
@@ -131,6 +120,18 @@ class SharedVector(Protocol):
     def regenerate(self) -> bool: ...
 
 
+def check_dim(options: SharedVector, widths: Sequence[int]) -> None:
+    """Refuse a z that is longer than all shifts together, or that does not fit the identity."""
+    most, dim = sum(widths), options.dim
+    if dim > most:
+        raise UserError(
+            f"dim must be at most {most}, the sum of this model's shifts, got {dim}; pass --option dim={most}"
+        )
+    if options.init == "identity" and dim != most and any(dim != width for width in widths):
+        fitting = str(most) if len(set(widths)) > 1 else f"{widths[0]} or {most}"
+        raise UserError(f"init identity needs dim {fitting} on this model, got {dim}; pass --option dim={most}")
+
+
 def start(
     options: SharedVector, seed: int, widths: Sequence[int], precision: torch.dtype, copies: int = 0
 ) -> tuple[Tensor, Projection]:
@@ -138,14 +139,11 @@ def start(
 
     `precision`: the backbone's. Raises UserError where d is above the sum of the widths, or does not fit the identity.
     """
-    most, dim, init = sum(widths), options.dim, options.init
-    check_dim(dim, widths)
-    if init == "identity" and dim != most and any(dim != width for width in widths):
-        fitting = str(most) if len(set(widths)) > 1 else f"{widths[0]} or {most}"
-        raise UserError(f"init identity needs dim {fitting} on this model, got {dim}; pass --option dim={most}")
+    dim, init = options.dim, options.init
+    check_dim(options, widths)
     draw = Draw(dim, seed, "uniform" if init == "uniform" else "normal")
     z = draw(0, (copies, dim) if copies else (dim,)) * (0.0 if init == "zeros" else options.scale)
-    if init == "identity" or (dim == most and not copies):
+    if init == "identity" or (dim == sum(widths) and not copies):
         return z, Same(dim, widths)
     return z, Regenerated(draw, widths) if options.regenerate else Kept(draw, widths, precision)
 

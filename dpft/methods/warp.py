@@ -61,7 +61,9 @@ class Warp:
         raise CannotMerge("a prompt needs places in the input that the stock model does not make")
 
     def trainable(self, config: Any, labels: int) -> int:
-        words = skeleton(config).get_submodule(architecture(config).words)
+        encoder = skeleton(config)
+        check_room(encoder, self.tokens)
+        words = encoder.get_submodule(architecture(config).words)
         assert isinstance(words, nn.Embedding)
         return self.tokens * words.embedding_dim + labels * (int(config.hidden_size) + 1)
 

@@ -147,6 +147,9 @@ def _backbone(model: str, attention: str) -> Any:
             output_loading_info=True,
         )
     without_pooler(backbone)
+    for module in backbone.modules():
+        if hasattr(module, "chunk_size_feed_forward"):
+            module.chunk_size_feed_forward = 0  # it cuts along tokens, runs layers twice, and takes some lengths only
     missing = sorted(k for k in info["missing_keys"] if k.partition(".")[0] not in POOLER) + sorted(
         str(m) for m in info["mismatched_keys"]
     )

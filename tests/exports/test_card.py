@@ -154,7 +154,7 @@ def test_usage_never_names_the_folder_of_the_moment(
 ) -> None:
     monkeypatch.setattr(importlib, "import_module", _format(lambda _source, folder: [f'open("{folder}/model.onnx")']))
     found = export(private, tmp_path / "out", "onnx")
-    assert found.usage == (f'open("{tmp_path}/out/model.onnx")',)
+    assert found.usage == (f"open({str(tmp_path / 'out' / 'model.onnx')!r})",)
     text = (found.path / "README.md").read_text()
     assert 'open("DIR/model.onnx")' in text
     assert 'library_name: "onnx"' in text

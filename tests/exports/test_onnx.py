@@ -45,6 +45,14 @@ CASES = [
 ]
 
 
+def test_a_graph_names_no_file_of_the_machine_it_was_made_on(tiny_bert: Path, source, tmp_path: Path) -> None:
+    # Catches the exporter's stack traces: they hold the user's home folder.
+    graphs.write(source(tiny_bert, "slash", {"dim": "12"}, "sst2", "mask"), tmp_path)
+    content = (tmp_path / "model.onnx").read_bytes()
+    for trace in (b'File "', b"site-packages", b"stack_trace", str(Path(graphs.__file__).parent).encode()):
+        assert trace not in content
+
+
 @pytest.mark.parametrize(("family", "method", "options", "task", "representation"), CASES)
 def test_the_printed_lines_give_the_runs_logits(
     request, source, tmp_path: Path, family: str, method: str, options: dict[str, str], task: str, representation: str

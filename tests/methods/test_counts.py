@@ -9,6 +9,7 @@ from transformers import BertConfig, RobertaConfig
 
 from dpft import methods
 from dpft.spec import UserError
+from tests import families
 
 LARGE = RobertaConfig(
     hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, vocab_size=50265,
@@ -72,9 +73,18 @@ def test_roberta_bases_longest_slash_trains_a_hundredth_of_a_per_cent() -> None:
         ("slash", {"dim": 24_577}, "dim must be at most 24576"),
         ("jr_warp", {"dim": 24_577}, "dim must be at most 24576"),
         ("slash", {"dim": 98_305, "position": "intermediate"}, "dim must be at most 98304"),
+        ("slash", {"dim": 7, "init": "identity"}, "init identity needs dim 1024 or 24576 on this model, got 7"),
+        ("jr_warp", {"dim": 7, "init": "identity"}, "init identity needs dim 1024 or 24576 on this model, got 7"),
+        ("jr_warp", {"tokens": 300}, "tokens must be at most 256, half of this model's positions"),
+        ("warp", {"tokens": 300}, "tokens must be at most 256, half of this model's positions"),
+        ("lora", {"rank": 1025}, "rank must be from 1 to 1024"),
+        ("rgp", {"rank": 1025}, "rank must be from 1 to 1024"),
+        ("adapter", {"bottleneck": 1025}, "bottleneck must be from 1 to 1024"),
+        ("compacter", {"bottleneck": 1028}, "bottleneck must be from 1 to 1024"),
+        ("compacter", {"bottleneck": 21, "terms": 3}, "terms must divide the model's width 1024, got 3"),
     ],
 )
-def test_a_z_longer_than_all_shifts_is_refused_with_the_most_it_may_be(name: str, options: Any, rule: str) -> None:
+def test_what_does_not_fit_the_model_is_refused_with_what_would(name: str, options: Any, rule: str) -> None:
     with pytest.raises(UserError, match=rule):
         methods.load(name, options).trainable(LARGE, 3)
 
@@ -83,7 +93,8 @@ def test_a_z_longer_than_all_shifts_is_refused_with_the_most_it_may_be(name: str
     ("name", "options", "rule"),
     [
         ("lora", {"rank": 0}, "rank must be a whole number above 0"),
-        ("lora", {"alpha": "nan"}, "alpha must be a finite number above 0"),
+        ("lora", {"alpha": "nan"}, "alpha must be above 0"),
+        ("lora", {"alpha": 1e39}, "alpha must be above 0 and at most 1e6"),
         ("lora", {"targets": "query,wrong"}, "targets must be of query, key, value"),
         ("lora", {"targets": ""}, "targets must be of"),
         ("lora", {"dim": 3}, "the options of lora are rank, alpha, targets, freeze_a, got dim"),
@@ -94,7 +105,8 @@ def test_a_z_longer_than_all_shifts_is_refused_with_the_most_it_may_be(name: str
         ("compacter", {"rank": 0}, "rank must be"),
         ("warp", {"tokens": 0}, "tokens must be"),
         ("jr_warp", {"tokens": 0}, "tokens must be"),
-        ("jr_warp", {"scale": "inf"}, "scale must be a finite number"),
+        ("jr_warp", {"scale": "inf"}, "scale must lie between"),
+        ("slash", {"scale": 1e39}, "scale must lie between"),
         ("rgp", {"rank": 0}, "rank must be"),
         ("rgp", {"targets": "embedding"}, "targets must be of"),
         ("bitfit", {"rank": 1}, "the options of bitfit are none, got rank"),
@@ -116,6 +128,16 @@ def test_every_method_is_described_with_its_source_defaults_and_table_1(name: st
     assert all(isinstance(about[t], bool) for t in ("parameter_sharing", "efficient_inference", "multi_layer"))
     for option in about["options"]:
         assert f"{option}:" in about["details"], option
+
+
+def test_bitfit_is_refused_where_there_is_no_bias() -> None:
+    method = methods.load("bitfit", {})
+    for refused in (
+        lambda: method.trainable(families.config("modernbert"), 2),
+        lambda: method.attach(families.classifier("modernbert"), seed=0),
+    ):
+        with pytest.raises(UserError, match="bitfit trains biases, got a model without any"):
+            refused()
 
 
 def test_table_1_is_the_papers() -> None:
