@@ -21,11 +21,11 @@ def methods(
     from dpft import methods as known
 
     if name is None:
-        listed = [known.describe(one) for one in known.names()]
+        every = [known.describe(one) for one in known.names()]
         if as_json:
-            _show.print_json(listed)
+            _show.print_json(every)
             return
-        for method in listed:
+        for method in every:
             print(f"{method['name']:<11}{method['summary']}")
         print("\nnext: dpft methods NAME [--model M]")
         return

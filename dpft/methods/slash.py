@@ -104,7 +104,8 @@ class Slash:
 
 def precision(model: Classifier) -> torch.dtype:
     """The backbone's."""
-    return next(model.backbone.parameters()).dtype
+    parameter: Tensor = next(model.backbone.parameters())
+    return parameter.dtype
 
 
 class SharedVector(Protocol):

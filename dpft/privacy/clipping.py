@@ -228,7 +228,7 @@ def _at_most(norms: Tensor, lengths: Tensor, errors: Tensor) -> Tensor:
 
 
 def _linear(layer: nn.Linear, activations: list[Tensor], backprops: Tensor) -> dict[Any, Part]:
-    """A dense layer's norms from its Gram matrices, in float64. activations: [(B, ..., in)], backprops: (B, ..., out)."""
+    """A dense layer's norms from Gram matrices, in float64. activations: [(B, ..., in)], backprops: (B, ..., out)."""
     inputs = activations[0].flatten(1, -2) if activations[0].dim() > 2 else activations[0].unsqueeze(1)
     errors = backprops.flatten(1, -2) if backprops.dim() > 2 else backprops.unsqueeze(1)
     wide, found = (inputs.double(), errors.double()), {}
