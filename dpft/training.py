@@ -97,7 +97,7 @@ def train(
     progress.stage("reading the data")
     task = tasks.load(spec)
     progress.stage("planning the noise")
-    plan = make_plan(spec, len(task.train))
+    plan = make_plan(spec, task.train.protected)
     ready = _prepare(spec, task, settled, progress)
     with _opened(plan, Path(ledger) if ledger else default_ledger_path()) as book:
         run = Run.create(Path(runs), spec, plan, book.path if book else Path(), lambda id: _reserve(book, plan, id))
@@ -118,9 +118,10 @@ def resume(path: str | Path, *, machine: Machine | None = None, progress: Progre
         return Result.from_json({**done, "path": run.path})
     progress.stage("reading the data")
     task = tasks.load(run.spec)
-    if run.plan.rate != run.spec.batch_size / len(task.train):
+    if run.plan.rate != run.spec.batch_size / task.train.protected:
         raise UserError(
-            f"a run resumes on as many examples as it began with, got {len(task.train)}; restore the data of the run"
+            f"a run resumes on as many {run.spec.unit}s as it began with, got {task.train.protected}; "
+            "restore the data of the run"
         )
     ready = _prepare(run.spec, task, settle(run.spec, machine or Machine()), progress)
     if run.plan.budget is not None and not run.ledger.is_file():
@@ -171,7 +172,7 @@ def _prepare(spec: Spec, task: tasks.Task, settled: Hardware, progress: Progress
         encode(rows, model.tokenizer, spec.representation, spec.max_length) for rows in (task.train, task.validation)
     )
     if model.adapted.gradients == "single":
-        progress.note("on this architecture the method takes one example at a time: exact, and many times slower")
+        progress.note(f"here the method takes one {spec.unit} at a time: exact, and many times slower")
     if model.adapted.frozen:
         progress.stage("computing the frozen features")
         train_rows, validation = (
@@ -199,7 +200,7 @@ def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress) -> 
     adapted.model.per_example = book is not None
     progress.started(start, plan.steps)
     try:
-        for number, drawn in enumerate(poisson_batches(len(ready.train), plan, secret, start), start):
+        for number, drawn in enumerate(poisson_batches(ready.train.protected, plan, secret, start), start):
             _set_rate(optimizer, run.spec, number, plan.steps)
             step(number, microbatches(ready.train, drawn, ready.hardware.tokens, ready.hardware.device))
             seconds = before + time.monotonic() - started
@@ -234,7 +235,7 @@ def _finish(run: Run, ready: Prepared, book: Ledger | None, seconds: float, prog
     if book is not None:
         book.settle(run.id)
         charged, head = book.charged(run.id), book.head()
-    run.write_json("privacy", card(run.spec, plan, len(ready.train), charged, head, settled.precision))
+    run.write_json("privacy", card(run.spec, plan, ready.train.protected, charged, head, settled.precision))
     result = Result(
         run.path, ready.task.metric, value, plan.epsilon_upper, plan.budget.delta if plan.budget else None,
         plan.steps, sum(p.numel() for p in adapted.private), round(seconds), settled.precision, settled.device.type,
