@@ -101,7 +101,6 @@ def train(
     ready = _prepare(spec, task, settled, progress)
     with _opened(plan, Path(ledger) if ledger else default_ledger_path()) as book:
         run = Run.create(Path(runs), spec, plan, book.path if book else Path(), lambda id: _reserve(book, plan, id))
-        progress.created(run.path)
         return _run(run, ready, book, progress)
 
 
@@ -134,7 +133,6 @@ def resume(path: str | Path, *, machine: Machine | None = None, progress: Progre
                     f"{str(run.ledger)!r}; restore the run's plan.json and its ledger"
                 )
             book.verify(run.ledger_head)
-        progress.created(run.path)
         return _run(run, ready, book, progress)
 
 
@@ -198,6 +196,7 @@ def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress) -> 
     else:
         step = PlainStep(adapted, plan, optimizer)
     adapted.model.per_example = book is not None
+    progress.created(run.path)
     progress.started(start, plan.steps)
     try:
         for number, drawn in enumerate(poisson_batches(ready.train.protected, plan, secret, start), start):
