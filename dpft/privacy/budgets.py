@@ -7,8 +7,9 @@ import itertools
 import math
 from decimal import ROUND_FLOOR, Decimal, localcontext
 
-from dpft.privacy.accountants import COARSE_CELLS, epsilon_over, epsilon_quick
+from dpft.privacy.accountants import epsilon_over, epsilon_quick
 from dpft.privacy.calibrate import NOISE_LIMITS, calibrate, most_steps
+from dpft.privacy.losses import COARSE_CELLS
 from dpft.privacy.plan import Plan, make_plan
 from dpft.spec import Budget, Spec, UserError
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from dpft.cli import main
 
-from dpft.privacy.accountants import CLOSED_FORM, PLD, PRV, RDP, epsilon_gaussian, epsilon_upper
+from dpft.privacy.accountants import CLOSED_FORM, PLD, PRV, RDP, epsilon_upper
 from dpft.privacy.calibrate import calibrate
+from dpft.privacy.closed_form import epsilon_gaussian
 from dpft.privacy.plan import Plan, _steps
 from dpft.spec import Budget
 
