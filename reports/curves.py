@@ -53,7 +53,7 @@ def _spent(axes: Axes, curves: Curves) -> None:
     steps, epsilon = zip(*curves.spent, strict=True)
     # Between two points the later bound holds: a straight line would fall below the concave truth.
     axes.plot(
-        steps, epsilon, color="black", linewidth=1.8, drawstyle="steps-pre", label=f"spent at σ = {curves.noise:.4g}"
+        steps, epsilon, color="black", linewidth=1.4, drawstyle="steps-pre", label=f"spent at σ = {curves.noise:.4g}"
     )
     axes.axhline(curves.epsilon, color="black", linestyle="--", linewidth=1, label=f"budget ε = {curves.epsilon:g}")
     axes.plot([curves.steps], [epsilon[-1]], "ko", markersize=6, label=f"{curves.steps:,} steps")

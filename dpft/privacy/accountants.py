@@ -36,6 +36,7 @@ def epsilon_prv(noise: float, rate: float, steps: int, delta: float, eps_error: 
     delta = less_rounding(delta, steps)
     delta_error = delta / 1000
     mechanism = PoissonSubsampledGaussianMechanism(sampling_probability=rate, noise_multiplier=noise)
+    _refuse_long(steps, delta_error)
     with quiet():
         reach = float(compute_safe_domain_size([mechanism], [steps], eps_error, delta_error))
         mesh = eps_error / math.sqrt(steps / 2 * math.log(12 / delta_error))
@@ -58,6 +59,7 @@ def heterogeneous_prv(parts: Sequence[Part], delta: float) -> tuple[float, float
         for noise, rate, _ in parts
     ]
     counts = [steps for _, _, steps in parts]
+    _refuse_long(total, delta_error)
     with quiet():
         reach = float(compute_safe_domain_size(mechanisms, counts, eps_error, delta_error))
         cells = len(parts) * 2 * reach * math.sqrt(total / 2 * math.log(12 / delta_error)) / eps_error
@@ -68,6 +70,13 @@ def heterogeneous_prv(parts: Sequence[Part], delta: float) -> tuple[float, float
         lower, _, _ = composed.compute_epsilon(2 * delta - below, delta_error, eps_error)
         _, _, upper = composed.compute_epsilon(below, delta_error, eps_error)
     return max(float(lower), 0.0), round_up(upper)
+
+
+def _refuse_long(steps: int, delta_error: float) -> None:
+    """Refuse at once what needs too many cells at an error of EPS_ERROR epsilon even if the domain ended at epsilon."""
+    least = 2 / EPS_ERROR * math.sqrt(steps / 2 * math.log(12 / delta_error))
+    if not least <= _PRV_CELLS:
+        raise ArithmeticError(f"PRV needs {least:.0f} cells at least, above {_PRV_CELLS}")
 
 
 def epsilon_quick(noise: float, rate: float, steps: int, delta: float, cells: int = FINE_CELLS) -> tuple[float, str]:

@@ -66,9 +66,9 @@ def spent_over_steps(plan: Plan, steps: int) -> list[tuple[float, float]]:
 
 
 def noise_over_epsilon(plan: Plan, steps: int) -> list[tuple[float, float]]:
-    """(upper bound on epsilon, noise) for `steps` steps, at noises from a third to three times the plan's."""
+    """(upper bound on epsilon, noise) for `steps` steps, at noises from half to three times the plan's."""
     delta, points = _budget_of(plan).delta, []
-    for power in range(-8, 9):
+    for power in range(-5, 9):
         noise = plan.noise * 3 ** (power / 8)
         points.append((epsilon_quick(noise, plan.rate, steps, delta, COARSE_CELLS)[0], noise))
     return points

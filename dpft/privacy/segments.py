@@ -16,7 +16,7 @@ from dpft.spec import UserError
 
 NOISE_LIMITS = (1e-2, 1e6)
 MOST_STEPS = 10**12
-SECONDS = 20.0
+SECONDS = 30.0
 _WAYS: dict[str, Callable[..., object]] = {PRV: heterogeneous_prv, PLD: heterogeneous_pld, RDP: heterogeneous_rdp}
 
 
