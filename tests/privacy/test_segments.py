@@ -289,7 +289,7 @@ def test_neither_order_nor_splitting_changes_what_the_accountants_are_asked() ->
 
 
 def test_the_least_sound_bound_is_taken_and_each_is_named_with_its_version() -> None:
-    found = epsilon_of(of(*PARTS), 1e-6)
+    found = epsilon_of(of(*PARTS), 1e-6, seconds=200)
     assert set(found.bounds) == {PRV, PLD, RDP, CLOSED_FORM}
     assert all(any(c.isdigit() for c in name) for name in found.bounds)
     assert (found.epsilon, found.accountant) == (found.bounds[PLD], PLD)
@@ -341,8 +341,8 @@ def test_an_accountant_that_hangs_or_crashes_is_skipped_and_never_waited_for(mon
 
     monkeypatch.setattr(isolated, "run", sabotaged)
     started = time.monotonic()
-    found = epsilon_of(of(*PARTS), 1e-6, seconds=10)
-    assert time.monotonic() - started < 20
+    found = epsilon_of(of(*PARTS), 1e-6, seconds=20)
+    assert time.monotonic() - started < 60
     assert (found.bounds[PLD], found.bounds[PRV]) == (None, None)
     assert (found.epsilon, found.accountant) == (found.bounds[RDP], RDP)
 
