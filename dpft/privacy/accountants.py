@@ -8,44 +8,36 @@ from __future__ import annotations
 
 import bisect
 import math
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Any, TypeVar
 
 import numpy as np
-from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
-from dp_accounting.gaussian_mechanism import get_epsilon_gaussian
-from dp_accounting.pld import privacy_loss_distribution
-from dp_accounting.rdp import RdpAccountant, compute_epsilon, rdp_privacy_accountant
 from prv_accountant import PoissonSubsampledGaussianMechanism, PRVAccountant
 from prv_accountant.accountant import compute_safe_domain_size
+from prv_accountant.privacy_random_variables import GaussianMechanism
 
+from dpft.privacy.closed_form import epsilon_gaussian
+from dpft.privacy.losses import COARSE_CELLS, FINE_CELLS, epsilon_pld, pld_over
+from dpft.privacy.renyi import epsilon_rdp, heterogeneous_rdp, rdp_over
+from dpft.privacy.rounding import Part, attempt, less_rounding, quiet, round_up
 from dpft.spec import UserError
-
-T = TypeVar("T")
 
 PRV = f"prv-accountant {version('prv-accountant')}"
 PLD = f"dp-accounting {version('dp-accounting')} (PLD)"
 RDP = f"dp-accounting {version('dp-accounting')} (RDP)"
 CLOSED_FORM = f"dp-accounting {version('dp-accounting')} (closed form)"
 
-EPSILON_FLOOR = 1e-6  # a smaller bound is rounded up to this: float64 resolves nothing below it
 EPS_ERROR = 0.003  # PRV's error, relative to epsilon: costs under 0.3 % of noise and under a second
-FINE_CELLS, COARSE_CELLS = 2**18, 2**14
 _PRV_CELLS = 2**20  # about two seconds; a finer mesh is left to the PLD
-
-# RDP beyond the default orders, for a tiny epsilon: its optimal order is near 2 log(1/delta) / epsilon.
-_ORDERS = (*rdp_privacy_accountant.DEFAULT_RDP_ORDERS, 2048, 4096, 8192, 16384)
 
 
 def epsilon_prv(noise: float, rate: float, steps: int, delta: float, eps_error: float) -> float:
     """The upper end of PRV's interval, width about 2 eps_error (Gopi et al. 2021, theorem 5.5)."""
-    delta = _less_rounding(delta, steps)
+    delta = less_rounding(delta, steps)
     delta_error = delta / 1000
     mechanism = PoissonSubsampledGaussianMechanism(sampling_probability=rate, noise_multiplier=noise)
-    with _quiet():
+    _refuse_long(steps, delta_error)
+    with quiet():
         reach = float(compute_safe_domain_size([mechanism], [steps], eps_error, delta_error))
         mesh = eps_error / math.sqrt(steps / 2 * math.log(12 / delta_error))
         if not 2 * reach / mesh <= _PRV_CELLS:
@@ -54,30 +46,37 @@ def epsilon_prv(noise: float, rate: float, steps: int, delta: float, eps_error: 
             [mechanism], eps_error=eps_error, delta_error=delta_error, max_self_compositions=[steps]
         )
         _, _, upper = accountant.compute_epsilon(delta, [steps])
-    return _round_up(upper)
+    return round_up(upper)
 
 
-def epsilon_pld(noise: float, rate: float, steps: int, delta: float, cells: int = FINE_CELLS) -> float:
-    """The pessimistic bound of connect-the-dots (Doroshenko et al. 2022), the worse of add and remove.
+def heterogeneous_prv(parts: Sequence[Part], delta: float) -> tuple[float, float]:
+    """The lower and upper ends of PRV's interval for `parts` together, for removal only (Gopi et al. 2021)."""
+    total = sum(steps for _, _, steps in parts)
+    below = less_rounding(delta, total)
+    eps_error, delta_error = EPS_ERROR * heterogeneous_rdp(parts, delta), delta / 1000
+    mechanisms = [
+        GaussianMechanism(noise) if rate == 1 else PoissonSubsampledGaussianMechanism(rate, noise)
+        for noise, rate, _ in parts
+    ]
+    counts = [steps for _, _, steps in parts]
+    _refuse_long(total, delta_error)
+    with quiet():
+        reach = float(compute_safe_domain_size(mechanisms, counts, eps_error, delta_error))
+        cells = len(parts) * 2 * reach * math.sqrt(total / 2 * math.log(12 / delta_error)) / eps_error
+        if not cells <= _PRV_CELLS:
+            raise ArithmeticError(f"PRV needs {cells:.0f} cells, above {_PRV_CELLS}")
+        accountant = PRVAccountant(mechanisms, eps_error, delta_error, counts)
+        composed = accountant.compute_composition(counts)
+        lower, _, _ = composed.compute_epsilon(2 * delta - below, delta_error, eps_error)
+        _, _, upper = composed.compute_epsilon(below, delta_error, eps_error)
+    return max(float(lower), 0.0), round_up(upper)
 
-    `cells` limits the size of one step's grid: fewer are faster and looser, and still an upper bound.
-    """
-    delta = _less_rounding(delta, steps)
-    with _quiet():
-        composed = _one_step(noise, rate, cells).self_compose(steps)
-        return _round_up(composed.get_epsilon_for_delta(delta))
 
-
-def epsilon_rdp(noise: float, rate: float, steps: int, delta: float) -> float:
-    """The best order's bound (Mironov et al. 2019; Canonne et al. 2020, proposition 12)."""
-    return _rdp_epsilon(_rdp_one_step(noise, rate), steps, delta)
-
-
-def epsilon_gaussian(noise: float, steps: int, delta: float) -> float:
-    """Exact at rate 1, where steps Gaussians equal one of noise / sqrt(steps) (Balle, Wang 2018, eq. 6)."""
-    with _quiet():
-        epsilon = get_epsilon_gaussian(noise / math.sqrt(steps), delta)
-    return _round_up(epsilon * (1 + 1e-9) + 1e-9)  # its root is found to 1e-12; stay on the safe side
+def _refuse_long(steps: int, delta_error: float) -> None:
+    """Refuse at once what needs too many cells at an error of EPS_ERROR epsilon even if the domain ended at epsilon."""
+    least = 2 / EPS_ERROR * math.sqrt(steps / 2 * math.log(12 / delta_error))
+    if not least <= _PRV_CELLS:
+        raise ArithmeticError(f"PRV needs {least:.0f} cells at least, above {_PRV_CELLS}")
 
 
 def epsilon_quick(noise: float, rate: float, steps: int, delta: float, cells: int = FINE_CELLS) -> tuple[float, str]:
@@ -85,10 +84,10 @@ def epsilon_quick(noise: float, rate: float, steps: int, delta: float, cells: in
     _check(noise, rate, steps, delta)
     if rate == 1:
         return epsilon_gaussian(noise, steps, delta), CLOSED_FORM
-    pld = _attempt(lambda: epsilon_pld(noise, rate, steps, delta, cells))
+    pld = attempt(lambda: epsilon_pld(noise, rate, steps, delta, cells))
     if pld is not None:
         return pld, PLD
-    rdp = _attempt(lambda: epsilon_rdp(noise, rate, steps, delta))
+    rdp = attempt(lambda: epsilon_rdp(noise, rate, steps, delta))
     if rdp is not None:
         return rdp, RDP
     raise UserError(
@@ -106,7 +105,7 @@ def epsilon_upper(noise: float, rate: float, steps: int, delta: float) -> tuple[
     quick, name = epsilon_quick(noise, rate, steps, delta)
     if name == CLOSED_FORM:
         return quick, name
-    prv = _attempt(lambda: epsilon_prv(noise, rate, steps, delta, EPS_ERROR * quick))
+    prv = attempt(lambda: epsilon_prv(noise, rate, steps, delta, EPS_ERROR * quick))
     if prv is None or name != PLD or prv < quick:
         return quick, name
     return prv, PRV
@@ -123,7 +122,7 @@ def epsilon_curve(
     _check(noise, rate, steps, delta)
     early = {4**i for i in range(steps.bit_length()) if 4**i <= steps}
     grid = sorted(early | {math.ceil(steps * i / 20) for i in range(1, 21)})
-    values = np.minimum(np.maximum.accumulate(_curve_values(noise, rate, grid, delta)), final).tolist()
+    values = np.minimum(np.maximum.accumulate(epsilon_over(noise, rate, grid, delta)), final).tolist()
 
     def epsilon_after(k: int) -> float:
         if not 0 <= k <= steps:
@@ -133,87 +132,13 @@ def epsilon_curve(
     return epsilon_after
 
 
-def _curve_values(noise: float, rate: float, grid: list[int], delta: float) -> list[float]:
+def epsilon_over(noise: float, rate: float, grid: list[int], delta: float) -> list[float]:
+    """A quick upper bound on epsilon after each number of steps of `grid`, which rises."""
     if rate == 1:
         return [epsilon_gaussian(noise, k, delta) for k in grid]
 
-    def by_pld() -> list[float]:
-        target = _less_rounding(delta, grid[-1])
-        one = _one_step(noise, rate, COARSE_CELLS)
-        return [_round_up(one.self_compose(k).get_epsilon_for_delta(target)) for k in grid]
-
-    values = _attempt(by_pld)
-    if values is None:
-        one = _rdp_one_step(noise, rate)
-        values = [_rdp_epsilon(one, k, delta) for k in grid]
-    return values
-
-
-def _one_step(noise: float, rate: float, cells: int) -> Any:
-    """One step's privacy loss on a grid of a twentieth of its deviation, 1e-3 or so at most, and about `cells` cells.
-
-    The loss is log(1 + rate (exp(x) - 1)), x normal: its deviation is about rate sqrt(exp(1/noise^2) - 1).
-    """
-    inverse = 1 / noise**2
-    deviation = rate * math.sqrt(math.expm1(min(inverse, 50.0)))
-    largest = 10 / noise + inverse / 2  # ten deviations of the noise; the package itself goes on to e^-50
-    reach = largest if largest > 500 else math.log1p(rate * math.expm1(largest))
-    interval = max(min(1e-3 * max(1, reach / 50), deviation / 20), reach / cells)
-    return privacy_loss_distribution.from_gaussian_mechanism(
-        noise, value_discretization_interval=interval, sampling_prob=rate, pessimistic_estimate=True
-    )
-
-
-def _rdp_one_step(noise: float, rate: float) -> Any:
-    accountant = RdpAccountant(_ORDERS)
-    with _quiet():
-        accountant.compose(PoissonSampledDpEvent(rate, GaussianDpEvent(noise)))
-    return accountant.rdp
-
-
-def _rdp_epsilon(one_step: Any, steps: int, delta: float) -> float:
-    """`one_step` has a Renyi divergence per order. The package reads a negative one as epsilon 0: drop it."""
-    sound = [(a, steps * r) for a, r in zip(_ORDERS, one_step, strict=True) if r > 0 and math.isfinite(r)]
-    if not sound:
-        raise ArithmeticError("no Renyi order gave a positive, finite divergence")
-    with _quiet():
-        epsilon, _ = compute_epsilon([a for a, _ in sound], [r for _, r in sound], delta)
-    return _round_up(epsilon)
-
-
-def _less_rounding(delta: float, steps: int) -> float:
-    """delta less what float64 FFTs may have lost: raising a spectrum to `steps` multiplies its rounding.
-
-    Without it PLD falls below the closed form by 0.5 % of epsilon at delta 1e-12 and 1e5 steps; the loss seen
-    was up to 3e-17 a step, a seventh of what is held back.
-    """
-    rest = delta - steps * float(np.finfo(np.float64).eps)
-    if rest < delta / 2:
-        raise ArithmeticError(f"delta {delta} is too small for float64 after {steps} steps")
-    return rest
-
-
-def _round_up(epsilon: float) -> float:
-    if not (math.isfinite(epsilon) and epsilon >= 0):
-        raise ArithmeticError(f"epsilon came out as {epsilon}")
-    return max(float(epsilon), EPSILON_FLOOR)
-
-
-def _attempt(bound: Callable[[], T]) -> T | None:
-    """The bound, or None where the accountant failed, in whatever way: the next one then answers."""
-    try:
-        with _quiet():
-            return bound()
-    except Exception:  # the packages raise from AssertionError to MemoryError, and none of it is a bound
-        return None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Mute the packages' overflow warnings here only: infinities and NaN are refused by _round_up."""
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        yield
+    values = attempt(lambda: pld_over(noise, rate, grid, delta, COARSE_CELLS))
+    return rdp_over(noise, rate, grid, delta) if values is None else values
 
 
 def _check(noise: float, rate: float, steps: int, delta: float) -> None:
