@@ -328,7 +328,7 @@ def test_prv_never_lowers_the_answer_and_refutes_what_is_below_its_lower_end(mon
     assert answers(monkeypatch, [1.0, 1.5], 2.0, 2.5).epsilon == 2.0
     assert answers(monkeypatch, [1.0, 1.5], None, 2.5).accountant == RDP
     assert answers(monkeypatch, [2.2, 2.4], 2.0, 2.5).accountant == RDP
-    assert answers(monkeypatch, [1.0, 1.5], None, None).accountant == CLOSED_FORM
+    assert answers(monkeypatch, [1.0, 1.5], None, None).accountant == RDP  # asked again, in this process
     assert answers(monkeypatch, None, 2.0, 1.9).accountant == RDP
     assert answers(monkeypatch, [1e9, 2e9], 2.0, 2.5).accountant == CLOSED_FORM
 
@@ -341,8 +341,8 @@ def test_an_accountant_that_hangs_or_crashes_is_skipped_and_never_waited_for(mon
 
     monkeypatch.setattr(isolated, "run", sabotaged)
     started = time.monotonic()
-    found = epsilon_of(of(*PARTS), 1e-6, seconds=20)
-    assert time.monotonic() - started < 60
+    found = epsilon_of(of(*PARTS), 1e-6, seconds=8)
+    assert time.monotonic() - started < 40
     assert (found.bounds[PLD], found.bounds[PRV]) == (None, None)
     assert (found.epsilon, found.accountant) == (found.bounds[RDP], RDP)
 
