@@ -1,0 +1,115 @@
+"""What the runs of a population have spent together: never a sum of their epsilons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dpft.privacy.ledger.entries import Limit, Reservation, Search
+from dpft.privacy.ledger.populations import Population
+
+COMPOSITION = "all runs were planned before the first result was seen"
+FILTER = "none: each run may have been chosen after seeing the results of those before it"
+
+
+@dataclass(frozen=True)
+class Spending:
+    """Releases as (noise, rate, steps), sorted, equal ones together; and searches. What a decision rests on.
+
+    `alone` is the (epsilon, delta) that a single run was reserved with, where there is nothing else: a bound already.
+    """
+
+    releases: tuple[tuple[float, float, int], ...] = ()
+    searches: tuple[Search, ...] = ()
+    runs: int = 0
+    alone: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, population: Population | None) -> Spending:
+        """All of a population's: reserved steps count until their run is settled."""
+        spent = cls()
+        for run in population.runs if population else ():
+            if run.steps:
+                spent = spent.plus(run.terms, run.steps)
+        return spent
+
+    def plus(self, terms: Reservation | Search, steps: int | None = None) -> Spending:
+        """With one more run or search; `steps`: of the run's, where not all of them count."""
+        runs = self.runs + 1
+        if isinstance(terms, Search):
+            searches = tuple(sorted((*self.searches, terms), key=lambda s: s.run))
+            return Spending(self.releases, searches, runs)
+        added = (terms.noise, terms.rate, terms.steps if steps is None else steps)
+        alone = (terms.epsilon, terms.delta) if runs == 1 else None
+        return Spending(_merged([*self.releases, added]), self.searches, runs, alone)
+
+    def __bool__(self) -> bool:
+        return self.runs > 0
+
+    def composition(self, delta: float) -> tuple[float, str]:
+        """An upper bound where all was planned beforehand, and the accountant that gave it. Takes seconds."""
+        from dpft.privacy.accountants import _ORDERS, RDP, _rdp_epsilon
+        from dpft.privacy.segments import epsilon_of
+
+        if not self.runs:
+            return 0.0, "nothing spent"
+        if self.searches:  # of the accountants only this one knows them
+            return _rdp_epsilon(self._divergence(_ORDERS), 1, delta, _ORDERS), RDP
+        bound = epsilon_of(self._segments(), delta)
+        return bound.epsilon, bound.accountant
+
+    def filter(self, delta: float) -> float:
+        """An upper bound whatever was chosen after what: `accountants.adaptive_rdp`, with searches."""
+        from dpft.privacy.accountants import _FILTER_ORDERS, _rdp_epsilon
+
+        if not self.runs:
+            return 0.0
+        return _rdp_epsilon(self._divergence(_FILTER_ORDERS), 1, delta / len(_FILTER_ORDERS), _FILTER_ORDERS)
+
+    def quick(self, limit: Limit) -> float:
+        """`bound`, or a little more, in a second: to look for what would fit."""
+        from dpft.privacy.accountants import COARSE_CELLS, _attempt, heterogeneous_pld, heterogeneous_rdp
+
+        if self.adaptive(limit) or self.searches:
+            return self.bound(limit)
+        found = _attempt(lambda: heterogeneous_pld(self.releases, limit.delta, COARSE_CELLS))
+        return heterogeneous_rdp(self.releases, limit.delta) if found is None else found
+
+    def bound(self, limit: Limit) -> float:
+        """What `limit` is held against: composition for one run alone or where all are planned, else the filter.
+
+        The first run is nobody's choice after a result. Who decides by its result whether to run again is within
+        (epsilon, 2 delta): delta where it stopped, and delta where it went on.
+        """
+        return self.filter(limit.delta) if self.adaptive(limit) else self.composition(limit.delta)[0]
+
+    def adaptive(self, limit: Limit) -> bool:
+        return self.runs > 1 and not limit.planned
+
+    def _segments(self) -> list[Any]:
+        from dpft.privacy.segments import Segment
+
+        return [Segment(*release) for release in self.releases]
+
+    def _divergence(self, orders: Sequence[float]) -> Any:
+        """Renyi divergences add (Mironov 2017, proposition 1); one that is not positive is no bound."""
+        from dpft.privacy.accountants import _rdp_one_step
+        from dpft.privacy.search import search_rdp
+
+        total = np.zeros(len(orders))
+        for noise, rate, steps in self.releases:
+            one = _rdp_one_step(noise, rate, orders)
+            total = total + np.where(one > 0, steps * one, np.inf)
+        for search in self.searches:
+            total = total + search_rdp(replace(search, run="any"), orders)
+        return total
+
+
+def _merged(releases: Iterable[tuple[float, float, int]]) -> tuple[tuple[float, float, int], ...]:
+    steps: dict[tuple[float, float], int] = {}
+    for noise, rate, count in releases:
+        steps[noise, rate] = steps.get((noise, rate), 0) + count
+    return tuple((noise, rate, count) for (noise, rate), count in sorted(steps.items()))

@@ -1,0 +1,70 @@
+"""What a population has spent, by both bounds, each with what it needs to be true."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+from dpft.privacy.ledger.entries import Limit, Reservation
+from dpft.privacy.ledger.populations import Population
+from dpft.privacy.ledger.spending import COMPOSITION, FILTER, Spending
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Epsilons at `delta` of all `runs` together; None where no accountant answered."""
+
+    id: str
+    names: tuple[str, ...]
+    runs: int
+    delta: float
+    composition: float | None
+    accountant: str
+    filter: float | None
+    limits: tuple[Limit, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict, each bound with its assumption in words."""
+        return {
+            "id": self.id,
+            "names": list(self.names),
+            "runs": self.runs,
+            "delta": self.delta,
+            "composition": {"epsilon": self.composition, "assumes": COMPOSITION, "accountant": self.accountant},
+            "filter": {"epsilon": self.filter, "assumes": FILTER},
+            "limits": [asdict(limit) for limit in self.limits],
+        }
+
+
+def summarize(population: Population, delta: float) -> Summary:
+    """All that is charged to `population`, at `delta`: reserved steps count until their run is settled."""
+    spent = Spending.of(population)
+    epsilon, accountant = _composed(spent, delta)
+    return Summary(
+        population.id, tuple(population.names), spent.runs, delta, epsilon, accountant,
+        _or_none(lambda: spent.filter(delta)), tuple(population.limits),
+    )  # fmt: skip
+
+
+def own_delta(population: Population) -> float | None:
+    """The delta to show a population's spending at: its limit's, else the smallest of its runs'."""
+    limits = [limit.delta for limit in population.limits]
+    runs = [run.terms.delta for run in population.runs if isinstance(run.terms, Reservation)]
+    return min(limits or runs, default=None)
+
+
+def _composed(spent: Spending, delta: float) -> tuple[float | None, str]:
+    if spent.alone is not None and spent.alone[1] == delta:  # one run alone has its own proven bound
+        return spent.alone[0], "as planned"
+    found = _or_none(lambda: spent.composition(delta))
+    return (None, "none answered") if found is None else found
+
+
+def _or_none(bound: Callable[[], T]) -> T | None:
+    try:
+        return bound()
+    except ArithmeticError:
+        return None
