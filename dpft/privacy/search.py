@@ -15,10 +15,10 @@ from dp_accounting import (
     ComposedDpEvent,
     GaussianDpEvent,
     PoissonSampledDpEvent,
-    RepeatAndSelectDpEvent,
     SelfComposedDpEvent,
     ZCDpEvent,
 )
+from dp_accounting.dp_event import RepeatAndSelectDpEvent
 from dp_accounting.rdp import RdpAccountant
 from scipy.optimize import brentq
 from scipy.special import gammaln

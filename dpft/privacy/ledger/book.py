@@ -145,6 +145,9 @@ class Ledger:
         """The newest row's hash. Keep it outside the ledger: it proves that nothing up to it was removed."""
         return chain.last(self.store)[1]
 
+    def rows(self) -> int:
+        return chain.last(self.store)[0]
+
     def verify(self, head: str | None = None, *more: str) -> None:
         """Recompute the chain and all that it names. Raises LedgerError at the first bad row, or for a head not in it."""
         chain.verify(self.store, {one for one in (head, *more) if one is not None})

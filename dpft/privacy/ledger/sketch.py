@@ -67,7 +67,7 @@ class Sketch:
         mine, others = (one.keys[one.keys <= reach] for one in (self, other))
         fewest = min(len(mine), len(others))
         shared = len(np.intersect1d(mine, others, assume_unique=True))
-        return 0 < fewest and (shared == fewest or shared >= max(LEAST_SHARED, LEAST_SHARE * fewest))
+        return fewest > 0 and (shared == fewest or shared >= max(LEAST_SHARED, LEAST_SHARE * fewest))
 
     def is_new_to(self, known: Sequence[Sketch]) -> bool:
         """Whether a record is in none of `known`, as far as they reach."""

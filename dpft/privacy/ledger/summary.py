@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from dpft.privacy.ledger.entries import Limit, Reservation
+from dpft.privacy.ledger.entries import Reservation
 from dpft.privacy.ledger.populations import Population
 from dpft.privacy.ledger.spending import COMPOSITION, FILTER, Spending
 
@@ -18,24 +18,20 @@ class Summary:
     """Epsilons at `delta` of all `runs` together; None where no accountant answered."""
 
     id: str
-    names: tuple[str, ...]
     runs: int
     delta: float
     composition: float | None
     accountant: str
     filter: float | None
-    limits: tuple[Limit, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict, each bound with its assumption in words."""
+        """A plain dict for privacy.json, each bound with its assumption; no names, for cards are made public."""
         return {
             "id": self.id,
-            "names": list(self.names),
             "runs": self.runs,
             "delta": self.delta,
             "composition": {"epsilon": self.composition, "assumes": COMPOSITION, "accountant": self.accountant},
             "filter": {"epsilon": self.filter, "assumes": FILTER},
-            "limits": [asdict(limit) for limit in self.limits],
         }
 
 
@@ -43,10 +39,8 @@ def summarize(population: Population, delta: float) -> Summary:
     """All that is charged to `population`, at `delta`: reserved steps count until their run is settled."""
     spent = Spending.of(population)
     epsilon, accountant = _composed(spent, delta)
-    return Summary(
-        population.id, tuple(population.names), spent.runs, delta, epsilon, accountant,
-        _or_none(lambda: spent.filter(delta)), tuple(population.limits),
-    )  # fmt: skip
+    filtered = _or_none(lambda: spent.filter(delta))
+    return Summary(population.id, spent.runs, delta, epsilon, accountant, filtered)
 
 
 def own_delta(population: Population) -> float | None:
