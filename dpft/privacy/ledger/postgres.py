@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from contextlib import suppress
+from typing import Any
 
 from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from dpft.privacy.ledger._errors import LedgerError, refuse
+from dpft.privacy.ledger._errors import refuse
 from dpft.privacy.ledger.place import shown, with_password
 from dpft.privacy.ledger.store import APPEND_ONLY, BUSY_SECONDS, SCHEMA_VERSION, Store, secret
 
@@ -106,10 +107,12 @@ class PostgresStore(Store):
             super().lock()
 
     def commit(self) -> None:
-        """PostgreSQL answers the COMMIT of a failed transaction with ROLLBACK, and no error."""
-        done = self._connection.exec_driver_sql("COMMIT").context.cursor.statusmessage
-        if done != "COMMIT":
-            raise LedgerError(f"the ledger must take what it is given, got {done}; {self.remedy()}")
+        """PostgreSQL answers the COMMIT of a failed transaction with ROLLBACK, and no error: look first."""
+        driver: Any = self._connection.connection.driver_connection
+        if driver.info.transaction_status.name != "INTRANS":
+            rule = "the ledger must take what it is given"
+            refuse(rule, f"a transaction {driver.info.transaction_status.name}", self.remedy())
+        super().commit()
 
     def tidy(self) -> None:
         """The server tends its own log."""
