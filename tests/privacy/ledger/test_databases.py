@@ -103,16 +103,16 @@ def test_columns_that_lie_about_their_row_are_found(place: str, filled: str, cha
         book.verify(filled)
 
 
-@pytest.mark.parametrize("table", ["entry", "secret", "sketch"])
-@pytest.mark.parametrize("statement", ["UPDATE {} SET {} = {}", "DELETE FROM {}", "TRUNCATE {}"])
-def test_the_tables_refuse_changes_in_passing(place: str, filled: str, table: str, statement: str) -> None:
-    if "TRUNCATE" in statement and "://" not in place:
-        pytest.skip("SQLite has no TRUNCATE")
-    column = {"entry": "body", "secret": "name", "sketch": "digest"}[table]
+@pytest.mark.parametrize(("table", "column"), [("entry", "body"), ("secret", "name"), ("sketch", "digest")])
+def test_the_tables_refuse_changes_in_passing(place: str, filled: str, table: str, column: str) -> None:
     name = f"dpft.{table}" if "://" in place else table
+    statements = [f"UPDATE {name} SET {column} = {column}", f"DELETE FROM {name}"]
+    if "://" in place:  # SQLite has none
+        statements.append(f"TRUNCATE {name}")
     with Ledger(place) as book:
-        with pytest.raises(Exception, match="append only"):
-            book.store.sql(statement.format(name, column, column))
+        for statement in statements:
+            with pytest.raises(Exception, match="append only"):
+                book.store.sql(statement)
         book.verify(filled)
 
 
