@@ -51,7 +51,7 @@ def limit(
     ] = False,
     ledger: _flags.Ledger = None,
 ) -> None:
-    """Set the most that all runs on a population may spend together. A new name is a population that awaits its data."""
+    """Set the most that all runs on a population may spend together. A new name makes one that awaits its data."""
     from dpft.privacy.ledger import Ledger, default_ledger_place
 
     with Ledger(ledger or default_ledger_place()) as book:

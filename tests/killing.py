@@ -155,7 +155,6 @@ def main() -> None:
     import dpft.privacy.ledger.report
     import dpft.privacy.search
     import dpft.training  # noqa: F401
-
     from dpft.privacy import segments
     from dpft.privacy.accountants import RDP, heterogeneous_rdp
 

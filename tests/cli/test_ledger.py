@@ -59,7 +59,7 @@ def test_show_names_population_runs_both_bounds_and_what_each_assumes(dpft: Comm
     code, out, err = dpft("ledger", "show", "team")
     assert (code, err) == (0, "")
     assert "(team)" in out
-    assert re.search(r"ε 5.000 at δ 1e-05 by composition; assumes that all runs were planned", out)
+    assert re.search(r"ε 5 at δ 1e-05 by composition; assumes that all runs were planned", out)
     assert re.search(r"ε [\d.]+ at δ 1e-05 by the RDP filter; assumes nothing", out)
     assert re.search(r"limit +ε 9 at δ 1e-05, .*left about ε [\d.]+", out)
     assert "run-1" in out

@@ -62,7 +62,7 @@ def heads(run: Path) -> list[str]:
         checkpoint = run / "checkpoints" / "last.safetensors"
         if checkpoint.is_file():
             kept.append(_metadata(checkpoint).get("ledger"))
-    except (OSError, KeyError, ValueError, AttributeError, struct.error):
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, struct.error):
         rule = "a run must be a folder with its run.json, as dpft train leaves it"
         raise UserError(f"{rule}, got {str(run)!r}; name one below runs/") from None
     found = [head for head in kept if head]

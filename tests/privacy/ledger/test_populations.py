@@ -237,7 +237,7 @@ def test_every_limit_of_joined_populations_holds(book: Ledger) -> None:
 
 
 def test_what_a_refusal_offers_is_accepted(book: Ledger) -> None:
-    """Catches: advice by another bound than the decision's; rounding the wrong way; noise that calibration undercuts."""
+    """Catches: advice by another bound than the decision's; rounding up; noise that calibration undercuts."""
     spec = Spec(budget=Budget(4.0, 1e-5), batch_size=40, epochs=2)
     plan = make_plan(spec, 400)
     terms = {"rate": plan.rate, "noise": plan.noise, "steps": plan.steps, "epsilon": plan.epsilon_upper}
