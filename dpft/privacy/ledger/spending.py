@@ -57,6 +57,8 @@ class Spending:
 
         if not self.runs:
             return 0.0, "nothing spent"
+        if self.alone is not None and self.alone[1] == delta:
+            return self.alone[0], "as planned"
         rdp = _rdp_epsilon(self._divergence(_ORDERS), 1, delta, _ORDERS), RDP
         if self.searches:  # of the accountants only this one knows them
             return rdp

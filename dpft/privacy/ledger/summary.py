@@ -38,7 +38,7 @@ class Summary:
 def summarize(population: Population, delta: float) -> Summary:
     """All that is charged to `population`, at `delta`: reserved steps count until their run is settled."""
     spent = Spending.of(population)
-    epsilon, accountant = _composed(spent, delta)
+    epsilon, accountant = _or_none(lambda: spent.composition(delta)) or (None, "none answered")
     filtered = _or_none(lambda: spent.filter(delta))
     return Summary(population.id, spent.runs, delta, epsilon, accountant, filtered)
 
@@ -48,13 +48,6 @@ def own_delta(population: Population) -> float | None:
     limits = [limit.delta for limit in population.limits]
     runs = [run.terms.delta for run in population.runs if isinstance(run.terms, Reservation)]
     return min(limits or runs, default=None)
-
-
-def _composed(spent: Spending, delta: float) -> tuple[float | None, str]:
-    if spent.alone is not None and spent.alone[1] == delta:  # one run alone has its own proven bound
-        return spent.alone[0], "as planned"
-    found = _or_none(lambda: spent.composition(delta))
-    return (None, "none answered") if found is None else found
 
 
 def _or_none(bound: Callable[[], T]) -> T | None:
