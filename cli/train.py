@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from dpft.cli import _flags, _show
 
-from dpft.spec import Budget, Spec, UserError
+from dpft.spec import MAX_PER_UNIT, Budget, Spec, UserError
 
 
 def train(
@@ -41,6 +41,12 @@ def train(
     ] = None,
     optimizer: Annotated[str | None, typer.Option(help=f"adam or sgd. [default: {Spec.optimizer}]")] = None,
     max_length: Annotated[int | None, typer.Option(help=f"Tokens per example. [default: {Spec.max_length}]")] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="Column whose values are the people to protect. [default: each example]")
+    ] = None,
+    max_per_unit: Annotated[
+        int | None, typer.Option(help=f"Examples that count of one unit. [default: {MAX_PER_UNIT}]")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help=f"Public seed of initialisation and projections. [default: {Spec.seed}]")
     ] = None,
@@ -65,7 +71,8 @@ def train(
     named = {
         "task": task, "data": data, "model": model, "method": method, "representation": representation,
         "batch_size": batch_size, "epochs": epochs, "learning_rate": learning_rate, "schedule": schedule,
-        "clip": clip, "optimizer": optimizer, "max_length": max_length, "seed": seed,
+        "clip": clip, "optimizer": optimizer, "max_length": max_length, "unit": unit, "max_per_unit": max_per_unit,
+        "seed": seed,
         "options": _flags.options(option) if option else None,
     }  # fmt: skip
     asked = {key: value for key, value in named.items() if value is not None}

@@ -53,6 +53,8 @@ def adapt(spec: Spec, labels: int, paired: bool, settled: Hardware, *, rehearsed
     adapted = methods.load(spec.method, spec.options).attach(model, spec.seed)
     models.check_length(model.backbone, spec.max_length, model.prompts)
     adapted = dataclasses.replace(adapted, regression=labels == 0)
+    if spec.unit != Spec.unit and adapted.gradients == "ghost":
+        adapted = dataclasses.replace(adapted, gradients="single")  # ghost norms are of single rows
     adapted.model.to(settled.device)
     if rehearsed:
         first = next(microbatches(public, np.arange(2), settled.tokens, settled.device))

@@ -13,7 +13,8 @@ class Batch:
 
     ids: (B, T) int64. allowed: (B, T) bool, None where nothing is padded. types: (B, T) int64, or None.
     read: (B,) int64, the token that is read. labels: (B,) int64 classes or float32 scores. features: (B, D), what
-    a frozen encoder made of the rows, where it was computed before; the tokens are then not looked at.
+    a frozen encoder made of the rows, where it was computed before; the tokens are then not looked at. units: (B,)
+    int64 from 0 to K - 1, which of the batch's K units each row belongs to; None where each row is its own.
     """
 
     ids: Tensor
@@ -22,6 +23,7 @@ class Batch:
     read: Tensor
     labels: Tensor
     features: Tensor | None = None
+    units: Tensor | None = None
 
     def __len__(self) -> int:
         return self.ids.shape[0]
@@ -33,5 +35,6 @@ class Batch:
             return None if rows is None else rows[which]
 
         return Batch(
-            self.ids[which], of(self.allowed), of(self.types), self.read[which], self.labels[which], of(self.features)
-        )
+            self.ids[which], of(self.allowed), of(self.types), self.read[which], self.labels[which], of(self.features),
+            of(self.units),
+        )  # fmt: skip

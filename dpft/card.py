@@ -22,7 +22,7 @@ COVERS = [
 DOES_NOT_COVER = [
     "the validation figures: computed on the validation rows without noise",
     "the choice of hyper-parameters, where they were chosen by looking at this training data",
-    "the number of training examples, label names, tokenizer and pretrained weights: taken as public",
+    "the number of units, label names, tokenizer and pretrained weights: taken as public",
     "time: how long steps take follows the rows drawn (seconds in result.json, times in the ledger)",
     "rounding: in bf16 an example's gradient depends in its last bits on the rows computed beside it; removing one of "
     "256 examples moved the clipped sum by 1.0002 clips instead of 1 (in fp32 by 1 + 4e-6)",
@@ -42,22 +42,24 @@ class Charge:
     population: dict[str, Any] | None
 
 
-def card(spec: Spec, plan: Plan, examples: int, charge: Charge, precision: str) -> dict[str, Any]:
-    """The content of privacy.json. Its label is the run's own; `population` is about all runs on the same data."""
+def card(spec: Spec, plan: Plan, units: int, charge: Charge, precision: str) -> dict[str, Any]:
+    """The content of privacy.json. Its label is the run's own; `units`: how many are protected;
+    `population`: about all runs on the same data."""
     common = {"versions": versions(), "python": platform.python_version(), "precision": precision}
     if plan.budget is None:
         statement = f"{NOT_PRIVATE}: trained without clipping and noise, for comparison only."
-        return {"private": False, "statement": statement, "examples": examples, **common}
+        return {"private": False, "statement": statement, "units": units, **common}
     return {
         "private": True,
-        "statement": f"{label(plan)}-differential privacy for adding or removing one {spec.unit}",
+        "statement": f"{label(plan)}-differential privacy for {adjacency(spec)}",
         "epsilon": plan.epsilon_upper,
         "delta": plan.budget.delta,
         "budget": {"epsilon": plan.budget.epsilon, "delta": plan.budget.delta},
-        "adjacency": f"add or remove one {spec.unit}",
+        "adjacency": adjacency(spec),
         "unit": spec.unit,
-        "mechanism": "DP-SGD: per-example clipping, Gaussian noise (Abadi et al. 2016)",
-        "sampler": "Poisson: each example enters each batch by its own coin",
+        "max_per_unit": spec.max_per_unit,
+        "mechanism": f"DP-SGD: one clip per {spec.unit}, Gaussian noise (Abadi et al. 2016)",
+        "sampler": f"Poisson: each {spec.unit} enters each batch by its own coin",
         "rate": plan.rate,
         "noise": plan.noise,
         "clip": plan.clip,
@@ -65,7 +67,7 @@ def card(spec: Spec, plan: Plan, examples: int, charge: Charge, precision: str) 
         "steps_planned": plan.steps,
         "steps_charged": charge.steps,
         "accountant": plan.accountant,
-        "examples": examples,
+        "units": units,
         "randomness": "AES-256-CTR keyed by the operating system; float64 normals",
         "covers": COVERS,
         "does_not_cover": DOES_NOT_COVER,
@@ -73,6 +75,13 @@ def card(spec: Spec, plan: Plan, examples: int, charge: Charge, precision: str) 
         "population": charge.population,
         **common,
     }
+
+
+def adjacency(spec: Spec) -> str:
+    """Between which data sets the promise holds."""
+    if spec.unit == Spec.unit:
+        return "adding or removing one example"
+    return f"adding or removing all examples of one {spec.unit}"
 
 
 def label(plan: Plan) -> str:

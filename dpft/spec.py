@@ -14,6 +14,8 @@ Schedule = Literal["constant", "linear", "cosine"]
 Optimizer = Literal["adam", "sgd"]
 Precision = Literal["auto", "fp32", "bf16"]
 
+MAX_PER_UNIT = 32  # as many short texts as fit into a micro-batch or two
+
 
 class UserError(ValueError):
     """A mistake of the caller's: one line that gives the rule, what was found, and the remedy."""
@@ -62,7 +64,9 @@ class Spec:
 
     `options` belong to the method, `data` is where the task's files lie (None: the task's own source),
     `budget=None` trains without clipping and noise: NOT PRIVATE. `epochs` is the expected number of times
-    an example is drawn. `learning_rate=None` takes the method's own. Raises UserError on values out of range.
+    an example is drawn. `learning_rate=None` takes the method's own. `unit` is whom privacy is promised to: an
+    example, or all examples with one value in the column it names, of which the first `max_per_unit` count; batch
+    size and epochs are then of units. Raises UserError on values out of range.
     """
 
     task: str = "sample"
@@ -79,11 +83,12 @@ class Spec:
     clip: float = 2.0
     optimizer: Optimizer = "adam"
     max_length: int = 128
-    unit: Literal["example"] = "example"
+    unit: str = "example"
+    max_per_unit: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("task", "model", "method"):
+        for name in ("task", "model", "method", "unit"):
             value = getattr(self, name)
             _require(isinstance(value, str) and value != "", f"{name} must be a name", value, f"pass --{name}")
         _require(self.data is None or isinstance(self.data, str), "data must be a folder", self.data, "pass --data DIR")
@@ -114,9 +119,22 @@ class Spec:
         _one_of(self.representation, get_args(Representation), "representation")
         _one_of(self.schedule, get_args(Schedule), "schedule")
         _one_of(self.optimizer, get_args(Optimizer), "optimizer")
-        _one_of(self.unit, ("example",), "unit")
         _require(isinstance(self.options, Mapping), "options must be key=value", self.options, "pass --option")
         object.__setattr__(self, "options", dict(self.options))
+        self._settle_unit()
+
+    def _settle_unit(self) -> None:
+        if self.unit == Spec.unit:
+            _require(
+                self.max_per_unit is None, "max-per-unit goes with a unit of several examples", self.max_per_unit,
+                "pass --unit COLUMN too",
+            )  # fmt: skip
+        elif self.max_per_unit is None:
+            object.__setattr__(self, "max_per_unit", MAX_PER_UNIT)
+        _require(
+            self.max_per_unit is None or _is_whole(self.max_per_unit, 1), "max-per-unit must be a whole number above 0",
+            self.max_per_unit, "pass --max-per-unit",
+        )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict with a `budget` of {epsilon, delta} or None; `from_json` reads it back."""

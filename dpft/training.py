@@ -100,9 +100,9 @@ def train(
     progress.stage("reading the data")
     task = tasks.load(spec)
     progress.stage("planning the noise")
-    plan = make_plan(spec, len(task.train))
+    plan = make_plan(spec, task.train.protected)
     with _opened(plan, ledger or default_ledger_place()) as book:
-        claim = _claim(book, plan, task, population)
+        claim = _claim(book, plan, task, population, spec.unit)
         ready = _prepare(spec, task, settled, progress)
         place = book.place if book else Path()
         run = Run.create(Path(runs), spec, plan, place, lambda id: _reserve(book, plan, id, claim))
@@ -123,9 +123,10 @@ def resume(path: str | Path, *, machine: Machine | None = None, progress: Progre
         return Result.from_json({**done, "path": run.path})
     progress.stage("reading the data")
     task = tasks.load(run.spec)
-    if run.plan.rate != run.spec.batch_size / len(task.train):
+    if run.plan.rate != run.spec.batch_size / task.train.protected:
         raise UserError(
-            f"a run resumes on as many examples as it began with, got {len(task.train)}; restore the data of the run"
+            f"a run resumes on as many {run.spec.unit}s as it began with, got {task.train.protected}; "
+            "restore the data of the run"
         )
     ready = _prepare(run.spec, task, settle(run.spec, machine or Machine()), progress)
     if run.plan.budget is not None and not is_there(run.ledger):
@@ -138,7 +139,6 @@ def resume(path: str | Path, *, machine: Machine | None = None, progress: Progre
                     f"{str(run.ledger)!r}; restore the run's plan.json and its ledger"
                 )
             book.verify(run.ledger_head)
-        progress.created(run.path)
         return _run(run, ready, book, progress)
 
 
@@ -152,13 +152,13 @@ def _opened(plan: Plan, place: str | Path) -> Iterator[Ledger | None]:
             yield book
 
 
-def _claim(book: Ledger | None, plan: Plan, task: tasks.Task, population: str | None) -> Claim | None:
+def _claim(book: Ledger | None, plan: Plan, task: tasks.Task, population: str | None, unit: str) -> Claim | None:
     """Whose data these are. Refuses what would exceed their limit, before anything costs time or privacy."""
     if book is None:
         if population is not None:
             raise UserError("only a private run is charged to a population, got --non-private; drop --population")
         return None
-    claim = book.claim(task.train.texts, task.train.pairs, population)
+    claim = book.claim(task.train.texts, task.train.pairs, population, unit)
     book.check(_terms(plan, "planned"), claim)
     return claim
 
@@ -187,7 +187,7 @@ def _prepare(spec: Spec, task: tasks.Task, settled: Hardware, progress: Progress
         encode(rows, model.tokenizer, spec.representation, spec.max_length) for rows in (task.train, task.validation)
     )
     if model.adapted.gradients == "single":
-        progress.note("on this architecture the method takes one example at a time: exact, and many times slower")
+        progress.note(f"here the method takes one {spec.unit} at a time: exact, and many times slower")
     if model.adapted.frozen:
         progress.stage("computing the frozen features")
         train_rows, validation = (
@@ -213,9 +213,10 @@ def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress) -> 
     else:
         step = PlainStep(adapted, plan, optimizer)
     adapted.model.per_example = book is not None
+    progress.created(run.path)
     progress.started(start, plan.steps)
     try:
-        for number, drawn in enumerate(poisson_batches(len(ready.train), plan, secret, start), start):
+        for number, drawn in enumerate(poisson_batches(ready.train.protected, plan, secret, start), start):
             _set_rate(optimizer, run.spec, number, plan.steps)
             step(number, microbatches(ready.train, drawn, ready.hardware.tokens, ready.hardware.device))
             seconds = before + time.monotonic() - started
@@ -250,7 +251,7 @@ def _finish(run: Run, ready: Prepared, book: Ledger | None, seconds: float, prog
     if book is not None:
         book.settle(run.id)
         charge = Charge(book.charged(run.id), book.head(), _together(book, plan, run.id))
-    run.write_json("privacy", card(run.spec, plan, len(ready.train), charge, settled.precision))
+    run.write_json("privacy", card(run.spec, plan, ready.train.protected, charge, settled.precision))
     result = Result(
         run.path, ready.task.metric, value, plan.epsilon_upper, plan.budget.delta if plan.budget else None,
         plan.steps, sum(p.numel() for p in adapted.private), round(seconds), settled.precision, settled.device.type,

@@ -156,7 +156,8 @@ def main() -> None:
     import dpft.privacy.search
     import dpft.training  # noqa: F401
     from dpft.privacy import segments
-    from dpft.privacy.accountants import RDP, heterogeneous_rdp
+    from dpft.privacy.accountants import RDP
+    from dpft.privacy.renyi import heterogeneous_rdp
 
     def in_process(every: Any, delta: float) -> segments.Bound:
         """The population's bound at a run's end, without a process for each accountant: it is not what is tested."""

@@ -26,7 +26,8 @@ FP32 = Machine(device="cpu", precision="fp32")
 def _in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bound over several runs by RDP, without a process for each accountant."""
     from dpft.privacy import segments
-    from dpft.privacy.accountants import RDP, heterogeneous_rdp
+    from dpft.privacy.accountants import RDP
+    from dpft.privacy.renyi import heterogeneous_rdp
 
     def quick(every: list[segments.Segment], delta: float) -> segments.Bound:
         return segments.Bound(heterogeneous_rdp([(s.noise, s.rate, s.steps) for s in every], delta), RDP, {})

@@ -81,7 +81,7 @@ def test_a_private_run_spends_what_it_planned_and_says_so(spec: Spec, tmp_path: 
 def test_the_plan_is_made_of_the_declared_numbers(spec: Spec, tmp_path: Path) -> None:
     result = train(spec, runs=tmp_path / "runs", machine=FP32)
     plan = Run.open(result.path).plan
-    examples = json.loads((result.path / "privacy.json").read_text())["examples"]
+    examples = json.loads((result.path / "privacy.json").read_text())["units"]
     assert plan.rate == 40 / examples
     assert plan.expected_batch == 40
     assert plan.steps == -(-examples // 40)

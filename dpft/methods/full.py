@@ -24,7 +24,7 @@ class Full:
 
     float32: ClassVar[bool] = True  # from the weights as they are stored, not as bfloat16 rounds them
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
-    learning_rate: ClassVar[float] = 0.001
+    learning_rate: ClassVar[float] = 0.003
 
     def attach(self, model: Classifier, seed: int) -> Adapted:
         row = architecture(model.backbone.config)

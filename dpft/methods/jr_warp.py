@@ -66,7 +66,7 @@ class JrWarp:
     scale: float = 1.0
     regenerate: bool = False
     traits: ClassVar[Traits] = Traits(parameter_sharing=True, efficient_inference=False, multi_layer=True)
-    learning_rate: ClassVar[float] = 0.04
+    learning_rate: ClassVar[float] = 0.06
 
     def __post_init__(self) -> None:
         check_count("dim", self.dim, example=1024)

@@ -110,7 +110,7 @@ class Rgp:
     rank: int = 1
     targets: str = "query,key,value,attention,intermediate,output"
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
-    learning_rate: ClassVar[float] = 0.002
+    learning_rate: ClassVar[float] = 0.004
 
     def __post_init__(self) -> None:
         check_count("rank", self.rank)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import ChainMap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
@@ -16,7 +16,10 @@ Gradients = Literal["hooks", "ghost", "single"]
 
 
 class Rows(Protocol):
-    """A micro-batch: it has a length, and some of its rows can be taken."""
+    """A micro-batch: it has a length, and some of its rows can be taken.
+
+    Where it has `units`, (B,) numbers from 0 to K - 1, the rows of each are clipped as one; else each row is its own.
+    """
 
     def __len__(self) -> int: ...
     def rows(self, which: Tensor | slice) -> Self: ...
@@ -88,6 +91,13 @@ def scaled(gradients: Tensor, factors: Tensor) -> Tensor:
     return gradients * factors.to(gradients.dtype).view(shape)
 
 
+def per_unit(gradients: Sequence[Tensor], units: Tensor) -> list[Tensor]:
+    """Sums over the rows of each unit, in float32 or better. [(B, ...), ...], units: (B,) -> [(K, ...), ...]"""
+    count = int(units.max()) + 1 if len(units) else 0
+    wide = [g if g.dtype == torch.float64 else g.float() for g in gradients]
+    return [g.new_zeros(count, *g.shape[1:]).index_add_(0, units, g) for g in wide]
+
+
 class Clipper(Protocol[Batch_contra]):
     """The clipped sum of one micro-batch, in the order of `private`. Leaves nothing on the parameters."""
 
@@ -103,7 +113,8 @@ class Hooks(Generic[Batch]):
         self.wrapped = _HooksModule(adapted.model, batch_first=True, loss_reduction="sum", strict=True)
 
     def __call__(self, batch: Batch) -> list[Tensor]:
-        return clipped_sum(self.per_example(batch), self.clip)
+        gradients, units = self.per_example(batch), _units(batch)
+        return clipped_sum(gradients if units is None else per_unit(gradients, units), self.clip)
 
     def close(self) -> None:
         self.wrapped.remove_hooks()
@@ -143,6 +154,8 @@ class Ghost(Generic[Batch]):
         self._lowest = tables or list(adapted.private)
 
     def __call__(self, batch: Batch) -> list[Tensor]:
+        if _units(batch) is not None:
+            raise RuntimeError("ghost norms are of single rows, got rows that are clipped together; take one at a time")
         losses = _losses(self.adapted, self.wrapped(batch), batch)
         with _outputs_alone():  # the hooks see what reaches each layer; only the lowest layers' gradients are made
             torch.autograd.grad(losses.sum(), self._lowest)
@@ -164,16 +177,15 @@ class Ghost(Generic[Batch]):
 
 
 class Single(Generic[Batch]):
-    """One backward pass per example: exact for every model, and as slow as it sounds."""
+    """One backward pass per example, or unit: exact for every model, and as slow as it sounds."""
 
     def __init__(self, adapted: Trainable[Batch], clip: float) -> None:
         self.adapted, self.clip = adapted, clip
 
     def __call__(self, batch: Batch) -> list[Tensor]:
         total = [torch.zeros_like(p) for p in self.adapted.private]
-        for row in range(len(batch)):
-            for whole, part in zip(total, clipped_sum(self._gradient(batch.rows(slice(row, row + 1))), self.clip),
-                                   strict=True):  # fmt: skip
+        for one in _one_by_one(batch):
+            for whole, part in zip(total, clipped_sum(self._gradient(one), self.clip), strict=True):
                 whole += part
         return total
 
@@ -190,6 +202,19 @@ def clipper(adapted: Trainable[Batch], clip: float) -> Clipper[Batch]:
     kinds: dict[Gradients, type[Any]] = {"hooks": Hooks, "ghost": Ghost, "single": Single}
     made: Clipper[Batch] = kinds[adapted.gradients](adapted, clip)
     return made
+
+
+def _units(batch: Rows) -> Tensor | None:
+    return getattr(batch, "units", None)
+
+
+def _one_by_one(batch: Batch) -> Iterator[Batch]:
+    """The rows of each unit of the batch; each row where it has none."""
+    units = _units(batch)
+    if units is None:
+        yield from (batch.rows(slice(row, row + 1)) for row in range(len(batch)))
+    else:
+        yield from (batch.rows(units == unit) for unit in range(int(units.max()) + 1 if len(units) else 0))
 
 
 def _losses(adapted: Trainable[Batch], outputs: Tensor, batch: Batch) -> Tensor:

@@ -23,8 +23,9 @@ from dp_accounting.rdp import RdpAccountant
 from scipy.optimize import brentq
 from scipy.special import gammaln
 
-from dpft.privacy.accountants import _ORDERS, _quiet
 from dpft.privacy.ledger.entries import Search
+from dpft.privacy.renyi import _ORDERS
+from dpft.privacy.rounding import quiet
 from dpft.privacy.secret import Secret
 from dpft.spec import UserError
 
@@ -46,7 +47,7 @@ def search_rdp(search: Search, orders: Sequence[float]) -> Any:
     one = PoissonSampledDpEvent(search.rate, GaussianDpEvent(search.noise * (1 - 1e-12)))
     run = ComposedDpEvent([SelfComposedDpEvent(one, search.steps), ZCDpEvent(search.steps * float((lost / at).max()))])
     accountant = RdpAccountant(every)
-    with _quiet():
+    with quiet():
         accountant.compose(RepeatAndSelectDpEvent(run, search.mean, search.shape))
     found = accountant.rdp[[every.index(order) for order in orders]]
     return np.where(np.isfinite(found) & (found > 0), found, np.inf)

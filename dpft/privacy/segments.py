@@ -7,23 +7,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from dpft.privacy import isolated
-from dpft.privacy.accountants import (
-    CLOSED_FORM,
-    PLD,
-    PRV,
-    RDP,
-    Part,
-    adaptive_rdp,
-    epsilon_gaussian,
-    heterogeneous_pld,
-    heterogeneous_prv,
-    heterogeneous_rdp,
-)
+from dpft.privacy.accountants import CLOSED_FORM, PLD, PRV, RDP, heterogeneous_prv
+from dpft.privacy.closed_form import epsilon_gaussian
+from dpft.privacy.losses import heterogeneous_pld
+from dpft.privacy.renyi import adaptive_rdp, heterogeneous_rdp
+from dpft.privacy.rounding import Part, attempt
 from dpft.spec import UserError
 
 NOISE_LIMITS = (1e-2, 1e6)
 MOST_STEPS = 10**12
-SECONDS = 20.0
+SECONDS = 30.0
 _WAYS: dict[str, Callable[..., object]] = {PRV: heterogeneous_prv, PLD: heterogeneous_pld, RDP: heterogeneous_rdp}
 
 
@@ -57,13 +50,14 @@ class Bound:
 def epsilon_of(segments: Iterable[Segment], delta: float, seconds: float = SECONDS) -> Bound:
     """An upper bound on epsilon at `delta` of all the segments together, for adding or removing one unit.
 
-    The least is taken of PLD (connect-the-dots, pessimistic, the worse of adding and removing), RDP, and the
-    closed form as if every batch held all units (exact where each rate is 1; Zhu et al. 2022, theorem 10):
-    each is proven for both directions. PRV looks at removal only, so that it never lowers the answer: with a
-    PLD it lies above, or something is amiss and the larger, PLD, is kept, as `epsilon_upper` does; without,
-    it stands alone and proves nothing. What PRV does prove is a lower bound: an answer below it is refuted and
-    dropped. The accountants run beside each other in processes of their own; one that has not answered within
-    `seconds`, or dies, is skipped. Never 0, and the same in any order of the segments.
+    The least is taken of PLD (connect-the-dots, pessimistic, the worse of adding and removing), RDP (both
+    directions: Mironov et al. 2019, theorem 5), and the closed form as if every batch held all units (exact where
+    each rate is 1; see `epsilon_gaussian`). PRV's upper end bounds removal only, and no theorem says that adding
+    never costs more after composition: so it is shown, and never lowers the answer. But removal alone being above
+    PRV's lower end, a bound below that is refuted and dropped. The accountants run beside each other in processes
+    of their own; one that has not answered within `seconds`, or dies, is skipped. Never 0, and the same in any
+    order of the segments. The steps themselves may depend on earlier releases; noise, rate and number may not:
+    for these see `epsilon_filter`.
     """
     _require(_is_number(delta) and 0 < delta < 1, "delta must lie between 0 and 1", delta)
     parts = _canonical(segments)
@@ -72,6 +66,8 @@ def epsilon_of(segments: Iterable[Segment], delta: float, seconds: float = SECON
         return Bound(closed, CLOSED_FORM, {CLOSED_FORM: closed})
     calls = {name: (f"{way.__module__}:{way.__name__}", [parts, delta]) for name, way in _WAYS.items()}
     found = isolated.run(calls, seconds)
+    if found[RDP] is None:  # it is cheap and cannot hang: only a machine too busy to start it kept it from answering
+        found[RDP] = attempt(lambda: heterogeneous_rdp(parts, delta))
     prv = found.pop(PRV)
     bounds = {**found, CLOSED_FORM: closed}
     epsilon, name = _least(bounds, 0.0 if prv is None else prv[0])

@@ -27,6 +27,8 @@ def check(spec: Spec) -> None:
         raise UserError(f"the task must be one of {', '.join(names())}, got {spec.task!r}; {hint}")
     if spec.task == SAMPLE and spec.data is not None:
         raise UserError(f"the task sample brings its own data, got --data {spec.data!r}; drop --data or name a --task")
+    if spec.task == SAMPLE and spec.unit != Spec.unit:
+        raise UserError(f"the task sample has no column but its text, got --unit {spec.unit!r}; name a --task")
 
 
 def load(spec: Spec) -> Task:

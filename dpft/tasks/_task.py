@@ -13,14 +13,23 @@ from dpft.spec import UserError
 
 @dataclass(frozen=True)
 class Rows:
-    """Texts, their partners where the task is about pairs, and labels: (N,) int64 classes or float32 scores."""
+    """Texts, their partners where the task is about pairs, and labels: (N,) int64 classes or float32 scores.
+
+    units: (N,) the number of the unit that each row belongs to, from 0 on; None where each row is its own.
+    """
 
     texts: Sequence[str]
     pairs: Sequence[str] | None
     labels: NDArray[np.int64] | NDArray[np.float32]
+    units: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @property
+    def protected(self) -> int:
+        """How many units there are: whom privacy is promised to."""
+        return len(self) if self.units is None else len(np.unique(self.units))
 
 
 @dataclass(frozen=True)

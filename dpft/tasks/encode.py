@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dpft.spec import Representation, UserError
 from dpft.tasks._task import Rows
+from dpft.tasks.units import Units
 
 _CHUNK = 4096
 
@@ -22,7 +23,7 @@ class Encoded:
     ids: (total,) int32. starts: (N + 1,) int64. second: (N,) where the second segment starts (its length where
     there is none). read: (N,) the token that is read. labels: (N,). padding: the pad token's id. typed: whether
     the model takes segment ids. features: (N, D) float32, what a frozen encoder made of each row; a row is then one
-    token that nobody looks at.
+    token that nobody looks at. units: whose rows they are, None where each row is its own unit.
     """
 
     ids: NDArray[np.int32]
@@ -33,6 +34,7 @@ class Encoded:
     padding: int
     typed: bool
     features: NDArray[np.float32] | None = None
+    units: Units | None = None
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -41,6 +43,11 @@ class Encoded:
         """The same rows as `features` (N, D), without their tokens."""
         rows = np.zeros(len(self), np.int32)
         return replace(self, ids=rows, starts=np.arange(len(self) + 1), second=rows + 1, read=rows, features=features)
+
+    @property
+    def protected(self) -> int:
+        """How many units there are: what batches are drawn from."""
+        return len(self) if self.units is None else len(self.units)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -102,6 +109,7 @@ def encode(rows: Rows, tokenizer: Any, representation: Representation, max_lengt
     return Encoded(
         ids, starts, np.array(second, np.int32), np.array(read, np.int32), np.asarray(rows.labels),
         int(tokenizer.pad_token_id or 0), "token_type_ids" in tokenizer.model_input_names,
+        units=None if rows.units is None else Units.of(rows.units),
     )  # fmt: skip
 
 

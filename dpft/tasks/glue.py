@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from dpft.spec import Spec, UserError
 from dpft.tasks._task import Rows, Task
+from dpft.tasks.units import kept, numbered
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,11 @@ def load(spec: Spec) -> Task:
     """The task `glue/NAME`. Raises UserError on an unknown name, missing files, columns or labels."""
     name = spec.task.removeprefix("glue/")
     config = CONFIGS[name]
-    train, validation = (_rows(_table(spec, name, split), config, split) for split in ("train", config.validation))
-    return Task(spec.task, train, validation, config.labels, config.metric)
+    train, validation = (_table(spec, name, split) for split in ("train", config.validation))
+    return Task(
+        spec.task, _with_units(train, config, spec), _rows(validation, config, config.validation), config.labels,
+        config.metric,
+    )  # fmt: skip
 
 
 def _table(spec: Spec, name: str, split: str) -> Any:
@@ -83,6 +87,17 @@ def _local(folder: Path, split: str) -> Any:
         raise UserError(
             f"{split}.parquet must be a parquet file, got one that cannot be read; write it again"
         ) from None
+
+
+def _with_units(table: Any, config: Config, spec: Spec) -> Rows:
+    """The training rows, at most `spec.max_per_unit` of each unit where `spec.unit` names a column."""
+    if spec.unit == Spec.unit:
+        return _rows(table, config, "train")
+    if spec.unit not in table.columns or spec.max_per_unit is None:
+        raise UserError(f"the unit must be a column of train, got none named {spec.unit!r}; pass --unit COLUMN")
+    numbers = numbered(table[spec.unit])
+    rows = kept(numbers, spec.max_per_unit)
+    return replace(_rows(table.iloc[rows], config, "train"), units=numbers[rows])
 
 
 def _rows(table: Any, config: Config, split: str) -> Rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from dpft.batch import Batch
 from dpft.tasks.encode import Encoded
+from dpft.tasks.units import Units
 
 
 def cut(lengths: NDArray[np.int64], tokens: int) -> Iterator[slice]:
@@ -24,13 +26,40 @@ def cut(lengths: NDArray[np.int64], tokens: int) -> Iterator[slice]:
 def microbatches(
     data: Encoded, drawn: NDArray[np.int64], tokens: int, device: torch.device | str = "cpu"
 ) -> Iterator[Batch]:
-    """The drawn rows as padded batches, longest first. Order inside a logical batch changes nothing.
+    """The drawn units' rows as padded batches, longest first. Order inside a logical batch changes nothing.
 
-    drawn: (n,) row numbers, n may be 0. tokens: the most rows times longest row of a batch.
+    drawn: (n,) numbers of units, which are rows where `data` has no others; n may be 0. tokens: the most rows times
+    longest row of a batch. A unit's rows stay together, for they are clipped together.
     """
+    if data.units is not None:
+        yield from _whole_units(data, data.units, drawn, tokens, device)
+        return
     order = drawn[np.argsort(-data.lengths[drawn], kind="stable")]
     for part in cut(data.lengths[order], tokens):
         yield collate(data, order[part], device)
+
+
+def _whole_units(
+    data: Encoded, units: Units, drawn: NDArray[np.int64], tokens: int, device: torch.device | str
+) -> Iterator[Batch]:
+    rows = [units.of_unit(unit) for unit in drawn]
+    longest = [int(data.lengths[own].max()) for own in rows]
+    batch: list[NDArray[np.int64]] = []
+    width = 0
+    for unit in np.argsort(np.negative(longest), kind="stable"):
+        count = sum(map(len, batch)) + len(rows[unit])
+        if batch and count * width > tokens:
+            yield _of_units(data, batch, device)
+            batch = []
+        width = width if batch else longest[unit]
+        batch.append(rows[unit])
+    if batch:
+        yield _of_units(data, batch, device)
+
+
+def _of_units(data: Encoded, rows: list[NDArray[np.int64]], device: torch.device | str) -> Batch:
+    owners = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
+    return replace(collate(data, np.concatenate(rows), device), units=torch.from_numpy(owners).to(device))
 
 
 def collate(data: Encoded, rows: NDArray[np.int64], device: torch.device | str = "cpu") -> Batch:

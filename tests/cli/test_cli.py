@@ -260,7 +260,7 @@ def test_train_json_is_the_result_and_the_ledger_holds_every_step(finished: Call
     assert 0 < result["epsilon"] <= 8
     assert ledger_rows() >= 10
     card = json.loads((run / "privacy.json").read_text())
-    assert (card["private"], card["steps_charged"], card["examples"]) == (True, 10, 400)
+    assert (card["private"], card["steps_charged"], card["units"]) == (True, 10, 400)
 
 
 def test_evaluate_finds_the_value_of_the_result(dpft: Command, finished: Callable[..., dict[str, Any]]) -> None:

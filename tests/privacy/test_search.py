@@ -12,10 +12,10 @@ from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDp
 from dp_accounting.dp_event import RepeatAndSelectDpEvent
 from dp_accounting.rdp import RdpAccountant
 
-from dpft.privacy.accountants import _ORDERS
 from dpft.privacy.ledger import Ledger, LedgerError, OverLimit, Search
 from dpft.privacy.ledger.spending import Spending
 from dpft.privacy.ledger.summary import summarize
+from dpft.privacy.renyi import _ORDERS
 from dpft.privacy.search import draw_runs, search_rdp
 from dpft.privacy.secret import Secret
 from dpft.privacy.segments import Segment, epsilon_filter
@@ -63,8 +63,8 @@ def test_a_search_costs_what_theorem_2_says(mean: float, shape: float) -> None:
 
 
 def test_a_search_costs_more_than_one_run_and_less_than_its_runs_shown_one_by_one() -> None:
-    one = Spending().plus(search(1.0, 1.0)).filter(1e-5)
-    ten = Spending().plus(search(10.0, 1.0)).filter(1e-5)
+    one = Spending().plus(search(1.0, 1.0), "example").filter(1e-5)
+    ten = Spending().plus(search(10.0, 1.0), "example").filter(1e-5)
     assert epsilon_filter([Segment(2.0, 0.1, 20)], 1e-5) < one < ten
     assert ten < epsilon_filter([Segment(2.0, 0.1, 20 * 100)], 1e-5)
 

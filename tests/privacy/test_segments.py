@@ -15,21 +15,12 @@ from scipy.integrate import quad
 from scipy.optimize import brentq
 from scipy.stats import binom, norm
 
-from dpft.privacy import accountants, isolated, segments
-from dpft.privacy.accountants import (
-    CLOSED_FORM,
-    PLD,
-    PRV,
-    RDP,
-    Part,
-    epsilon_gaussian,
-    epsilon_pld,
-    epsilon_quick,
-    epsilon_rdp,
-    heterogeneous_pld,
-    heterogeneous_prv,
-    heterogeneous_rdp,
-)
+from dpft.privacy import isolated, losses, renyi, segments
+from dpft.privacy.accountants import CLOSED_FORM, PLD, PRV, RDP, epsilon_quick, heterogeneous_prv
+from dpft.privacy.closed_form import epsilon_gaussian
+from dpft.privacy.losses import epsilon_pld, heterogeneous_pld
+from dpft.privacy.renyi import heterogeneous_rdp
+from dpft.privacy.rounding import Part
 from dpft.privacy.segments import Bound, Segment, epsilon_filter, epsilon_of
 from dpft.spec import UserError
 
@@ -42,7 +33,9 @@ def gaussian_delta(noise: float, epsilon: float) -> float:
     def excess(loss: float) -> float:  # the loss is normal with mean 1/(2 noise^2) and deviation 1/noise
         return float(norm.pdf(loss, 1 / (2 * noise**2), 1 / noise) * -math.expm1(epsilon - loss))
 
-    return float(quad(excess, epsilon, epsilon + 40 / noise, epsabs=0, epsrel=1e-9, limit=500)[0])
+    mean = 1 / (2 * noise**2)
+    low = max(epsilon, mean - 40 / noise)
+    return float(quad(excess, low, max(epsilon, mean) + 40 / noise, epsabs=0, epsrel=1e-9, limit=500)[0])
 
 
 def one_step_epsilon(noise: float, rate: float, delta: float) -> float:
@@ -111,9 +104,8 @@ def assert_sound(noise: float, rate: float, steps: int, delta: float) -> int:
     for bound in (
         lambda: heterogeneous_pld(part, delta),
         lambda: heterogeneous_rdp(part, delta),
-        lambda: epsilon_pld(noise, rate, steps, delta),
-        lambda: epsilon_rdp(noise, rate, steps, delta),
-        lambda: epsilon_quick(noise, rate, steps, delta)[0],
+        lambda: epsilon_filter([Segment(*each) for each in part], delta),
+        lambda: epsilon_quick(noise, rate, steps, delta, losses.COARSE_CELLS)[0],
         lambda: epsilon_gaussian(noise, steps, delta),
     ):
         try:
@@ -127,7 +119,7 @@ def assert_sound(noise: float, rate: float, steps: int, delta: float) -> int:
     return answers
 
 
-@pytest.mark.parametrize("case", regimes(24, seed=4), ids=lambda case: "-".join(f"{x:.2g}" for x in case))
+@pytest.mark.parametrize("case", regimes(16, seed=4), ids=lambda case: "-".join(f"{x:.2g}" for x in case))
 def test_no_bound_is_zero_nan_or_below_a_certified_lower_bound_in_any_regime(
     case: tuple[float, float, int, float],
 ) -> None:
@@ -141,6 +133,32 @@ def test_no_bound_is_below_a_certified_lower_bound_in_any_corner(
     noise: float, rate: float, steps: int, delta: float
 ) -> None:
     assert assert_sound(noise, rate, steps, delta) >= 1
+
+
+@pytest.mark.parametrize("noise", [0.3, 1.1, 100.0])
+@pytest.mark.parametrize("rate", [2e-6, 1e-3, 0.5])
+@pytest.mark.parametrize("steps", [999, 10**6])
+def test_no_loss_distribution_outgrows_its_grid(noise: float, rate: float, steps: int) -> None:
+    """All steps composed at once, or a grid from the chi-square deviation, grow to gigabytes at noise 0.3."""
+    cells = losses.COARSE_CELLS
+    one = losses._one_step(noise, rate, losses._interval([(noise, rate, steps)], cells))
+    assert one._pmf_remove.size <= 2 * cells
+    assert losses._power(one, steps)._pmf_remove.size <= 40 * cells
+
+
+@pytest.mark.parametrize("steps", [1, 2, 300, 5000, 123_457])
+def test_composing_in_stages_is_the_closed_form_at_rate_one_and_counts_every_step(steps: int) -> None:
+    """Dropping the rest of the last stage, or its tail, fails: 123 457 is a multiple of no stage."""
+    noise = 2 * math.sqrt(steps)
+    exact = epsilon_gaussian(noise, steps, 1e-6)
+    assert exact - 1e-6 <= epsilon_pld(noise, 1.0, steps, 1e-6) <= 1.005 * exact
+
+
+def test_a_grid_loses_little_where_a_step_is_seldom_seen_and_seldom_small() -> None:
+    """Oracle for one step: log(1 + q (exp(e) - 1)), e the Gaussian's at delta / q (amplification by sampling)."""
+    for noise, rate, delta in ((0.3, 1e-3, 1e-15), (0.3, 1e-6, 1e-15), (5.0, 0.07, 1e-12)):
+        exact = math.log1p(rate * math.expm1(epsilon_gaussian(noise, 1, delta / rate)))
+        assert exact * (1 - 1e-6) <= epsilon_pld(noise, rate, 1, delta) <= 1.02 * exact
 
 
 def test_an_optimistic_pld_estimate_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,41 +178,42 @@ def test_an_optimistic_pld_estimate_is_caught(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_rdp_that_reads_a_negative_order_as_epsilon_zero_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The injected bug: one order's divergence comes out negative, and is not dropped."""
-    honest = accountants._rdp_one_step
+    case = (1.0, 0.01, 1000, 1e-6)
+    honest, exact = renyi._one_step, heterogeneous_rdp([case[:3]], 1e-6)
 
-    def spoilt(noise: float, rate: float) -> np.ndarray:
-        one = honest(noise, rate).copy()
+    def spoilt(noise: float, rate: float, orders: tuple[float, ...]) -> np.ndarray:
+        one = honest(noise, rate, orders).copy()
         one[5] = -1e-18
         return one
 
-    case = (1.0, 0.01, 1000, 1e-6)
-    exact = heterogeneous_rdp([case[:3]], 1e-6)
-    monkeypatch.setattr(accountants, "_rdp_one_step", spoilt)
+    monkeypatch.setattr(renyi, "_one_step", spoilt)
     assert heterogeneous_rdp([case[:3]], 1e-6) == pytest.approx(exact, rel=0.05)
     assert_sound(*case)
-    package = accountants.compute_epsilon
     monkeypatch.setattr(
-        accountants,
-        "_rdp_epsilon",
-        lambda one, steps, delta: max(package(accountants._ORDERS, one * steps, delta)[0], 1e-6),
+        renyi, "_epsilon", lambda sums, delta, orders: max(renyi.compute_epsilon(orders, sums, delta)[0], 1e-6)
     )
-    monkeypatch.setattr(accountants.np, "where", lambda _, kept, __: kept)
     with pytest.raises(AssertionError, match="below"):
         assert_sound(*case)
 
 
-def test_an_rdp_whose_segments_lose_a_negative_order_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_order_that_is_no_bound_in_one_segment_is_none_in_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     """The injected bug: an order is negative in one segment only, and its sum counts that segment for nothing."""
+
+    class Spoilt(renyi.RdpAccountant):  # type: ignore[misc]
+        @property
+        def rdp(self) -> np.ndarray:
+            return -np.asarray(super().rdp) if self.noise == 0.5 else np.asarray(super().rdp)
+
+        def compose(self, event: object, count: int = 1) -> object:
+            self.noise = event.event.noise_multiplier  # type: ignore[attr-defined]
+            return super().compose(event, count)
+
     parts: list[Part] = [(1.0, 0.01, 1000), (0.5, 0.02, 500)]
-    honest, exact = accountants._rdp_one_step, heterogeneous_rdp(parts, 1e-6)
-
-    def spoilt(noise: float, rate: float) -> np.ndarray:
-        return honest(noise, rate) if noise == 1.0 else -np.ones(len(accountants._ORDERS))
-
-    monkeypatch.setattr(accountants, "_rdp_one_step", spoilt)
+    exact = heterogeneous_rdp(parts, 1e-6)
+    monkeypatch.setattr(renyi, "RdpAccountant", Spoilt)
+    assert heterogeneous_rdp(parts[:1], 1e-6) < exact
     with pytest.raises(ArithmeticError, match="Renyi"):
         heterogeneous_rdp(parts, 1e-6)
-    assert heterogeneous_rdp(parts[:1], 1e-6) < exact
 
 
 @pytest.mark.parametrize("noise", [1e-5, 1e-3, 0.05, 0.3, 5.0, 3e2, 9e3, 2e4, 1e6])
@@ -270,7 +289,7 @@ def test_neither_order_nor_splitting_changes_what_the_accountants_are_asked() ->
 
 
 def test_the_least_sound_bound_is_taken_and_each_is_named_with_its_version() -> None:
-    found = epsilon_of(of(*PARTS), 1e-6)
+    found = epsilon_of(of(*PARTS), 1e-6, seconds=200)
     assert set(found.bounds) == {PRV, PLD, RDP, CLOSED_FORM}
     assert all(any(c.isdigit() for c in name) for name in found.bounds)
     assert (found.epsilon, found.accountant) == (found.bounds[PLD], PLD)
@@ -281,7 +300,7 @@ def test_the_least_sound_bound_is_taken_and_each_is_named_with_its_version() -> 
 @pytest.mark.parametrize(("noise", "delta"), [(0.5, 1e-5), (4.0, 1e-6), (60.0, 1e-12)])
 def test_the_filter_pays_for_reading_off_its_order_after_the_fact(noise: float, delta: float) -> None:
     """Oracle: order a of a Gaussian is a / (2 noise^2); Canonne et al. 2020 at delta / K. Using delta itself fails."""
-    orders = accountants._FILTER_ORDERS
+    orders = renyi.FILTER_ORDERS
     exact = min(
         a / (2 * noise**2) + (math.log(len(orders) / delta) - math.log(a)) / (a - 1) + math.log1p(-1 / a)
         for a in orders
@@ -309,7 +328,7 @@ def test_prv_never_lowers_the_answer_and_refutes_what_is_below_its_lower_end(mon
     assert answers(monkeypatch, [1.0, 1.5], 2.0, 2.5).epsilon == 2.0
     assert answers(monkeypatch, [1.0, 1.5], None, 2.5).accountant == RDP
     assert answers(monkeypatch, [2.2, 2.4], 2.0, 2.5).accountant == RDP
-    assert answers(monkeypatch, [1.0, 1.5], None, None).accountant == CLOSED_FORM
+    assert answers(monkeypatch, [1.0, 1.5], None, None).accountant == RDP  # asked again, in this process
     assert answers(monkeypatch, None, 2.0, 1.9).accountant == RDP
     assert answers(monkeypatch, [1e9, 2e9], 2.0, 2.5).accountant == CLOSED_FORM
 
@@ -322,13 +341,21 @@ def test_an_accountant_that_hangs_or_crashes_is_skipped_and_never_waited_for(mon
 
     monkeypatch.setattr(isolated, "run", sabotaged)
     started = time.monotonic()
-    found = epsilon_of(of(*PARTS), 1e-6, seconds=12)
-    assert time.monotonic() - started < 20
+    found = epsilon_of(of(*PARTS), 1e-6, seconds=8)
+    assert time.monotonic() - started < 40
     assert (found.bounds[PLD], found.bounds[PRV]) == (None, None)
     assert (found.epsilon, found.accountant) == (found.bounds[RDP], RDP)
 
 
-def test_where_none_answers_in_time_the_closed_form_still_does() -> None:
+def test_where_none_answers_in_time_rdp_still_does_and_else_the_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = epsilon_of(of(*PARTS), 1e-6, seconds=0)
+    assert (found.epsilon, found.accountant) == (heterogeneous_rdp(sorted(PARTS), 1e-6), RDP)
+    assert (found.bounds[PLD], found.bounds[PRV]) == (None, None)
+
+    def fails(*_: object) -> float:
+        raise ArithmeticError
+
+    monkeypatch.setattr(segments, "heterogeneous_rdp", fails)
     found = epsilon_of(of(*PARTS), 1e-6, seconds=0)
     assert found.accountant == CLOSED_FORM
     assert list(found.bounds.values()).count(None) == 3

@@ -46,9 +46,11 @@ class Ledger:
         """Where it lies, without a password."""
         return self.store.place
 
-    def claim(self, texts: Sequence[str], pairs: Sequence[str] | None = None, name: str | None = None) -> Claim:
+    def claim(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, name: str | None = None, unit: str = "example"
+    ) -> Claim:
         """Whose data these are: what tells their population, and the name it shall have. Writes nothing."""
-        return Claim.of(self.store, texts, pairs, name)
+        return Claim.of(self.store, texts, pairs, name, unit)
 
     def check(self, terms: Reservation | Search, claim: Claim | None) -> None:
         """Raise OverLimit where `terms` would exceed a limit of the data's population. Writes nothing."""
@@ -170,7 +172,9 @@ class Ledger:
                 matched = claim.matched(view) if claim else None
                 if _decision(view, terms, matched) != decision:
                     continue
-                where = {} if matched is None else {"population": matched.settle(self.store, view)}
+                where = (
+                    {} if matched is None else {"population": matched.settle(self.store, view), "unit": matched.unit}
+                )
                 try:
                     chain.append(self.store, kind, {**body, **where})
                 except IntegrityError:
@@ -191,4 +195,5 @@ def _decision(view: View, terms: Reservation | Search, matched: Matched | None) 
     together = Population("", runs=[run for one in found for run in one.runs])
     limits = tuple(limit for one in found for limit in one.limits)
     spent = Spending.of(together) if limits else Spending()
-    return Decision(spent, terms, limits, " + ".join(one.title for one in found))
+    unit = "example" if matched is None else matched.unit
+    return Decision(spent, terms, limits, " + ".join(one.title for one in found), unit)

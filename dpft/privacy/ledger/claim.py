@@ -17,18 +17,19 @@ from dpft.privacy.ledger.store import Store, sketch
 
 @dataclass
 class Claim:
-    """A data set's sketch, and the name of its population where one was given."""
+    """A data set's sketch, the name of its population where one was given, and the unit that its run protects."""
 
     store: Store
     sketch: Sketch
     name: str | None
+    unit: str
     _seen: dict[str, Sketch] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, store: Store, texts: Sequence[str], pairs: Sequence[str] | None, name: str | None) -> Claim:
+    def of(cls, store: Store, texts: Sequence[str], pairs: Sequence[str] | None, name: str | None, unit: str) -> Claim:
         if name is not None:
             check_population_name(name)
-        return cls(store, Sketch.of(chain.key(store), texts, pairs), name)
+        return cls(store, Sketch.of(chain.key(store), texts, pairs), name, unit)
 
     def matched(self, view: View) -> Matched:
         """The populations in `view` that the data belong to, the oldest first, found anew each time."""
@@ -62,11 +63,18 @@ class Matched:
     claim: Claim
     ids: tuple[str, ...]
 
+    @property
+    def unit(self) -> str:
+        return self.claim.unit
+
     def populations(self, view: View) -> list[Population]:
         return [view.of(id) for id in self.ids]
 
-    def settle(self, store: Store, view: View) -> str:
-        """Inside `store.writing()`: write down what is new of the population, and return its id."""
+    def settle(self, store: Store, view: View) -> dict[str, str]:
+        """Inside `store.writing()`: write down what is new of the population. What a run's entry says of it."""
+        return {"population": self._known(store, view), "unit": self.unit}
+
+    def _known(self, store: Store, view: View) -> str:
         name = self.claim.name
         if not self.ids:
             return self.new(store, name, self.claim.sketch)

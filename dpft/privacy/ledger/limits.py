@@ -26,10 +26,14 @@ class Decision:
     terms: Reservation | Search
     limits: tuple[Limit, ...]
     title: str
+    unit: str
 
     def check(self) -> None:
         """Raise OverLimit where a limit would be exceeded. Takes seconds where there is one."""
-        together = self.spent.plus(self.terms)
+        together = self.spent.plus(self.terms, self.unit)
+        if self.limits and len(together.units) > 1:
+            rule = f"all runs on the population {self.title}, which has a limit, must protect the same unit"
+            raise OverLimit(f"{rule}, got {' and '.join(sorted(together.units))}; pass the --unit of the others")
         for limit in self.limits:
             bound = together.bound(limit)
             if bound > limit.epsilon:
@@ -53,7 +57,7 @@ class Decision:
 
         def fits(noise: float, steps: int) -> bool:
             asked = replace(terms, noise=noise, steps=steps, epsilon=_MOST_NOISE)  # its epsilon is what we look for
-            return self.spent.plus(asked).quick(limit) <= limit.epsilon
+            return self.spent.plus(asked, self.unit).quick(limit) <= limit.epsilon
 
         noise = _least(lambda n: fits(n, terms.steps), terms.noise, terms.noise * _MOST_NOISE)
         asked = noise and _asked(noise, terms, terms.steps)

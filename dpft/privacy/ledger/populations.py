@@ -28,6 +28,7 @@ class Charged:
     terms: Reservation | Search
     time: str
     charged: int
+    unit: str
     settled: bool = False
 
     @property
@@ -132,7 +133,7 @@ class View:
         id = values.get("population", UNKNOWN)
         if id == UNKNOWN and id not in self._root:
             self._population({"id": UNKNOWN, "time": values["time"]})
-        run = Charged(terms, values["time"], self._charges.get(terms.run, 0))
+        run = Charged(terms, values["time"], self._charges.get(terms.run, 0), values.get("unit", "example"))
         self._runs[terms.run], self._charged_to[terms.run] = run, id
         self.of(id).runs.append(run)
 

@@ -32,7 +32,10 @@ def report(population: Population) -> dict[str, Any]:
 
 def _left(population: Population, limit: Limit) -> float:
     """The limit's epsilon less the spent one. What fits is decided when a run asks, and told where it does not."""
-    return max(0.0, limit.epsilon - Spending.of(population).bound(limit))
+    try:
+        return max(0.0, limit.epsilon - Spending.of(population).bound(limit))
+    except ArithmeticError:  # runs of different units, or out of every accountant's reach
+        return 0.0
 
 
 def _run(run: Charged) -> dict[str, Any]:
@@ -43,7 +46,7 @@ def _run(run: Charged) -> dict[str, Any]:
         label = f"a search of {terms.mean:g} runs expected, shape {terms.shape:g}"
     return {
         "run": terms.run, "time": run.time, "noise": terms.noise, "rate": terms.rate, "steps": terms.steps,
-        "charged": run.charged, "settled": run.settled, "label": label,
+        "charged": run.charged, "unit": run.unit, "settled": run.settled, "label": label,
     }  # fmt: skip
 
 

@@ -27,6 +27,7 @@ class Spending:
     searches: tuple[Search, ...] = ()
     runs: int = 0
     alone: tuple[float, float] | None = None
+    units: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, population: Population | None) -> Spending:
@@ -34,52 +35,56 @@ class Spending:
         spent = cls()
         for run in population.runs if population else ():
             if run.steps:
-                spent = spent.plus(run.terms, run.steps)
+                spent = spent.plus(run.terms, run.unit, run.steps)
         return spent
 
-    def plus(self, terms: Reservation | Search, steps: int | None = None) -> Spending:
+    def plus(self, terms: Reservation | Search, unit: str, steps: int | None = None) -> Spending:
         """With one more run or search; `steps`: of the run's, where not all of them count."""
-        runs = self.runs + 1
+        runs, units = self.runs + 1, self.units | {unit}
         if isinstance(terms, Search):
             searches = tuple(sorted((*self.searches, terms), key=lambda s: s.run))
-            return Spending(self.releases, searches, runs)
+            return Spending(self.releases, searches, runs, None, units)
         added = (terms.noise, terms.rate, terms.steps if steps is None else steps)
         alone = (terms.epsilon, terms.delta) if runs == 1 else None
-        return Spending(_merged([*self.releases, added]), self.searches, runs, alone)
+        return Spending(_merged([*self.releases, added]), self.searches, runs, alone, units)
 
     def __bool__(self) -> bool:
         return self.runs > 0
 
     def composition(self, delta: float) -> tuple[float, str]:
         """An upper bound where all was planned beforehand, and the accountant that gave it. Takes seconds."""
-        from dpft.privacy.accountants import _ORDERS, RDP, _rdp_epsilon
-        from dpft.privacy.segments import epsilon_of
+        from dpft.privacy.accountants import RDP
+        from dpft.privacy.renyi import _ORDERS, _epsilon
+        from dpft.privacy.segments import Segment, epsilon_of
 
+        self._check_unit()
         if not self.runs:
             return 0.0, "nothing spent"
         if self.alone is not None and self.alone[1] == delta:
             return self.alone[0], "as planned"
-        rdp = _rdp_epsilon(self._divergence(_ORDERS), 1, delta, _ORDERS), RDP
         if self.searches:  # of the accountants only this one knows them
-            return rdp
-        bound = epsilon_of(self._segments(), delta)  # which on a busy machine may miss its own time limit
-        return min((bound.epsilon, bound.accountant), rdp)
+            return _epsilon(self._divergence(_ORDERS), delta, _ORDERS), RDP
+        bound = epsilon_of([Segment(*release) for release in self.releases], delta)
+        return bound.epsilon, bound.accountant
 
     def filter(self, delta: float) -> float:
-        """An upper bound whatever was chosen after what: `accountants.adaptive_rdp`, with searches."""
-        from dpft.privacy.accountants import _FILTER_ORDERS, _rdp_epsilon
+        """An upper bound whatever was chosen after what: `renyi.adaptive_rdp`, with searches."""
+        from dpft.privacy.renyi import FILTER_ORDERS, _epsilon
 
+        self._check_unit()
         if not self.runs:
             return 0.0
-        return _rdp_epsilon(self._divergence(_FILTER_ORDERS), 1, delta / len(_FILTER_ORDERS), _FILTER_ORDERS)
+        return _epsilon(self._divergence(FILTER_ORDERS), delta / len(FILTER_ORDERS), FILTER_ORDERS)
 
     def quick(self, limit: Limit) -> float:
         """`bound`, or a little more, in a second: to look for what would fit."""
-        from dpft.privacy.accountants import COARSE_CELLS, _attempt, heterogeneous_pld, heterogeneous_rdp
+        from dpft.privacy.losses import COARSE_CELLS, heterogeneous_pld
+        from dpft.privacy.renyi import heterogeneous_rdp
+        from dpft.privacy.rounding import attempt
 
         if self.adaptive(limit) or self.searches:
             return self.bound(limit)
-        found = _attempt(lambda: heterogeneous_pld(self.releases, limit.delta, COARSE_CELLS))
+        found = attempt(lambda: heterogeneous_pld(self.releases, limit.delta, COARSE_CELLS))
         return heterogeneous_rdp(self.releases, limit.delta) if found is None else found
 
     def bound(self, limit: Limit) -> float:
@@ -93,10 +98,10 @@ class Spending:
     def adaptive(self, limit: Limit) -> bool:
         return self.runs > 1 and not limit.planned
 
-    def _segments(self) -> list[Any]:
-        from dpft.privacy.segments import Segment
-
-        return [Segment(*release) for release in self.releases]
+    def _check_unit(self) -> None:
+        """Losses of different units do not add up: what protects a person is no bound for an example alone."""
+        if len(self.units) > 1:
+            raise ArithmeticError(f"the runs protect different units: {', '.join(sorted(self.units))}")
 
     def _divergence(self, orders: Sequence[float]) -> Any:
         """Renyi divergences add (Mironov 2017, proposition 1); one that is not positive is no bound."""
@@ -104,18 +109,17 @@ class Spending:
 
         total = np.zeros(len(orders))
         for noise, rate, steps in self.releases:
-            total = total + steps * _one_step(noise, rate, tuple(orders))
+            total = total + steps * _one_step_once(noise, rate, tuple(orders))
         for search in self.searches:
             total = total + search_rdp(replace(search, run="any"), orders)
         return total
 
 
 @lru_cache(maxsize=256)  # a search for what fits asks again and again for the same
-def _one_step(noise: float, rate: float, orders: tuple[float, ...]) -> Any:
-    from dpft.privacy.accountants import _rdp_one_step
+def _one_step_once(noise: float, rate: float, orders: tuple[float, ...]) -> Any:
+    from dpft.privacy.renyi import _one_step
 
-    one = _rdp_one_step(noise, rate, orders)
-    return np.where(one > 0, one, np.inf)
+    return _one_step(noise, rate, orders)
 
 
 def _merged(releases: Iterable[tuple[float, float, int]]) -> tuple[tuple[float, float, int], ...]:

@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 
-from dpft.privacy.accountants import RDP, heterogeneous_pld, heterogeneous_rdp
+from dpft.privacy.accountants import RDP
 from dpft.privacy.ledger import Event, Ledger, LedgerError, Limit, OverLimit
 from dpft.privacy.ledger.populations import UNKNOWN, Population
 from dpft.privacy.ledger.report import report
 from dpft.privacy.ledger.spending import Spending
 from dpft.privacy.ledger.summary import summarize
+from dpft.privacy.losses import heterogeneous_pld
 from dpft.privacy.plan import make_plan
+from dpft.privacy.renyi import heterogeneous_rdp
 from dpft.privacy.segments import Bound, Segment, epsilon_filter
 from dpft.spec import Budget, Spec
 
@@ -304,3 +306,15 @@ def test_spending_only_grows(book: Ledger) -> None:
         (one,) = book.view().populations.values()
         found.append(Spending.of(one).filter(1e-5))
     assert all(a < b for a, b in pairwise(found))
+
+
+def test_runs_that_protect_different_units_have_no_common_bound(book: Ledger) -> None:
+    """Catches: a person's noise counted as if it hid one example, or the other way round."""
+    reserve(book, "a", TEXTS)
+    book.reserve("b", **TERMS, claim=book.claim(TEXTS, None, None, "author"))
+    (one,) = book.view().populations.values()
+    found = summarize(one, 1e-5)
+    assert (found.runs, found.composition, found.filter) == (2, None, None)
+    book.limit(one.id, epsilon=1000, delta=1e-5)
+    with pytest.raises(OverLimit, match="must protect the same unit, got author and example; pass the --unit"):
+        reserve(book, "c", TEXTS)

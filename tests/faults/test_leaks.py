@@ -1,0 +1,137 @@
+"""Nothing that follows from one person's row is shown: every word and byte a run leaves is searched for it."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import dpft.training as line
+from dpft.methods._method import Adapted
+from dpft.privacy import clipping, secret
+from dpft.privacy.plan import Plan
+from tests.faults.world import PLANTED, World
+
+SIZES = (283, 307, 311, 293)  # drawn on purpose: numbers that nothing else in a run's words is
+
+
+@dataclass
+class Seen:
+    """What a run computed of its rows and must keep to itself."""
+
+    losses: list[float] = field(default_factory=list)
+    means: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    found = Seen()
+    losses_of, factors_of, urandom = Adapted.losses, clipping.clip_factors, os.urandom
+
+    def losses(self: Adapted, outputs: Tensor, batch: object) -> Tensor:
+        each = losses_of(self, outputs, batch)  # type: ignore[arg-type]
+        found.losses += each.tolist()
+        found.means.append(float(each.detach().mean()))
+        return each
+
+    def factors(norms: Tensor, clip: float) -> Tensor:
+        found.norms += norms.tolist()
+        return factors_of(norms, clip)
+
+    def keyed(count: int) -> bytes:
+        found.keys.append(urandom(count))
+        return found.keys[-1]
+
+    def draws(examples: int, plan: Plan, _: object, start: int = 0) -> Iterator[NDArray[np.int64]]:
+        for step in range(start, plan.steps):
+            yield np.arange(SIZES[step % len(SIZES)])
+
+    monkeypatch.setattr(Adapted, "losses", losses)
+    monkeypatch.setattr(clipping, "clip_factors", factors)
+    monkeypatch.setattr(secret.os, "urandom", keyed)
+    monkeypatch.setattr(line, "poisson_batches", draws)
+    return found
+
+
+def leaks(world: World, seen: Seen, said: str) -> list[str]:
+    """What is found of it in the words said, in the run's files outside private/, and in the ledger."""
+    files = [
+        file
+        for folder in (world.home / "new", world.home / "out")
+        for file in folder.rglob("*")
+        if file.is_file() and "private" not in file.parts
+    ]
+    raw = b"\n".join(file.read_bytes() for file in [*files, *world.home.glob("ledger.sqlite*")])
+    notes = [file.read_text() for file in files if file.suffix in (".json", ".md")]
+    words = "\n".join([said, *notes, *world.charges()])
+    numbers = set(re.findall(r"(?<![\w.])\d+\.\d+", words))
+    exact = {f"{float(number):.7g}" for number in numbers}
+    short = {number[: number.index(".") + 6] for number in numbers}
+    whole = set(re.findall(r"(?<![\w.])\d+(?![\w.])", words))
+    found = [f"text {PLANTED}"] if PLANTED in words or PLANTED.encode() in raw else []
+    found += [f"size {size}" for size in SIZES if str(size) in whole]
+    found += [f"{kind} {value}" for kind in ("losses", "means", "norms") for value in getattr(seen, kind)
+              if f"{value:.7g}" in exact or f"{value:.5f}" in short
+              or struct.pack("<f", value) in raw or struct.pack("<d", value) in raw]  # fmt: skip
+    return found + ["key" for key in seen.keys if key in raw or key.hex() in words]
+
+
+METHODS = {"slash": "dim=8", "lora": "rank=2", "full": None, "linear": None}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_loss_norm_size_key_or_text_of_a_training_row_is_left(world: World, seen: Seen, method: str) -> None:
+    option = METHODS[method]
+    code, out, err = world.train("--method", method, *(("--option", option) if option else ()))
+    assert code == 0, err
+    run = next((world.home / "new").iterdir())
+    exported = world.call("export", run, "--to", "out", "--with-code")
+    assert exported[0] == 0, exported
+    said = out + err + "".join(exported[1:])
+    assert min(map(len, (seen.losses, seen.norms, seen.keys))) > 0
+    assert leaks(world, seen, said) == []
+
+
+def bug_prints_the_loss(monkeypatch: pytest.MonkeyPatch, seen: Seen) -> None:
+    stepped = line.Progress.stepped
+
+    def talkative(self: object, done: int, epsilon: float | None) -> None:
+        print(f"loss {seen.means[-1]:.5f}")
+        return stepped(self, done, epsilon)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("dpft.cli._show.Bar.stepped", talkative)
+
+
+def bug_saves_the_norms(monkeypatch: pytest.MonkeyPatch, seen: Seen) -> None:
+    state = Adapted.state
+    monkeypatch.setattr(Adapted, "load", lambda self, tensors: None)
+    monkeypatch.setattr(Adapted, "state", lambda self: {**state(self), "norms": torch.tensor(seen.norms[:4])})
+
+
+def bug_writes_the_size(monkeypatch: pytest.MonkeyPatch, seen: Seen) -> None:
+    made = line.card
+    monkeypatch.setattr(line, "card", lambda *given: {**made(*given), "batch": SIZES[0]})
+
+
+BUGS = [bug_prints_the_loss, bug_saves_the_norms, bug_writes_the_size]
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_leak_is_found(
+    world: World, seen: Seen, monkeypatch: pytest.MonkeyPatch, bug: Callable[[pytest.MonkeyPatch, Seen], None]
+) -> None:
+    """The injected bugs: a loss on the progress line, norms in a checkpoint, a drawn size on the card."""
+    bug(monkeypatch, seen)
+    code, out, err = world.train()
+    assert code == 0, err
+    assert leaks(world, seen, out + err)
