@@ -38,7 +38,7 @@ $(VENV)/.train: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[embedded,peft,onnx,dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[embedded,peft,onnx,postgres,dev]'
 	touch $@
 
 clean:

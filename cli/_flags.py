@@ -11,6 +11,14 @@ from dpft.spec import Machine, UserError
 
 RunArgument = Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Ledger = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH_OR_URL",
+        help="The privacy ledger: a file, or postgresql+psycopg://USER@HOST/DATABASE (its password in PGPASSWORD or "
+        "~/.pgpass). [default: $DPFT_LEDGER or the user's data folder]",
+    ),
+]
 Device = Annotated[str, typer.Option(help="A torch device, or auto: CUDA where there is one.")]
 Precision = Annotated[str, typer.Option(help="The frozen encoder's: auto, fp32 or bf16. auto tries which is faster.")]
 Tokens = Annotated[

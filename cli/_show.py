@@ -115,6 +115,27 @@ def follow(bar: Bar, work: Callable[[], Result], as_json: bool) -> None:
         outcome(result.to_json(), json.loads((result.path / "privacy.json").read_text(encoding="utf-8")))
 
 
+def together(population: dict[str, Any]) -> str:
+    """What all runs on a population have spent, in one line."""
+    runs = f"{population['runs']} run{'' if population['runs'] == 1 else 's'}"
+    both = [upward(population[name]["epsilon"]) for name in ("composition", "filter")]
+    spent = (
+        f"ε {both[0]}"
+        if population["runs"] < 2
+        else f"ε {both[0]} if all were planned, {both[1]} if chosen by results,"
+    )
+    return (
+        f"this population: {spent} over {runs} at δ {population['delta']:g} (dpft ledger show {population['id'][:6]})"
+    )
+
+
+def upward(epsilon: float | None) -> str:
+    """Four digits, rounded up."""
+    from dpft.card import rounded_up
+
+    return "without bound" if epsilon is None else rounded_up(epsilon)
+
+
 def outcome(result: dict[str, Any], card: dict[str, Any]) -> None:
     """What a run found, what it promises, where it lies and what to do next."""
     run = shlex.quote(result["path"])
@@ -125,6 +146,8 @@ def outcome(result: dict[str, Any], card: dict[str, Any]) -> None:
             f"            noise σ {card['noise']:.4f}, clip C {card['clip']:g}, rate q {card['rate']:.5f}, "
             f"{card['steps_charged']} steps, Poisson sampling; upper bound by {card['accountant']}"
         )
+        if card["population"]:
+            print(f"            {together(card['population'])}")
         print(f"covers      {card['covers'][0]}")
         print("not covered validation figures, hyper-parameter choice, side channels (privacy.json lists all)")
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typer
-from dpft.cli import budget, evaluate, export, methods, predict, resume, tasks, train
+from dpft.cli import budget, evaluate, export, ledger, methods, predict, resume, tasks, train
 
 app = typer.Typer(
     name="dpft",
@@ -20,5 +20,6 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("export")(export.export)
 app.command("budget")(budget.budget)
+app.add_typer(ledger.app, name="ledger")
 app.command("methods")(methods.methods)
 app.command("tasks")(tasks.tasks)

@@ -52,8 +52,12 @@ def train(
     ] = None,
     spec: Annotated[Path | None, typer.Option(help="A run's spec.json to repeat; other flags override it.")] = None,
     runs: Annotated[Path, typer.Option(help="Where the run's folder is made.")] = Path("runs"),
-    ledger: Annotated[
-        Path | None, typer.Option(help="The privacy ledger. [default: $DPFT_LEDGER or the user's data folder]")
+    ledger: _flags.Ledger = None,
+    population: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Whose data these are, where their texts alone would not tell. See dpft ledger."
+        ),
     ] = None,
     device: _flags.Device = "auto",
     precision: _flags.Precision = "auto",
@@ -77,7 +81,9 @@ def train(
     from dpft.training import train as fine_tune
 
     bar = _show.Bar(_builtins(wanted))
-    work = functools.partial(fine_tune, wanted, runs=runs, ledger=ledger, machine=machine, progress=bar)
+    work = functools.partial(
+        fine_tune, wanted, runs=runs, ledger=ledger, population=population, machine=machine, progress=bar
+    )
     _show.follow(bar, work, as_json)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal, localcontext
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -26,13 +27,24 @@ DOES_NOT_COVER = [
     "rounding: in bf16 an example's gradient depends in its last bits on the rows computed beside it; removing one of "
     "256 examples moved the clipped sum by 1.0002 clips instead of 1 (in fp32 by 1 + 4e-6)",
     "a ledger put back from an older copy after its run's checkpoints were removed",
-    "further runs on the same data: their privacy losses add up",
+    "further runs on the same data: their losses add up, beyond the label above. `population` states what all runs in "
+    "this ledger on data known to be of the same people have spent, as of this run's end; later runs, runs in other "
+    "ledgers and data too unlike to be known again are not in it",
 ]
 
 
-def card(spec: Spec, plan: Plan, units: int, charged: int, head: str, precision: str) -> dict[str, Any]:
-    """The content of privacy.json. `units`: how many are protected; `charged`: steps in the ledger; `head`: its newest
-    hash."""
+@dataclass(frozen=True)
+class Charge:
+    """What the ledger says as a run ends: its charged steps, the newest hash, and its population's summary."""
+
+    steps: int
+    head: str
+    population: dict[str, Any] | None
+
+
+def card(spec: Spec, plan: Plan, units: int, charge: Charge, precision: str) -> dict[str, Any]:
+    """The content of privacy.json. Its label is the run's own; `units`: how many are protected;
+    `population`: about all runs on the same data."""
     common = {"versions": versions(), "python": platform.python_version(), "precision": precision}
     if plan.budget is None:
         statement = f"{NOT_PRIVATE}: trained without clipping and noise, for comparison only."
@@ -53,13 +65,14 @@ def card(spec: Spec, plan: Plan, units: int, charged: int, head: str, precision:
         "clip": plan.clip,
         "expected_batch": plan.expected_batch,
         "steps_planned": plan.steps,
-        "steps_charged": charged,
+        "steps_charged": charge.steps,
         "accountant": plan.accountant,
         "units": units,
         "randomness": "AES-256-CTR keyed by the operating system; float64 normals",
         "covers": COVERS,
         "does_not_cover": DOES_NOT_COVER,
-        "ledger_head": head,
+        "ledger_head": charge.head,
+        "population": charge.population,
         **common,
     }
 

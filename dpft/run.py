@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dpft.privacy.ledger import written
 from dpft.privacy.plan import Plan
 from dpft.spec import Spec, UserError, canonical_json
 
@@ -37,18 +38,18 @@ def write(path: Path, content: bytes) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """One run's folder, its spec and plan, its identity in the ledger, where that ledger lies, and its head
-    just after the run's reservation (empty where nothing is private)."""
+    """One run's folder, its spec and plan, its identity in the ledger, where that ledger lies (a path, or a URL
+    without its password), and its head just after the run's reservation (empty where nothing is private)."""
 
     path: Path
     spec: Spec
     plan: Plan
     id: str
-    ledger: Path
+    ledger: Path | str
     ledger_head: str
 
     @classmethod
-    def create(cls, root: Path, spec: Spec, plan: Plan, ledger: Path, reserve: Callable[[str], str]) -> Run:
+    def create(cls, root: Path, spec: Spec, plan: Plan, ledger: Path | str, reserve: Callable[[str], str]) -> Run:
         """A fresh folder below `root`, named after the spec.
 
         `reserve` takes the run's identity, reserves its steps and returns the ledger's head; where it raises, no
@@ -65,7 +66,7 @@ class Run:
                 f"the run's folder must be writable, got {error.strerror} at {str(path)!r}; pass --runs DIR"
             ) from None
         try:
-            run = cls(path, spec, plan, identity, ledger.resolve(), reserve(identity))
+            run = cls(path, spec, plan, identity, written(ledger), reserve(identity))
         except BaseException:
             path.rmdir()
             raise
@@ -92,7 +93,7 @@ class Run:
                 raise UserError(f"the run must be of format {FORMAT}, got {about['format']}; use the dpft that made it")
             spec = Spec.from_json(json.loads((path / "spec.json").read_text()))
             plan = Plan.from_json(json.loads((path / "plan.json").read_text()))
-            run = cls(path, spec, plan, about["id"], Path(about["ledger"]), about["ledger_head"])
+            run = cls(path, spec, plan, about["id"], written(about["ledger"]), about["ledger_head"])
         except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise UserError(
                 f"a run's spec, plan and run.json must be readable, got {type(error).__name__} in {str(path)!r}; "

@@ -15,12 +15,13 @@ import torch
 from dpft import evaluate, methods, models, tasks
 from dpft.adapt import adapt, settle
 from dpft.batch import Batch
-from dpft.card import NOT_PRIVATE, card, rounded_up
+from dpft.card import NOT_PRIVATE, Charge, card, rounded_up
 from dpft.checkpoint import Checkpoints
 from dpft.hardware import Hardware
 from dpft.methods._method import Adapted
 from dpft.privacy.accountants import epsilon_curve
-from dpft.privacy.ledger import Ledger, Reservation, default_ledger_path
+from dpft.privacy.ledger import Claim, Ledger, Reservation, default_ledger_place, is_there
+from dpft.privacy.ledger.summary import summarize
 from dpft.privacy.plan import Plan, make_plan
 from dpft.privacy.sampler import poisson_batches
 from dpft.privacy.secret import Secret
@@ -79,13 +80,15 @@ def train(
     *,
     runs: str | Path = "runs",
     ledger: str | Path | None = None,
+    population: str | None = None,
     machine: Machine | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Fine-tune `spec.model` on `spec.task` within `spec.budget`, into a new folder below `runs`.
 
-    Everything that can be refused is refused with UserError before the ledger is touched. `ledger` defaults
-    to DPFT_LEDGER or the user's data folder.
+    Everything that can be refused is refused with UserError before anything is written to the ledger. `ledger`, a
+    path or a URL, defaults to DPFT_LEDGER or a file in the user's data folder. `population` names whose data these
+    are: the run is charged to it, and to every population that the data are known to be of.
     """
     progress = progress or Progress()
     method = methods.load(spec.method, spec.options)
@@ -98,9 +101,12 @@ def train(
     task = tasks.load(spec)
     progress.stage("planning the noise")
     plan = make_plan(spec, task.train.protected)
-    ready = _prepare(spec, task, settled, progress)
-    with _opened(plan, Path(ledger) if ledger else default_ledger_path()) as book:
-        run = Run.create(Path(runs), spec, plan, book.path if book else Path(), lambda id: _reserve(book, plan, id))
+    with _opened(plan, ledger or default_ledger_place()) as book:
+        claim = _claim(book, plan, task, population, spec.unit)
+        ready = _prepare(spec, task, settled, progress)
+        place = book.place if book else Path()
+        run = Run.create(Path(runs), spec, plan, place, lambda id: _reserve(book, plan, id, claim))
+        progress.created(run.path)
         return _run(run, ready, book, progress)
 
 
@@ -123,7 +129,7 @@ def resume(path: str | Path, *, machine: Machine | None = None, progress: Progre
             "restore the data of the run"
         )
     ready = _prepare(run.spec, task, settle(run.spec, machine or Machine()), progress)
-    if run.plan.budget is not None and not run.ledger.is_file():
+    if run.plan.budget is not None and not is_there(run.ledger):
         raise UserError(f"a run resumes with its ledger, got none at {str(run.ledger)!r}; restore that file")
     with _opened(run.plan, run.ledger) as book:
         if book is not None:
@@ -137,13 +143,24 @@ def resume(path: str | Path, *, machine: Machine | None = None, progress: Progre
 
 
 @contextlib.contextmanager
-def _opened(plan: Plan, path: Path) -> Iterator[Ledger | None]:
+def _opened(plan: Plan, place: str | Path) -> Iterator[Ledger | None]:
     """The ledger of a private plan; None for one that charges nothing."""
     if plan.budget is None:
         yield None
     else:
-        with Ledger(path) as book:
+        with Ledger(place) as book:
             yield book
+
+
+def _claim(book: Ledger | None, plan: Plan, task: tasks.Task, population: str | None, unit: str) -> Claim | None:
+    """Whose data these are. Refuses what would exceed their limit, before anything costs time or privacy."""
+    if book is None:
+        if population is not None:
+            raise UserError("only a private run is charged to a population, got --non-private; drop --population")
+        return None
+    claim = book.claim(task.train.texts, task.train.pairs, population, unit)
+    book.check(_terms(plan, "planned"), claim)
+    return claim
 
 
 def _terms(plan: Plan, run: str) -> Reservation:
@@ -153,12 +170,12 @@ def _terms(plan: Plan, run: str) -> Reservation:
     return Reservation(run, plan.rate, plan.noise, plan.steps, plan.budget.delta, plan.epsilon_upper)
 
 
-def _reserve(book: Ledger | None, plan: Plan, run: str) -> str:
-    """Reserve a new run's steps. Returns the ledger's head, empty where nothing is private."""
+def _reserve(book: Ledger | None, plan: Plan, run: str, claim: Claim | None) -> str:
+    """Reserve a new run's steps on its data. Returns the ledger's head, empty where nothing is private."""
     if book is None:
         return ""
     terms = asdict(_terms(plan, run))
-    book.reserve(terms.pop("run"), **terms)
+    book.reserve(terms.pop("run"), **terms, claim=claim)
     return book.head()
 
 
@@ -230,17 +247,24 @@ def _finish(run: Run, ready: Prepared, book: Ledger | None, seconds: float, prog
         "backbone_sha256": adapted.model.digest,
     }
     run.save_tensors("adapter", adapted.state(), about)
-    charged, head = plan.steps, ""
+    charge = Charge(plan.steps, "", None)
     if book is not None:
         book.settle(run.id)
-        charged, head = book.charged(run.id), book.head()
-    run.write_json("privacy", card(run.spec, plan, ready.train.protected, charged, head, settled.precision))
+        charge = Charge(book.charged(run.id), book.head(), _together(book, plan, run.id))
+    run.write_json("privacy", card(run.spec, plan, ready.train.protected, charge, settled.precision))
     result = Result(
         run.path, ready.task.metric, value, plan.epsilon_upper, plan.budget.delta if plan.budget else None,
         plan.steps, sum(p.numel() for p in adapted.private), round(seconds), settled.precision, settled.device.type,
     )  # fmt: skip
     run.write_json("result", result.to_json())
     return result
+
+
+def _together(book: Ledger, plan: Plan, run: str) -> dict[str, Any] | None:
+    """What all runs on the same population have spent, as of now; None for a run that was reserved without one."""
+    assert plan.budget is not None
+    population = book.view().holding(run)
+    return None if population is None else summarize(population, plan.budget.delta).to_json()
 
 
 def _optimizer(spec: Spec, adapted: Adapted) -> torch.optim.Optimizer:

@@ -47,7 +47,8 @@ FOREIGN = {
     "dpft.reports": {"torch", "transformers", "opacus", "datasets"},
     "dpft.spec": {"torch", "numpy", "transformers", "scipy", "pandas"},
 }
-HEAVY = {"torch", "transformers", "opacus", "datasets", "pandas", "numpy", "scipy", "sklearn", "safetensors"}
+HEAVY = {"torch", "transformers", "opacus", "datasets", "pandas", "numpy", "scipy", "sklearn", "safetensors",
+         "sqlalchemy"}  # fmt: skip
 LIGHT = {"dpft", "dpft.cli", "dpft.spec", "dpft.progress"}  # what the command line may load before it is asked
 
 

@@ -1,4 +1,4 @@
-"""The privacy ledger: nothing is released uncharged, nothing charged is lost, no change goes unseen."""
+"""The ledger in a file: nothing is released uncharged, nothing charged is lost, no change goes unseen."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from dpft.privacy.ledger import GENESIS, Event, Ledger, LedgerError, Reservation, default_ledger_path
+from dpft.privacy.ledger import GENESIS, Event, Ledger, LedgerError, Reservation, default_ledger_place
+from dpft.privacy.ledger.sqlite import SqliteStore
 from dpft.spec import UserError, canonical_json
 
 TERMS: dict[str, Any] = {"rate": 0.1, "noise": 0.9, "steps": 10, "delta": 1e-5, "epsilon": 6.7}
@@ -86,6 +87,13 @@ def ledger(path: Path) -> Iterator[Ledger]:
     with Ledger(path) as opened:
         opened.reserve("a", **TERMS)
         yield opened
+
+
+def raw(ledger: Ledger) -> sqlite3.Connection:
+    """The driver's own connection."""
+    found = ledger.store._connection.connection.driver_connection
+    assert isinstance(found, sqlite3.Connection)
+    return found
 
 
 def start(script: str, path: Path, run: str, steps: int) -> subprocess.Popen[str]:
@@ -173,7 +181,7 @@ def test_each_row_hashes_the_row_before_it_and_its_own_body(ledger: Ledger) -> N
     fill(ledger, 3)
     ledger.settle("a")
     last = GENESIS
-    for seq, kind, body, prev, digest in ledger._db.execute("SELECT seq, kind, body, prev, hash FROM entry"):
+    for seq, kind, body, prev, digest in raw(ledger).execute("SELECT seq, kind, body, prev, hash FROM entry"):
         value = json.loads(body)
         assert prev == last
         assert digest == hashlib.sha256(f"{prev}\n{body}".encode()).hexdigest()
@@ -187,7 +195,7 @@ def test_each_row_hashes_the_row_before_it_and_its_own_body(ledger: Ledger) -> N
 def test_every_commit_is_synced_to_disk_and_only_full_checkpoints_run(ledger: Ledger) -> None:
     """Catches: synchronous = NORMAL, under which a power cut undoes charges that had returned."""
     pragmas = ("journal_mode", "synchronous", "fullfsync", "wal_autocheckpoint", "busy_timeout")
-    found = [ledger._db.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas]
+    found = [raw(ledger).execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas]
     assert found[:4] == ["wal", 2, 1, 0]
     assert found[4] >= 10_000
 
@@ -195,7 +203,7 @@ def test_every_commit_is_synced_to_disk_and_only_full_checkpoints_run(ledger: Le
 def test_the_write_ahead_log_stays_small_over_a_long_run(ledger: Ledger, path: Path) -> None:
     """Catches: automatic checkpoints off and no checkpoint in their place."""
     ledger.reserve("long", **{**TERMS, "steps": 1500})
-    ledger._db.execute("PRAGMA synchronous = OFF")  # for the test's speed only
+    raw(ledger).execute("PRAGMA synchronous = OFF")  # for the test's speed only
     for step in range(1500):
         ledger.charge(Event("long", step, 0.1, 0.9))
     assert Path(f"{path}-wal").stat().st_size < 8_000_000
@@ -205,14 +213,14 @@ def test_the_write_ahead_log_stays_small_over_a_long_run(ledger: Ledger, path: P
 def test_lookups_use_the_index(ledger: Ledger) -> None:
     """Catches: a scan of the whole ledger at every charge."""
     asked: list[str] = []
-    ledger._db.set_trace_callback(asked.append)
+    raw(ledger).set_trace_callback(asked.append)
     ledger.charge(EVENT)
     _ = ledger.next_step("a"), ledger.charged("a")
-    ledger._db.set_trace_callback(None)
+    raw(ledger).set_trace_callback(None)
     selects = [sql for sql in asked if sql.startswith("SELECT") and "WHERE" in sql]
     assert len(selects) == 4
     for sql in selects:
-        plan = ledger._db.execute(f"EXPLAIN QUERY PLAN {sql}").fetchone()[3]
+        plan = raw(ledger).execute(f"EXPLAIN QUERY PLAN {sql}").fetchone()[3]
         assert "USING" in plan
         assert "(run=? AND kind=?)" in plan
 
@@ -290,7 +298,7 @@ def test_an_older_head_is_found_in_a_chain_that_grew(ledger: Ledger) -> None:
 @pytest.mark.parametrize("statement", ["UPDATE entry SET body = '{}'", "DELETE FROM entry"])
 def test_the_tables_refuse_changes_in_passing(ledger: Ledger, statement: str) -> None:
     with pytest.raises(sqlite3.IntegrityError, match="append only"):
-        ledger._db.execute(statement)
+        raw(ledger).execute(statement)
     ledger.verify()
 
 
@@ -325,12 +333,13 @@ def test_processes_on_different_runs_share_one_chain(path: Path) -> None:
 
 def test_opening_waits_for_a_writer_that_has_not_seen_the_write_ahead_log(ledger: Ledger, path: Path) -> None:
     """Catches: a new ledger refused as "locked" because two processes opened it at once."""
-    ledger._db.execute("PRAGMA journal_mode = DELETE")
+    raw(ledger).execute("PRAGMA journal_mode = DELETE")
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
     timer = threading.Timer(0.2, other.close)
     timer.start()
-    assert ledger._enter_wal() == "wal"
+    assert isinstance(ledger.store, SqliteStore)
+    assert ledger.store.enter_wal() == "wal"
     timer.join()
 
 
@@ -343,14 +352,16 @@ def test_a_killed_process_has_released_nothing_uncharged(path: Path) -> None:
     for _ in range(15):
         child = start(CHARGE_IN_TURN, path, "a", 10**6)
         go(child)
+        assert child.stdout is not None
+        first = int(child.stdout.readline())
         time.sleep(chance.uniform(0.02, 0.2))
         child.kill()
-        steps = {int(step) for step in said(child, exit_code=-9)}
+        steps = {first, *(int(step) for step in said(child, exit_code=-9))}
         assert not released & steps, "a resumed run released a step again"
         released |= steps
         with Ledger(path) as ledger:
             sql = "SELECT step FROM entry WHERE kind = 'charge'"
-            assert released <= {step for (step,) in ledger._db.execute(sql)}
+            assert released <= {step for (step,) in raw(ledger).execute(sql)}
             ledger.verify()
     assert len(released) > 15
 
@@ -360,9 +371,9 @@ def test_a_killed_process_has_released_nothing_uncharged(path: Path) -> None:
 
 def test_a_full_database_refuses_the_charge_and_stays_whole(ledger: Ledger) -> None:
     """Catches: an error swallowed before the release; a transaction left open."""
-    pages = ledger._db.execute("PRAGMA page_count").fetchone()[0]
+    pages = raw(ledger).execute("PRAGMA page_count").fetchone()[0]
     ledger.reserve("long", **{**TERMS, "steps": 1000})
-    ledger._db.execute(f"PRAGMA max_page_count = {pages + 4}")
+    raw(ledger).execute(f"PRAGMA max_page_count = {pages + 4}")
     done = 0
     with suppress(LedgerError):
         for done in range(1000):
@@ -371,7 +382,7 @@ def test_a_full_database_refuses_the_charge_and_stays_whole(ledger: Ledger) -> N
         ledger.charge(Event("long", done, 0.1, 0.9))
     assert ledger.charged("long") == done > 0
     ledger.verify()
-    ledger._db.execute("PRAGMA max_page_count = 100000")
+    raw(ledger).execute("PRAGMA max_page_count = 100000")
     ledger.charge(Event("long", done, 0.1, 0.9))
     ledger.verify()
 
@@ -389,7 +400,7 @@ def test_a_disk_that_takes_no_more_bytes_refuses_the_charge_and_stays_whole(ledg
 
 
 def test_a_ledger_locked_by_another_process_refuses_the_charge(ledger: Ledger, path: Path) -> None:
-    ledger._db.execute("PRAGMA busy_timeout = 20")
+    raw(ledger).execute("PRAGMA busy_timeout = 20")
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(LedgerError, match="locked"):
@@ -400,8 +411,9 @@ def test_a_ledger_locked_by_another_process_refuses_the_charge(ledger: Ledger, p
 
 
 def test_a_read_only_ledger_refuses_the_charge(ledger: Ledger, path: Path) -> None:
-    ledger._db.close()
-    ledger._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+    fairy = ledger.store._connection.connection
+    raw(ledger).close()
+    fairy.dbapi_connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
     with pytest.raises(LedgerError, match="readonly"):
         ledger.charge(EVENT)
     assert ledger.charged("a") == 0
@@ -418,8 +430,8 @@ def test_a_checkpoint_that_fails_does_not_undo_the_charge_before_it(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches: reporting a durable charge as refused, after which a resumed run would skip that step."""
-    monkeypatch.setattr("dpft.privacy.ledger._CHECKPOINT_CHARGES", 1)
-    ledger._db.set_authorizer(lambda _, first, *__: int(first == "wal_checkpoint"))
+    monkeypatch.setattr("dpft.privacy.ledger.book._TIDY_CHARGES", 1)
+    raw(ledger).set_authorizer(lambda _, first, *__: int(first == "wal_checkpoint"))
     ledger.charge(EVENT)
     assert ledger.charged("a") == 1
 
@@ -455,8 +467,8 @@ def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> 
 
 
 def test_a_ledger_of_a_newer_version_is_refused(ledger: Ledger, path: Path) -> None:
-    ledger._db.execute("PRAGMA user_version = 2")
-    with pytest.raises(LedgerError, match="up to version 1, got version 2"):
+    raw(ledger).execute("PRAGMA user_version = 3")
+    with pytest.raises(LedgerError, match="up to version 2, got version 3"):
         Ledger(path)
 
 
@@ -544,7 +556,7 @@ def test_the_default_path_is_the_environments_or_the_users_data_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DPFT_LEDGER", str(tmp_path / "mine.sqlite"))
-    assert default_ledger_path() == tmp_path / "mine.sqlite"
+    assert default_ledger_place() == tmp_path / "mine.sqlite"
     monkeypatch.delenv("DPFT_LEDGER")
-    assert default_ledger_path().name == "ledger.sqlite"
-    assert default_ledger_path().parent.name == "dpft"
+    assert default_ledger_place().name == "ledger.sqlite"
+    assert default_ledger_place().parent.name == "dpft"

@@ -1,0 +1,111 @@
+"""Limits: whether a run still fits, and if not, what would."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from dpft.privacy.ledger._errors import LedgerError
+from dpft.privacy.ledger.entries import Limit, Reservation, Search
+from dpft.privacy.ledger.spending import Spending
+
+_ROUNDS = 14  # of bisection: the noise to a part in a thousand
+_MOST_NOISE = 1e4  # times the planned noise; what needs more does not fit
+
+
+class OverLimit(LedgerError):
+    """A run that would exceed a limit of its population."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """All that an answer rests on: while it stays the same, so does the answer."""
+
+    spent: Spending
+    terms: Reservation | Search
+    limits: tuple[Limit, ...]
+    title: str
+    unit: str
+
+    def check(self) -> None:
+        """Raise OverLimit where a limit would be exceeded. Takes seconds where there is one."""
+        together = self.spent.plus(self.terms, self.unit)
+        if self.limits and len(together.units) > 1:
+            rule = f"all runs on the population {self.title}, which has a limit, must protect the same unit"
+            raise OverLimit(f"{rule}, got {' and '.join(sorted(together.units))}; pass the --unit of the others")
+        for limit in self.limits:
+            bound = together.bound(limit)
+            if bound > limit.epsilon:
+                raise OverLimit(self._refusal(limit, together, bound))
+
+    def _refusal(self, limit: Limit, together: Spending, bound: float) -> str:
+        how = "the RDP filter, as runs may follow results" if together.adaptive(limit) else "composition"
+        runs = f"{self.spent.runs} run{'' if self.spent.runs == 1 else 's'}"
+        spent = f", of which ε {_up(self.spent.bound(limit))} is spent by {runs}" if self.spent else ""
+        fits = self._what_fits(limit) if isinstance(self.terms, Reservation) else []
+        remedy = f"pass {', or '.join(fits)}" if fits else "nothing more fits"
+        return (
+            f"all runs on the population {self.title} must stay within its limit of ε {limit.epsilon:g} at "
+            f"δ {limit.delta:g}, got ε {_up(bound)} with this run by {how}{spent}; {remedy} (dpft ledger show)"
+        )
+
+    def _what_fits(self, limit: Limit) -> list[str]:
+        """Flags that would be accepted: more noise for the same epochs, or fewer epochs at the same noise."""
+        assert isinstance(self.terms, Reservation)
+        terms, found = self.terms, []
+
+        def fits(noise: float, steps: int) -> bool:
+            asked = replace(terms, noise=noise, steps=steps, epsilon=_MOST_NOISE)  # its epsilon is what we look for
+            return self.spent.plus(asked, self.unit).quick(limit) <= limit.epsilon
+
+        noise = _least(lambda n: fits(n, terms.steps), terms.noise, terms.noise * _MOST_NOISE)
+        asked = noise and _asked(noise, terms, terms.steps)
+        if asked:
+            found.append(f"--epsilon {asked} (noise σ {noise:.3g} instead of {terms.noise:.3g})")
+        steps = _most(lambda k: fits(terms.noise, k), terms.steps)
+        epochs = _down(steps * terms.rate)
+        asked = epochs and _asked(terms.noise, terms, max(1, math.ceil(float(epochs) / terms.rate)))
+        if asked:
+            found.append(f"--epochs {epochs} --epsilon {asked} (the same σ)")
+        return found
+
+
+def _asked(noise: float, terms: Reservation, steps: int) -> str:
+    """The --epsilon that is sure to be calibrated to at least `noise`; empty where it would be next to nothing."""
+    from dpft.privacy.accountants import epsilon_quick
+
+    epsilon, _ = epsilon_quick(noise, terms.rate, steps, terms.delta)
+    return _down(epsilon * 0.999)
+
+
+def _least(fits: Callable[[float], bool], low: float, high: float) -> float:
+    """About the least noise that fits, from above; 0 where none does."""
+    if not fits(high):
+        return 0.0
+    for _ in range(_ROUNDS):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high
+
+
+def _most(fits: Callable[[int], bool], steps: int) -> int:
+    """The most steps below `steps` that fit; 0 where none do."""
+    low, high = 0, steps
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _down(value: float) -> str:
+    """To three digits, rounded down; empty below a hundredth."""
+    if value < 0.01:
+        return ""
+    scale = 10.0 ** (2 - math.floor(math.log10(value)))
+    return f"{math.floor(value * scale) / scale:g}"
+
+
+def _up(value: float) -> str:
+    scale = 10.0 ** (3 - math.floor(math.log10(max(value, 1e-9))))
+    return f"{math.ceil(value * scale) / scale:g}"

@@ -1,0 +1,148 @@
+"""Populations: whose data are protected, and which runs, limits and sketches are theirs, read from the chain.
+
+A population is a random id, never derived from data. Data that match several join them: from then on they are one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import func, select, text
+
+from dpft.privacy.ledger._errors import refuse
+from dpft.privacy.ledger.entries import Limit, Reservation, Search
+from dpft.privacy.ledger.store import Store, entry
+
+UNKNOWN = "unknown"  # of runs that were reserved before there were populations
+_DECLARED = select(entry.c.body).where(text("kind <> 'charge'")).order_by(entry.c.seq)  # by the partial index
+_CHARGED = select(entry.c.run, func.count()).where(entry.c.kind == "charge").group_by(entry.c.run)
+
+
+@dataclass
+class Charged:
+    """One run or search of a population. `steps`: what counts as spent, all that is reserved until it is settled."""
+
+    terms: Reservation | Search
+    time: str
+    charged: int
+    unit: str
+    settled: bool = False
+
+    @property
+    def steps(self) -> int:
+        if isinstance(self.terms, Search):  # whether and when it stopped may depend on the data: it costs the whole
+            return self.terms.steps
+        return self.charged if self.settled else self.terms.steps
+
+
+@dataclass
+class Population:
+    """All that the chain says of one. `limits`: more than one after a join, and each holds."""
+
+    id: str
+    names: list[str] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
+    sketches: list[str] = field(default_factory=list)
+    limits: list[Limit] = field(default_factory=list)
+    runs: list[Charged] = field(default_factory=list)
+    time: str = ""
+
+    @property
+    def title(self) -> str:
+        return f"{self.id} ({', '.join(self.names)})" if self.names else self.id
+
+    def answers_to(self, words: str, whole: bool = False) -> bool:
+        """Whether its id, the id of one it absorbed, or a name is `words`, or, unless `whole`, begins so."""
+        known = (self.id, *self.parts, *self.names)
+        return words in known or (not whole and any(one.startswith(words) for one in known))
+
+    def absorb(self, other: Population) -> None:
+        for mine, theirs in ((self.names, other.names), (self.sketches, other.sketches)):
+            mine += [one for one in theirs if one not in mine]
+        self.parts += [other.id, *other.parts]
+        self.limits += other.limits
+        self.runs += other.runs
+
+
+class View:
+    """All populations of a ledger, as of its newest row, the oldest first."""
+
+    def __init__(self, store: Store) -> None:
+        self.populations: dict[str, Population] = {}
+        self._root: dict[str, str] = {}
+        self._runs: dict[str, Charged] = {}
+        self._charged_to: dict[str, str] = {}
+        self._charges: dict[str, int] = {str(run): int(steps) for run, steps in store.all(_CHARGED)}
+        for (body,) in store.all(_DECLARED):
+            values = json.loads(body)
+            _READ.get(values["kind"], View._skip)(self, values)
+
+    def of(self, id: str) -> Population:
+        return self.populations[self._root[id]]
+
+    def holding(self, run: str) -> Population | None:
+        """The population that a run is charged to."""
+        return self.of(self._charged_to[run]) if run in self._charged_to else None
+
+    def find(self, words: str) -> Population:
+        """The one whose name is `words`, or that alone begins so. Raises LedgerError for none or several."""
+        everyone = self.populations.values()
+        found = [one for one in everyone if one.answers_to(words, whole=True)]
+        found = found or [one for one in everyone if one.answers_to(words)]
+        if len(found) != 1 or not words:
+            known = ", ".join(one.title for one in self.populations.values()) or "none at all"
+            rule = f"a population must be named by its name or id, or a beginning that is no other's (known: {known})"
+            refuse(rule, repr(words), "see dpft ledger show")
+        return found[0]
+
+    def _skip(self, values: Mapping[str, Any]) -> None:
+        """A kind that says nothing of populations."""
+
+    def _population(self, values: Mapping[str, Any]) -> None:
+        id, name, digest = values["id"], values.get("name"), values.get("sketch")
+        names, sketches = ([one] if one else [] for one in (name, digest))
+        self.populations[id] = Population(id, names, [], sketches, time=values["time"])
+        self._root[id] = id
+
+    def _name(self, values: Mapping[str, Any]) -> None:
+        self.of(values["population"]).names.append(values["name"])
+
+    def _sketch(self, values: Mapping[str, Any]) -> None:
+        self.of(values["population"]).sketches.append(values["sketch"])
+
+    def _join(self, values: Mapping[str, Any]) -> None:
+        first, *others = sorted({self._root[id] for id in values["populations"]}, key=list(self.populations).index)
+        for other in others:
+            self.populations[first].absorb(self.populations.pop(other))
+        self._root = {id: first if root in others else root for id, root in self._root.items()}
+
+    def _limit(self, values: Mapping[str, Any]) -> None:
+        limit = Limit(values["epsilon"], values["delta"], values["planned"])
+        self.of(values["population"]).limits = [limit]
+
+    def _reserve(self, values: Mapping[str, Any]) -> None:
+        self._add(Reservation.from_body(values), values)
+
+    def _search(self, values: Mapping[str, Any]) -> None:
+        self._add(Search.from_body(values), values)
+
+    def _add(self, terms: Reservation | Search, values: Mapping[str, Any]) -> None:
+        id = values.get("population", UNKNOWN)
+        if id == UNKNOWN and id not in self._root:
+            self._population({"id": UNKNOWN, "time": values["time"]})
+        run = Charged(terms, values["time"], self._charges.get(terms.run, 0), values.get("unit", "example"))
+        self._runs[terms.run], self._charged_to[terms.run] = run, id
+        self.of(id).runs.append(run)
+
+    def _settle(self, values: Mapping[str, Any]) -> None:
+        if values["run"] in self._runs:
+            self._runs[values["run"]].settled = True
+
+
+_READ: Mapping[str, Callable[[View, Mapping[str, Any]], None]] = {
+    "population": View._population, "name": View._name, "sketch": View._sketch, "join": View._join,
+    "limit": View._limit, "reserve": View._reserve, "search": View._search, "settle": View._settle,
+}  # fmt: skip

@@ -1,0 +1,57 @@
+"""What a population has spent, by both bounds, each with what it needs to be true."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from dpft.privacy.ledger.entries import Reservation
+from dpft.privacy.ledger.populations import Population
+from dpft.privacy.ledger.spending import COMPOSITION, FILTER, Spending
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Epsilons at `delta` of all `runs` together; None where no accountant answered."""
+
+    id: str
+    runs: int
+    delta: float
+    composition: float | None
+    accountant: str
+    filter: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict for privacy.json, each bound with its assumption; no names, for cards are made public."""
+        return {
+            "id": self.id,
+            "runs": self.runs,
+            "delta": self.delta,
+            "composition": {"epsilon": self.composition, "assumes": COMPOSITION, "accountant": self.accountant},
+            "filter": {"epsilon": self.filter, "assumes": FILTER},
+        }
+
+
+def summarize(population: Population, delta: float) -> Summary:
+    """All that is charged to `population`, at `delta`: reserved steps count until their run is settled."""
+    spent = Spending.of(population)
+    epsilon, accountant = _or_none(lambda: spent.composition(delta)) or (None, "none answered")
+    filtered = _or_none(lambda: spent.filter(delta))
+    return Summary(population.id, spent.runs, delta, epsilon, accountant, filtered)
+
+
+def own_delta(population: Population) -> float | None:
+    """The delta to show a population's spending at: its limit's, else the smallest of its runs'."""
+    limits = [limit.delta for limit in population.limits]
+    runs = [run.terms.delta for run in population.runs if isinstance(run.terms, Reservation)]
+    return min(limits or runs, default=None)
+
+
+def _or_none(bound: Callable[[], T]) -> T | None:
+    try:
+        return bound()
+    except ArithmeticError:
+        return None
