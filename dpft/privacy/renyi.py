@@ -14,7 +14,7 @@ from scipy.special import gammaln
 from dpft.privacy.rounding import Part, quiet, round_up
 
 # Beyond the default orders, for a tiny epsilon: its optimal order is near 2 log(1/delta) / epsilon.
-_ORDERS = (*rdp_privacy_accountant.DEFAULT_RDP_ORDERS, 2048, 4096, 8192, 16384)
+ORDERS = (*rdp_privacy_accountant.DEFAULT_RDP_ORDERS, 2048, 4096, 8192, 16384)
 # Few, for each costs `adaptive_rdp` a share of delta: each less one is about 1.6 times the last less one.
 FILTER_ORDERS = (1.3, 1.5, 1.8, 2.2, 2.8, 3.6, 4.8, 6.6, 9.2, 13, 19, 28, 42, 63, 128, 256, 512, 1024, 2048)
 
@@ -26,7 +26,7 @@ def epsilon_rdp(noise: float, rate: float, steps: int, delta: float) -> float:
 
 def heterogeneous_rdp(parts: Sequence[Part], delta: float) -> float:
     """epsilon_rdp of `parts` one after the other: Renyi divergences add (Mironov 2017, proposition 1)."""
-    return _epsilon(_sum(parts, _ORDERS), delta, _ORDERS)
+    return epsilon_of_divergences(_sum(parts, ORDERS), delta, ORDERS)
 
 
 def adaptive_rdp(parts: Sequence[Part], delta: float) -> float:
@@ -38,20 +38,20 @@ def adaptive_rdp(parts: Sequence[Part], delta: float) -> float:
     is one of mean K at most, and bounds the one that is read off at the end. Stop before this passes epsilon, by
     whatever rule, and the whole is (epsilon, delta)-DP. (`heterogeneous_rdp` does not promise this.)
     """
-    return _epsilon(_sum(parts, FILTER_ORDERS), delta / len(FILTER_ORDERS), FILTER_ORDERS)
+    return epsilon_of_divergences(_sum(parts, FILTER_ORDERS), delta / len(FILTER_ORDERS), FILTER_ORDERS)
 
 
 def rdp_over(noise: float, rate: float, grid: Sequence[int], delta: float) -> list[float]:
     """epsilon_rdp after each number of steps of `grid`, for the price of one."""
-    one = _one_step(noise, rate, _ORDERS)
-    return [_epsilon(steps * one, delta, _ORDERS) for steps in grid]
+    one = one_step(noise, rate, ORDERS)
+    return [epsilon_of_divergences(steps * one, delta, ORDERS) for steps in grid]
 
 
 def _sum(parts: Sequence[Part], orders: Sequence[float]) -> Any:
-    return np.sum([steps * _one_step(noise, rate, orders) for noise, rate, steps in parts], axis=0)
+    return np.sum([steps * one_step(noise, rate, orders) for noise, rate, steps in parts], axis=0)
 
 
-def _one_step(noise: float, rate: float, orders: Sequence[float]) -> Any:
+def one_step(noise: float, rate: float, orders: Sequence[float]) -> Any:
     """One step's divergence at each order, rounded up; infinite where the package found none that is positive."""
     accountant = RdpAccountant(orders)
     with quiet():
@@ -61,7 +61,7 @@ def _one_step(noise: float, rate: float, orders: Sequence[float]) -> Any:
         return np.where(accountant.rdp > 0, accountant.rdp * (1 + 1e-12) + lost, np.inf)
 
 
-def _epsilon(divergences: Any, delta: float, orders: Sequence[float]) -> float:
+def epsilon_of_divergences(divergences: Any, delta: float, orders: Sequence[float]) -> float:
     """The best order's. The package reads a divergence that is not positive as epsilon 0: such an order is dropped."""
     sound = [(a, r) for a, r in zip(orders, divergences, strict=True) if r > 0 and math.isfinite(r)]
     if not sound:

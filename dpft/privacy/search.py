@@ -24,7 +24,7 @@ from scipy.optimize import brentq
 from scipy.special import gammaln
 
 from dpft.privacy.ledger.entries import Search
-from dpft.privacy.renyi import _ORDERS
+from dpft.privacy.renyi import ORDERS
 from dpft.privacy.rounding import quiet
 from dpft.privacy.secret import Secret
 from dpft.spec import UserError
@@ -41,7 +41,7 @@ def search_rdp(search: Search, orders: Sequence[float]) -> Any:
     The package's sums of binomial terms round: what they may lose at any order is added to each run as a release with
     that much zero-concentrated privacy loss (rho, so that its divergence at order a is rho a), and noise a trifle less.
     """
-    every = sorted({*orders, *_ORDERS})
+    every = sorted({*orders, *ORDERS})
     at = np.asarray(every, dtype=np.float64)
     lost = 16 * np.finfo(np.float64).eps * (1 + gammaln(at + 1)) / (at - 1)
     one = PoissonSampledDpEvent(search.rate, GaussianDpEvent(search.noise * (1 - 1e-12)))

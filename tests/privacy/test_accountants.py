@@ -133,12 +133,14 @@ def test_where_prv_falls_below_pld_the_larger_is_reported(monkeypatch: pytest.Mo
 
 
 def test_a_negative_renyi_divergence_is_not_read_as_epsilon_zero() -> None:
-    one = 100 * renyi._one_step(SMALL[0], SMALL[1], renyi._ORDERS)
+    one = 100 * renyi.one_step(SMALL[0], SMALL[1], renyi.ORDERS)
     spoilt = one.copy()
     spoilt[5] = -1e-18
-    assert renyi._epsilon(spoilt, 1e-5, renyi._ORDERS) == renyi._epsilon(one, 1e-5, renyi._ORDERS)
+    assert renyi.epsilon_of_divergences(spoilt, 1e-5, renyi.ORDERS) == renyi.epsilon_of_divergences(
+        one, 1e-5, renyi.ORDERS
+    )
     with pytest.raises(ArithmeticError, match="Renyi"):
-        renyi._epsilon(-one, 1e-5, renyi._ORDERS)
+        renyi.epsilon_of_divergences(-one, 1e-5, renyi.ORDERS)
 
 
 def test_no_warning_leaks_and_no_warning_filter_stays_changed() -> None:

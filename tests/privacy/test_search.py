@@ -15,7 +15,7 @@ from dp_accounting.rdp import RdpAccountant
 from dpft.privacy.ledger import Ledger, LedgerError, OverLimit, Search
 from dpft.privacy.ledger.spending import Spending
 from dpft.privacy.ledger.summary import summarize
-from dpft.privacy.renyi import _ORDERS
+from dpft.privacy.renyi import ORDERS
 from dpft.privacy.search import draw_runs, search_rdp
 from dpft.privacy.secret import Secret
 from dpft.privacy.segments import Segment, epsilon_filter
@@ -32,10 +32,10 @@ def search(mean: float = 10.0, shape: float = 1.0) -> Search:
 @pytest.mark.parametrize("shape", [0.0, 0.5, 1.0, 3.0, math.inf])
 @pytest.mark.parametrize("mean", [1.5, 10.0])
 def test_a_search_is_charged_as_dp_accounting_charges_it_and_no_less(mean: float, shape: float) -> None:
-    accountant = RdpAccountant(_ORDERS)
+    accountant = RdpAccountant(ORDERS)
     accountant.compose(RepeatAndSelectDpEvent(ONE, mean, shape))
     sound = np.isfinite(accountant.rdp) & (accountant.rdp > 0)
-    ours = search_rdp(search(mean, shape), _ORDERS)
+    ours = search_rdp(search(mean, shape), ORDERS)
     assert sound.sum() > 10
     assert (ours[sound] >= accountant.rdp[sound]).all()
     assert ours[sound] == pytest.approx(accountant.rdp[sound], rel=1e-6)
@@ -44,22 +44,22 @@ def test_a_search_is_charged_as_dp_accounting_charges_it_and_no_less(mean: float
 @pytest.mark.parametrize(("mean", "shape"), [(10.0, 1.0), (4.0, 0.0)])
 def test_a_search_costs_what_theorem_2_says(mean: float, shape: float) -> None:
     """By hand: eps + (1 + eta)((1 - 1/l) eps_l + log(1/gamma)/l) + log(mean)/(a - 1), with gamma solved for here."""
-    accountant = RdpAccountant(_ORDERS)
+    accountant = RdpAccountant(ORDERS)
     accountant.compose(ONE)
     grid = np.geomspace(1e-12, 1 - 1e-9, 2_000_001)
     means = (1 / grid - 1) / (1 if shape == 1 else -np.log(grid))
     means = means + 1 if shape == 1 else means
     gamma = float(np.interp(-mean, -means, grid))
-    orders = np.asarray(_ORDERS)
+    orders = np.asarray(ORDERS)
     constant = (1 + shape) * np.min((1 - 1 / orders) * accountant.rdp + math.log(1 / gamma) / orders)
     with np.errstate(divide="ignore"):
         by_hand = accountant.rdp + constant + np.where(orders > 1, math.log(mean) / (orders - 1), np.inf)
-    ours = search_rdp(search(mean, shape), _ORDERS)
+    ours = search_rdp(search(mean, shape), ORDERS)
     sound = orders > 1
     assert (ours[sound] <= by_hand[sound] * (1 + 1e-5)).all()
     best = int(np.argmin(by_hand))
     assert ours[best] == pytest.approx(by_hand[best], rel=1e-4)
-    assert search_rdp(search(mean, shape), [_ORDERS[best]])[0] == ours[best]
+    assert search_rdp(search(mean, shape), [ORDERS[best]])[0] == ours[best]
 
 
 def test_a_search_costs_more_than_one_run_and_less_than_its_runs_shown_one_by_one() -> None:

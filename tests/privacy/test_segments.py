@@ -179,18 +179,20 @@ def test_an_optimistic_pld_estimate_is_caught(monkeypatch: pytest.MonkeyPatch) -
 def test_an_rdp_that_reads_a_negative_order_as_epsilon_zero_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The injected bug: one order's divergence comes out negative, and is not dropped."""
     case = (1.0, 0.01, 1000, 1e-6)
-    honest, exact = renyi._one_step, heterogeneous_rdp([case[:3]], 1e-6)
+    honest, exact = renyi.one_step, heterogeneous_rdp([case[:3]], 1e-6)
 
     def spoilt(noise: float, rate: float, orders: tuple[float, ...]) -> np.ndarray:
         one = honest(noise, rate, orders).copy()
         one[5] = -1e-18
         return one
 
-    monkeypatch.setattr(renyi, "_one_step", spoilt)
+    monkeypatch.setattr(renyi, "one_step", spoilt)
     assert heterogeneous_rdp([case[:3]], 1e-6) == pytest.approx(exact, rel=0.05)
     assert_sound(*case)
     monkeypatch.setattr(
-        renyi, "_epsilon", lambda sums, delta, orders: max(renyi.compute_epsilon(orders, sums, delta)[0], 1e-6)
+        renyi,
+        "epsilon_of_divergences",
+        lambda sums, delta, orders: max(renyi.compute_epsilon(orders, sums, delta)[0], 1e-6),
     )
     with pytest.raises(AssertionError, match="below"):
         assert_sound(*case)

@@ -172,9 +172,7 @@ class Ledger:
                 matched = claim.matched(view) if claim else None
                 if _decision(view, terms, matched) != decision:
                     continue
-                where = (
-                    {} if matched is None else {"population": matched.settle(self.store, view), "unit": matched.unit}
-                )
+                where = {} if matched is None else matched.settle(self.store, view)
                 try:
                     chain.append(self.store, kind, {**body, **where})
                 except IntegrityError:

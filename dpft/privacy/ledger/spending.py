@@ -14,6 +14,8 @@ from dpft.privacy.ledger.populations import Population
 
 COMPOSITION = "all runs were planned before the first result was seen"
 FILTER = "none: each run may have been chosen after seeing the results of those before it"
+_FIRST = 0.05  # of delta, for having stopped after the first run
+Part = tuple[float, float, int]  # noise, rate, steps
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Spending:
     """Releases as (noise, rate, steps), sorted, equal ones together; and searches. What a decision rests on.
 
     `alone` is the (epsilon, delta) that a single run was reserved with, where there is nothing else: a bound already.
+    `each`: every different run or search by itself.
     """
 
     releases: tuple[tuple[float, float, int], ...] = ()
@@ -28,6 +31,7 @@ class Spending:
     runs: int = 0
     alone: tuple[float, float] | None = None
     units: frozenset[str] = frozenset()
+    each: frozenset[Part | Search] = frozenset()
 
     @classmethod
     def of(cls, population: Population | None) -> Spending:
@@ -43,10 +47,10 @@ class Spending:
         runs, units = self.runs + 1, self.units | {unit}
         if isinstance(terms, Search):
             searches = tuple(sorted((*self.searches, terms), key=lambda s: s.run))
-            return Spending(self.releases, searches, runs, None, units)
+            return Spending(self.releases, searches, runs, None, units, self.each | {terms})
         added = (terms.noise, terms.rate, terms.steps if steps is None else steps)
         alone = (terms.epsilon, terms.delta) if runs == 1 else None
-        return Spending(_merged([*self.releases, added]), self.searches, runs, alone, units)
+        return Spending(_merged([*self.releases, added]), self.searches, runs, alone, units, self.each | {added})
 
     def __bool__(self) -> bool:
         return self.runs > 0
@@ -54,7 +58,6 @@ class Spending:
     def composition(self, delta: float) -> tuple[float, str]:
         """An upper bound where all was planned beforehand, and the accountant that gave it. Takes seconds."""
         from dpft.privacy.accountants import RDP
-        from dpft.privacy.renyi import _ORDERS, _epsilon
         from dpft.privacy.segments import Segment, epsilon_of
 
         self._check_unit()
@@ -63,37 +66,47 @@ class Spending:
         if self.alone is not None and self.alone[1] == delta:
             return self.alone[0], "as planned"
         if self.searches:  # of the accountants only this one knows them
-            return _epsilon(self._divergence(_ORDERS), delta, _ORDERS), RDP
+            return self._by_rdp(delta), RDP
         bound = epsilon_of([Segment(*release) for release in self.releases], delta)
         return bound.epsilon, bound.accountant
 
     def filter(self, delta: float) -> float:
         """An upper bound whatever was chosen after what: `renyi.adaptive_rdp`, with searches."""
-        from dpft.privacy.renyi import FILTER_ORDERS, _epsilon
+        from dpft.privacy.renyi import FILTER_ORDERS, epsilon_of_divergences
 
         self._check_unit()
         if not self.runs:
             return 0.0
-        return _epsilon(self._divergence(FILTER_ORDERS), delta / len(FILTER_ORDERS), FILTER_ORDERS)
+        return epsilon_of_divergences(self._divergence(FILTER_ORDERS), delta / len(FILTER_ORDERS), FILTER_ORDERS)
 
     def quick(self, limit: Limit) -> float:
         """`bound`, or a little more, in a second: to look for what would fit."""
+        return self.bound(limit) if self.adaptive(limit) else self.composition_quickly(limit.delta)
+
+    def composition_quickly(self, delta: float) -> float:
+        """`composition`, or a little more, in this process: by PLD, and by RDP where that fails or knows nothing."""
         from dpft.privacy.losses import COARSE_CELLS, heterogeneous_pld
-        from dpft.privacy.renyi import heterogeneous_rdp
         from dpft.privacy.rounding import attempt
 
-        if self.adaptive(limit) or self.searches:
-            return self.bound(limit)
-        found = attempt(lambda: heterogeneous_pld(self.releases, limit.delta, COARSE_CELLS))
-        return heterogeneous_rdp(self.releases, limit.delta) if found is None else found
+        found = None if self.searches else attempt(lambda: heterogeneous_pld(self.releases, delta, COARSE_CELLS))
+        return self._by_rdp(delta) if found is None else found
+
+    def _by_rdp(self, delta: float) -> float:
+        from dpft.privacy.renyi import ORDERS, epsilon_of_divergences
+
+        return epsilon_of_divergences(self._divergence(ORDERS), delta, ORDERS)
 
     def bound(self, limit: Limit) -> float:
         """What `limit` is held against: composition for one run alone or where all are planned, else the filter.
 
-        The first run is nobody's choice after a result. Who decides by its result whether to run again is within
-        (epsilon, 2 delta): delta where it stopped, and delta where it went on.
+        The first run is nobody's choice after a result, so it is accepted by composition. Who then decides by its
+        result whether to run again pays delta twice: for what stopped there, and for what went on. So for a second
+        run the filter has 95 % of delta, and every run by itself, whichever was the first, must do with the rest.
         """
-        return self.filter(limit.delta) if self.adaptive(limit) else self.composition(limit.delta)[0]
+        if not self.adaptive(limit):
+            return self.composition(limit.delta)[0]
+        alone = [_alone(one, limit.delta * _FIRST) for one in self.each]
+        return max(self.filter(limit.delta * (1 - _FIRST)), *alone)
 
     def adaptive(self, limit: Limit) -> bool:
         return self.runs > 1 and not limit.planned
@@ -117,9 +130,17 @@ class Spending:
 
 @lru_cache(maxsize=256)  # a search for what fits asks again and again for the same
 def _one_step_once(noise: float, rate: float, orders: tuple[float, ...]) -> Any:
-    from dpft.privacy.renyi import _one_step
+    from dpft.privacy.renyi import one_step
 
-    return _one_step(noise, rate, orders)
+    return one_step(noise, rate, orders)
+
+
+@lru_cache(maxsize=256)
+def _alone(one: Part | Search, delta: float) -> float:
+    """One run's or search's own epsilon."""
+    searched = isinstance(one, Search)
+    spent = Spending(searches=(one,), runs=1) if searched else Spending((one,), runs=1)  # type: ignore[arg-type]
+    return spent.composition_quickly(delta)
 
 
 def _merged(releases: Iterable[tuple[float, float, int]]) -> tuple[tuple[float, float, int], ...]:
