@@ -1,35 +1,180 @@
-"""dpft budget: which noise a budget needs."""
+"""dpft budget: which noise a budget needs, and the same question the other ways round."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from dpft.cli import _flags, _show
 
-from dpft.spec import Budget, Spec
+from dpft.spec import Budget, Spec, UserError
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from dpft.privacy.plan import Plan
+    from dpft.privacy.segments import Bound, Segment
 
 
 def budget(
-    examples: Annotated[int, typer.Option(help="Training examples.", show_default=False)],
-    epsilon: Annotated[float, typer.Option(help="The most ε the run may spend.", show_default=False)],
-    delta: Annotated[float, typer.Option(help="The δ that goes with it.", show_default=False)],
-    batch_size: Annotated[int, typer.Option(help="Expected examples per step.")] = Spec.batch_size,
-    epochs: Annotated[float, typer.Option(help="Expected passes over the data.")] = Spec.epochs,
-    clip: Annotated[float, typer.Option(help="Longest gradient of one example.")] = Spec.clip,
+    examples: Annotated[int | None, typer.Option(help="Training examples.", show_default=False)] = None,
+    epsilon: Annotated[float | None, typer.Option(help="The most ε the run may spend.", show_default=False)] = None,
+    delta: Annotated[float | None, typer.Option(help="The δ that goes with it.", show_default=False)] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Expected examples per step.", show_default=str(Spec.batch_size))
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Expected passes over the data.", show_default=str(Spec.epochs))
+    ] = None,
+    clip: Annotated[
+        float | None, typer.Option(help="Longest gradient of one example.", show_default=str(Spec.clip))
+    ] = None,
+    noise: Annotated[
+        float | None, typer.Option(help="Ask for the most epochs that the budget allows at this σ.", show_default=False)
+    ] = None,
+    runs: Annotated[
+        int | None, typer.Option(help="Ask for the σ of so many such runs that share the budget.", show_default=False)
+    ] = None,
+    segment: Annotated[
+        list[str] | None,
+        typer.Option(help="Ask for the ε of these steps (repeat it).", metavar="NOISE:RATE:STEPS", show_default=False),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw ε over steps and σ over ε.", metavar="FILE.png", show_default=False)
+    ] = None,
     as_json: _flags.Json = False,
 ) -> None:
     """Say which noise, rate and steps a budget means, without touching any data."""
-    from dpft.card import rounded_up
+    planned = {"--examples": examples, "--epsilon": epsilon, "--batch-size": batch_size, "--epochs": epochs,
+               "--clip": clip, "--noise": noise, "--runs": runs, "--plot": plot}  # fmt: skip
+    if segment:
+        _together("--segment", planned)
+        _segments([_segment(text) for text in segment], _needed("--delta", delta), as_json)
+        return
+    spec = Spec(
+        budget=Budget(_needed("--epsilon", epsilon), _needed("--delta", delta)),
+        batch_size=Spec.batch_size if batch_size is None else batch_size,
+        epochs=Spec.epochs if epochs is None else epochs,
+        clip=Spec.clip if clip is None else clip,
+    )
+    count = _needed("--examples", examples)
+    if noise is not None:
+        _together("--noise", {"--epochs": epochs, "--runs": runs})
+        _longest(spec, count, noise, plot, as_json)
+    elif runs is not None:
+        _shared(spec, count, runs, plot, as_json)
+    else:
+        _one(spec, count, plot, as_json)
+
+
+def _one(spec: Spec, examples: int, plot: Path | None, as_json: bool) -> None:
     from dpft.privacy.plan import make_plan
 
-    spec = Spec(budget=Budget(epsilon, delta), batch_size=batch_size, epochs=epochs, clip=clip)
     plan = make_plan(spec, examples)
+    _draw(plan, plan.steps, plot)
     if as_json:
         _show.print_json(plan.to_json())
         return
-    print(f"budget    ε {epsilon:g}, δ {delta:g}, for adding or removing one example")
-    print(f"noise     σ {plan.noise:.5f} (times the clip C {clip:g}, on the sum of a batch)")
-    print(f"sampling  Poisson at q {plan.rate:.6f}: {batch_size} of {examples} examples expected a step")
-    print(f"steps     {plan.steps} ({epochs:g} epochs)")
+    _say(plan, examples, f"{plan.steps} ({spec.epochs:g} epochs)", "for adding or removing one example")
+    _say_plot(plot)
+
+
+def _longest(spec: Spec, examples: int, noise: float, plot: Path | None, as_json: bool) -> None:
+    from dpft.privacy.budgets import longest_plan
+
+    plan, epochs = longest_plan(spec, examples, noise)
+    _draw(plan, plan.steps, plot)
+    if as_json:
+        _show.print_json({**plan.to_json(), "epochs": epochs})
+        return
+    _say(plan, examples, f"{plan.steps} at most ({epochs:g} epochs)", "for adding or removing one example")
+    _say_plot(plot)
+
+
+def _shared(spec: Spec, examples: int, runs: int, plot: Path | None, as_json: bool) -> None:
+    from dpft.privacy.budgets import shared_plan
+
+    plan, each = shared_plan(spec, examples, runs)
+    _draw(plan, plan.steps * runs, plot)
+    if as_json:
+        _show.print_json({**plan.to_json(), "runs": runs, "epsilon_each": each})
+        return
+    steps = f"{plan.steps} a run ({spec.epochs:g} epochs), {runs} runs"
+    _say(plan, examples, steps, f"for adding or removing one example, shared by {runs} runs on the same data")
+    print(f"each run  dpft train --epsilon {each!r} (and the same --delta, --epochs, --batch-size): that noise or more")
+    _say_plot(plot)
+
+
+def _segments(segments: list[Segment], delta: float, as_json: bool) -> None:
+    from dpft.privacy.segments import epsilon_of
+
+    bound = epsilon_of(segments, delta)
+    if as_json:
+        _show.print_json({**_bound_json(bound), "delta": delta, "segments": [vars(each) for each in segments]})
+        return
+    from dpft.card import rounded_up
+
+    for each in segments:
+        print(f"segment   σ {each.noise:g}, q {each.rate:g}, {each.steps} steps")
+    print(f"ε spent   at most {rounded_up(bound.epsilon)} at δ {delta:g}, upper bound by {bound.accountant}")
+    for name, epsilon in bound.bounds.items():
+        print(f"          {'no bound' if epsilon is None else rounded_up(epsilon):<10} {name}")
+
+
+def _bound_json(bound: Bound) -> dict[str, Any]:
+    return {"epsilon_upper": bound.epsilon, "accountant": bound.accountant, "bounds": dict(bound.bounds)}
+
+
+def _segment(text: str) -> Segment:
+    from dpft.privacy.segments import Segment
+
+    try:
+        noise, rate, steps = text.split(":")
+        values = float(noise), float(rate), int(steps)
+    except ValueError:
+        raise UserError(f"a segment must be NOISE:RATE:STEPS, got {text!r}; pass --segment 0.9:0.03:600") from None
+    return Segment(*values)
+
+
+def _say(plan: Plan, examples: int, steps: str, promise: str) -> None:
+    from dpft.card import rounded_up
+
+    assert plan.budget is not None
+    print(f"budget    ε {plan.budget.epsilon:g}, δ {plan.budget.delta:g}, {promise}")
+    print(f"noise     σ {plan.noise:.5f} (times the clip C {plan.clip:g}, on the sum of a batch)")
+    print(f"sampling  Poisson at q {plan.rate:.6f}: {plan.expected_batch} of {examples} examples expected a step")
+    print(f"steps     {steps}")
     print(f"ε spent   at most {rounded_up(plan.epsilon_upper or 0.0)}, upper bound by {plan.accountant}")
+
+
+def _draw(plan: Plan, steps: int, file: Path | None) -> None:
+    if file is None:
+        return
+    from dpft.reports.curves import Curves, draw
+
+    from dpft.privacy.budgets import noise_over_epsilon, spent_over_steps
+
+    assert plan.budget is not None
+    spent, needed = spent_over_steps(plan, steps), noise_over_epsilon(plan, steps)
+    draw(Curves(spent, needed, plan.noise, steps, plan.budget.epsilon, plan.budget.delta, plan.rate), file)
+
+
+def _say_plot(file: Path | None) -> None:
+    if file is not None:
+        print(f"drawn in  {file}")
+
+
+def _together(flag: str, others: Mapping[str, object]) -> None:
+    given = [name for name, value in others.items() if value is not None]
+    if given:
+        raise UserError(f"{flag} must stand without {', '.join(others)}, got {', '.join(given)}; leave one side out")
+
+
+def _needed(flag: str, value: T | None) -> T:
+    if value is None:
+        raise UserError(
+            f"dpft budget must have {flag}, or --segment with --delta; pass {flag}. Try dpft budget --help."
+        )
+    return value

@@ -7,9 +7,11 @@ and raises ArithmeticError where float64 could not carry its proof.
 from __future__ import annotations
 
 import bisect
+import functools
+import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any, TypeVar
@@ -21,23 +23,32 @@ from dp_accounting.pld import privacy_loss_distribution
 from dp_accounting.rdp import RdpAccountant, compute_epsilon, rdp_privacy_accountant
 from prv_accountant import PoissonSubsampledGaussianMechanism, PRVAccountant
 from prv_accountant.accountant import compute_safe_domain_size
+from prv_accountant.privacy_random_variables import GaussianMechanism
+from scipy.optimize import brentq
+from scipy.special import erfcx, gammaln, ndtri
 
 from dpft.spec import UserError
 
 T = TypeVar("T")
+Part = tuple[float, float, int]  # noise, rate, steps
 
 PRV = f"prv-accountant {version('prv-accountant')}"
 PLD = f"dp-accounting {version('dp-accounting')} (PLD)"
 RDP = f"dp-accounting {version('dp-accounting')} (RDP)"
 CLOSED_FORM = f"dp-accounting {version('dp-accounting')} (closed form)"
 
+_CANCELS = (1e-3, 1e4)  # noise of one Gaussian outside which its delta is left with too few digits in float64
+_FFT_LOSS = 1000  # in units of float64's spacing, what one convolution of tails may lose
 EPSILON_FLOOR = 1e-6  # a smaller bound is rounded up to this: float64 resolves nothing below it
 EPS_ERROR = 0.003  # PRV's error, relative to epsilon: costs under 0.3 % of noise and under a second
 FINE_CELLS, COARSE_CELLS = 2**18, 2**14
 _PRV_CELLS = 2**20  # about two seconds; a finer mesh is left to the PLD
+_COMPOSED_CELLS = 2**18  # at most, of a composed PLD: so that a million steps and a billion take a few seconds
 
 # RDP beyond the default orders, for a tiny epsilon: its optimal order is near 2 log(1/delta) / epsilon.
 _ORDERS = (*rdp_privacy_accountant.DEFAULT_RDP_ORDERS, 2048, 4096, 8192, 16384)
+# Few, for each costs `adaptive_rdp` a share of delta: each less one is about 1.6 times the last less one.
+_FILTER_ORDERS = (1.3, 1.5, 1.8, 2.2, 2.8, 3.6, 4.8, 6.6, 9.2, 13, 19, 28, 42, 63, 128, 256, 512, 1024, 2048)
 
 
 def epsilon_prv(noise: float, rate: float, steps: int, delta: float, eps_error: float) -> float:
@@ -64,7 +75,7 @@ def epsilon_pld(noise: float, rate: float, steps: int, delta: float, cells: int 
     """
     delta = _less_rounding(delta, steps)
     with _quiet():
-        composed = _one_step(noise, rate, cells).self_compose(steps)
+        composed = _self_compose(_one_step(noise, rate, _interval(noise, rate, steps, cells)), steps)
         return _round_up(composed.get_epsilon_for_delta(delta))
 
 
@@ -75,9 +86,85 @@ def epsilon_rdp(noise: float, rate: float, steps: int, delta: float) -> float:
 
 def epsilon_gaussian(noise: float, steps: int, delta: float) -> float:
     """Exact at rate 1, where steps Gaussians equal one of noise / sqrt(steps) (Balle, Wang 2018, eq. 6)."""
+    one = noise / math.sqrt(steps)
     with _quiet():
-        epsilon = get_epsilon_gaussian(noise / math.sqrt(steps), delta)
+        if one < _CANCELS[0]:  # delta is below its first term, and the second is a part in 1 / noise of that
+            epsilon = float(-ndtri(delta)) / one + 1 / (2 * one**2)
+        else:
+            epsilon = get_epsilon_gaussian(one, delta) if one < _CANCELS[1] else _epsilon_weak_gaussian(one, delta)
     return _round_up(epsilon * (1 + 1e-9) + 1e-9)  # its root is found to 1e-12; stay on the safe side
+
+
+def _epsilon_weak_gaussian(noise: float, delta: float) -> float:
+    """Above the exact epsilon by a part in `noise`: for where the exact difference of two tails cancels.
+
+    With a, b = epsilon noise -+ 1/(2 noise), the normal density f and Mills' ratio R, delta = f(a) (R(a) - R(b)),
+    and R(a) - R(b) <= (b - a) (1 - a R(a)), for 1 - x R(x) = -R'(x) falls.
+    """
+
+    def log_delta(a: float) -> float:
+        ratio = math.sqrt(math.pi / 2) * float(erfcx(a / math.sqrt(2)))
+        return -a * a / 2 - math.log(math.sqrt(2 * math.pi) * noise) + math.log1p(-a * ratio)
+
+    least = -1 / (2 * noise)  # epsilon 0
+    if log_delta(least) <= math.log(delta):
+        return 0.0
+    return float(brentq(lambda a: log_delta(a) - math.log(delta), least, 40.0) + 1e-9 - least) / noise
+
+
+def heterogeneous_pld(parts: Sequence[Part], delta: float, cells: int = FINE_CELLS) -> float:
+    """epsilon_pld of `parts` one after the other: all on one grid, each composed with itself, then with the rest."""
+    delta = _less_rounding(delta, sum(steps for _, _, steps in parts) + _FFT_LOSS * len(parts))
+    with _quiet():
+        interval = _common_interval(parts, cells)
+        composed = [_self_compose(_one_step(noise, rate, interval), steps) for noise, rate, steps in parts]
+        whole = functools.reduce(lambda a, b: a.compose(b, tail_mass_truncation=0), composed)
+        return _round_up(whole.get_epsilon_for_delta(delta))
+
+
+def heterogeneous_prv(parts: Sequence[Part], delta: float) -> tuple[float, float]:
+    """The lower and upper ends of PRV's interval for `parts` together, for removal only (Gopi et al. 2021)."""
+    total = sum(steps for _, _, steps in parts)
+    below = _less_rounding(delta, total)
+    eps_error, delta_error = EPS_ERROR * heterogeneous_rdp(parts, delta), delta / 1000
+    mechanisms = [
+        GaussianMechanism(noise) if rate == 1 else PoissonSubsampledGaussianMechanism(rate, noise)
+        for noise, rate, _ in parts
+    ]
+    counts = [steps for _, _, steps in parts]
+    with _quiet():
+        reach = float(compute_safe_domain_size(mechanisms, counts, eps_error, delta_error))
+        cells = len(parts) * 2 * reach * math.sqrt(total / 2 * math.log(12 / delta_error)) / eps_error
+        if not cells <= _PRV_CELLS:
+            raise ArithmeticError(f"PRV needs {cells:.0f} cells, above {_PRV_CELLS}")
+        accountant = PRVAccountant(mechanisms, eps_error, delta_error, counts)
+        composed = accountant.compute_composition(counts)
+        lower, _, _ = composed.compute_epsilon(2 * delta - below, delta_error, eps_error)
+        _, _, upper = composed.compute_epsilon(below, delta_error, eps_error)
+    return max(float(lower), 0.0), _round_up(upper)
+
+
+def heterogeneous_rdp(parts: Sequence[Part], delta: float) -> float:
+    """epsilon_rdp of `parts` one after the other: Renyi divergences add (Mironov 2017, proposition 1)."""
+    sums = np.zeros(len(_ORDERS))
+    for noise, rate, steps in parts:
+        one = _rdp_one_step(noise, rate)
+        sums += np.where(one > 0, steps * one, np.inf)  # one that is not positive is no bound, nor is its order's sum
+    return _rdp_epsilon(sums, 1, delta)
+
+
+def adaptive_rdp(parts: Sequence[Part], delta: float) -> float:
+    """A bound for parts chosen one by one, each after seeing the releases before it: an RDP filter of several orders.
+
+    With loss L so far and r_a the divergences' sum at order a, exp((a - 1) (L - r_a)) is a supermartingale whatever
+    is chosen (Feldman and Zrnic 2021, theorem 3.1; Lecuyer 2021): that proves one order fixed beforehand. Which order
+    is best depends here on what was seen, so each of the K orders gets delta / K: the sum of all K supermartingales
+    is one of mean K at most, and bounds the one that is read off at the end. Stop before this passes epsilon, by
+    whatever rule, and the whole is (epsilon, delta)-DP. (`heterogeneous_rdp` does not promise this.)
+    """
+    one_by_one = [(_rdp_one_step(noise, rate, _FILTER_ORDERS), steps) for noise, rate, steps in parts]
+    sums = sum(np.where(one > 0, steps * one, np.inf) for one, steps in one_by_one)
+    return _rdp_epsilon(sums, 1, delta / len(_FILTER_ORDERS), _FILTER_ORDERS)
 
 
 def epsilon_quick(noise: float, rate: float, steps: int, delta: float, cells: int = FINE_CELLS) -> tuple[float, str]:
@@ -123,7 +210,7 @@ def epsilon_curve(
     _check(noise, rate, steps, delta)
     early = {4**i for i in range(steps.bit_length()) if 4**i <= steps}
     grid = sorted(early | {math.ceil(steps * i / 20) for i in range(1, 21)})
-    values = np.minimum(np.maximum.accumulate(_curve_values(noise, rate, grid, delta)), final).tolist()
+    values = np.minimum(np.maximum.accumulate(epsilon_over(noise, rate, grid, delta)), final).tolist()
 
     def epsilon_after(k: int) -> float:
         if not 0 <= k <= steps:
@@ -133,14 +220,15 @@ def epsilon_curve(
     return epsilon_after
 
 
-def _curve_values(noise: float, rate: float, grid: list[int], delta: float) -> list[float]:
+def epsilon_over(noise: float, rate: float, grid: list[int], delta: float) -> list[float]:
+    """A quick upper bound on epsilon after each number of steps of `grid`, which rises."""
     if rate == 1:
         return [epsilon_gaussian(noise, k, delta) for k in grid]
 
     def by_pld() -> list[float]:
         target = _less_rounding(delta, grid[-1])
-        one = _one_step(noise, rate, COARSE_CELLS)
-        return [_round_up(one.self_compose(k).get_epsilon_for_delta(target)) for k in grid]
+        one = _one_step(noise, rate, _interval(noise, rate, grid[-1], COARSE_CELLS))
+        return [_round_up(_self_compose(one, k).get_epsilon_for_delta(target)) for k in grid]
 
     values = _attempt(by_pld)
     if values is None:
@@ -149,31 +237,75 @@ def _curve_values(noise: float, rate: float, grid: list[int], delta: float) -> l
     return values
 
 
-def _one_step(noise: float, rate: float, cells: int) -> Any:
-    """One step's privacy loss on a grid of a twentieth of its deviation, 1e-3 or so at most, and about `cells` cells.
+def _deviation(noise: float, rate: float) -> float:
+    """About the deviation of one step's loss log(1 + rate (exp(x) - 1)), x normal: rate sqrt(exp(1/noise^2) - 1)."""
+    return rate * math.sqrt(math.expm1(min(1 / noise**2, 50.0)))
 
-    The loss is log(1 + rate (exp(x) - 1)), x normal: its deviation is about rate sqrt(exp(1/noise^2) - 1).
+
+def _reach(noise: float, rate: float) -> float:
+    """About the largest loss of one step: ten deviations of the noise; the package itself goes on to e^-50."""
+    largest = 10 / noise + 1 / (2 * noise**2)
+    return largest if largest > 500 else math.log1p(rate * math.expm1(largest))
+
+
+def _interval(noise: float, rate: float, steps: int, cells: int) -> float:
+    """The grid of one step's loss: a twentieth of its deviation, 1e-3 or so at most, and about `cells` cells.
+
+    After very many steps wider, so that their sum, over sixteen deviations of it, keeps within 8 `cells`.
     """
-    inverse = 1 / noise**2
-    deviation = rate * math.sqrt(math.expm1(min(inverse, 50.0)))
-    largest = 10 / noise + inverse / 2  # ten deviations of the noise; the package itself goes on to e^-50
-    reach = largest if largest > 500 else math.log1p(rate * math.expm1(largest))
-    interval = max(min(1e-3 * max(1, reach / 50), deviation / 20), reach / cells)
+    reach, deviation = _reach(noise, rate), _deviation(noise, rate)
+    fine = max(min(1e-3 * max(1, reach / 50), deviation / 20), reach / cells)
+    return max(fine, 16 * math.sqrt(steps) * min(deviation, fine * 20) / min(8 * cells, _COMPOSED_CELLS))
+
+
+def _common_interval(parts: Sequence[Part], cells: int) -> float:
+    """One grid for all of `parts`, so fine that it adds at most a thousandth to the variance of their sum.
+
+    A step of deviation d gains a variance of about h^2 / 6 on a grid of h, and h d / 2 where d is far below h.
+    """
+    if len(parts) == 1:
+        return _interval(*parts[0], cells)
+    spread = [(_deviation(noise, rate) if rate < 1 else 1 / noise, steps) for noise, rate, steps in parts]
+    variance = math.fsum(steps * d**2 for d, steps in spread)
+
+    def excess(log_h: float) -> float:
+        h = math.exp(log_h)
+        return math.fsum(steps * min(h * h / 6, h * d / 2) for d, steps in spread) - variance / 1000
+
+    deviation = math.sqrt(variance)
+    fine = math.exp(brentq(excess, math.log(deviation) - 50, math.log(deviation) + 5, xtol=1e-3))
+    reach = max(_reach(noise, rate) for noise, rate, _ in parts)
+    widest = max(reach / cells, 16 * deviation / min(8 * cells, _COMPOSED_CELLS))
+    return max(min(fine, 1e-3 * max(1, reach / 50)), widest)
+
+
+def _one_step(noise: float, rate: float, interval: float) -> Any:
+    """One step's privacy loss distribution: connect-the-dots on a grid of `interval`, pessimistic."""
     return privacy_loss_distribution.from_gaussian_mechanism(
         noise, value_discretization_interval=interval, sampling_prob=rate, pessimistic_estimate=True
     )
 
 
-def _rdp_one_step(noise: float, rate: float) -> Any:
-    accountant = RdpAccountant(_ORDERS)
+def _self_compose(one: Any, steps: int) -> Any:
+    """`steps` times `one`. A sparse one is made dense first: the package would take its size to the power `steps`."""
+    if steps > 1000:
+        add = None if one._symmetric else one._pmf_add.to_dense_pmf()
+        one = privacy_loss_distribution.PrivacyLossDistribution(one._pmf_remove.to_dense_pmf(), add)
+    return one.self_compose(steps)
+
+
+def _rdp_one_step(noise: float, rate: float, orders: Sequence[float] = _ORDERS) -> Any:
+    accountant = RdpAccountant(orders)
     with _quiet():
         accountant.compose(PoissonSampledDpEvent(rate, GaussianDpEvent(noise)))
-    return accountant.rdp
+        # Its sums of binomial terms round: by a part of themselves, and absolutely by the binomials' logarithms.
+        lost = 16 * np.finfo(np.float64).eps * (1 + gammaln(np.add(orders, 1))) / np.subtract(orders, 1)
+        return np.where(accountant.rdp > 0, accountant.rdp * (1 + 1e-12) + lost, accountant.rdp)
 
 
-def _rdp_epsilon(one_step: Any, steps: int, delta: float) -> float:
+def _rdp_epsilon(one_step: Any, steps: int, delta: float, orders: Sequence[float] = _ORDERS) -> float:
     """`one_step` has a Renyi divergence per order. The package reads a negative one as epsilon 0: drop it."""
-    sound = [(a, steps * r) for a, r in zip(_ORDERS, one_step, strict=True) if r > 0 and math.isfinite(r)]
+    sound = [(a, steps * r) for a, r in zip(orders, one_step, strict=True) if r > 0 and math.isfinite(r)]
     if not sound:
         raise ArithmeticError("no Renyi order gave a positive, finite divergence")
     with _quiet():
@@ -211,9 +343,15 @@ def _attempt(bound: Callable[[], T]) -> T | None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Mute the packages' overflow warnings here only: infinities and NaN are refused by _round_up."""
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        yield
+    told = logging.getLogger("absl")  # dp-accounting's: a line for each Renyi order that it leaves out
+    level = told.level
+    told.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        told.setLevel(level)
 
 
 def _check(noise: float, rate: float, steps: int, delta: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 
 from dp_accounting.gaussian_mechanism import get_sigma_gaussian
@@ -23,6 +24,9 @@ from dpft.privacy.accountants import (
 from dpft.spec import Budget, UserError
 
 NOISE_LIMITS = (1e-2, 1e6)
+MOST_STEPS = 10**7  # that an answer is looked for among
+EPSILON_LIMIT = 1e4  # a unit may then be e^10000 times as likely seen with as without: no promise at all
+_SECONDS = 20.0  # after these a search gives up, or is content with a bound within the budget
 _ROUNDS = 6
 _GOOD_ENOUGH = 0.995  # of the budget: 0.5 % of epsilon is worth at most 0.5 % of noise
 
@@ -31,8 +35,13 @@ def calibrate(rate: float, steps: int, budget: Budget) -> tuple[float, float, st
     """Noise, its upper bound on epsilon (never above budget.epsilon), and the accountant that gave it.
 
     The noise is within 1 % of the optimum wherever PRV or PLD can answer. Results are cached on disk.
-    Raises UserError where no noise up to NOISE_LIMITS reaches the budget.
+    Raises UserError where no noise up to NOISE_LIMITS reaches the budget, or none was found in time.
     """
+    if budget.epsilon > EPSILON_LIMIT:
+        raise UserError(
+            f"epsilon must be at most {EPSILON_LIMIT:g}, got {budget.epsilon!r}; pass --epsilon of 10 or less, or "
+            f"train without a promise: --non-private"
+        )
     drawn = -math.expm1(steps * math.log1p(-rate)) if rate < 1 else 1.0
     if budget.delta >= drawn:  # publishing whatever is drawn would be (0, delta)-DP
         raise UserError(
@@ -45,6 +54,51 @@ def calibrate(rate: float, steps: int, budget: Budget) -> tuple[float, float, st
         found = _search(rate, steps, budget)
         cache.write(key, found)
     return found
+
+
+def most_steps(noise: float, rate: float, budget: Budget) -> tuple[int, float, str]:
+    """The most steps that `budget` allows at `noise` and `rate`, to a thousandth, their bound and its accountant.
+
+    The bound is `epsilon_upper`'s, as a plan's is. Raises UserError where one step spends more, or MOST_STEPS less.
+    """
+    upper, name = epsilon_upper(noise, rate, 1, budget.delta)
+    if upper > budget.epsilon:
+        raise UserError(
+            f"one step must fit into epsilon {budget.epsilon!r}, got {upper:.4g} at noise {noise!r} and rate "
+            f"{rate:.3g}; raise --noise or --epsilon, or lower --batch-size"
+        )
+    low, high = (1, upper, name), _first_too_many(noise, rate, budget)
+    while high - low[0] > max(1, low[0] / 1000):
+        middle = (low[0] + high) // 2
+        upper, name = epsilon_upper(noise, rate, middle, budget.delta)
+        if upper <= budget.epsilon:
+            low = (middle, upper, name)
+        else:
+            high = middle
+    return low
+
+
+def _first_too_many(noise: float, rate: float, budget: Budget) -> int:
+    """A number of steps that is too many by `epsilon_upper`, and little above the most: the quick bound leads there."""
+
+    def excess(log_steps: float) -> float:
+        return math.log(epsilon_quick(noise, rate, round(math.exp(log_steps)), budget.delta, COARSE_CELLS)[0] / target)
+
+    target = budget.epsilon
+    log_low, log_high, limit = 0.0, 2.0, math.log(MOST_STEPS)
+    while excess(log_high) <= 0:
+        if log_high >= limit:
+            raise UserError(
+                f"the most steps must be below {MOST_STEPS:.0e}, got more at noise {noise!r}; "
+                f"lower --noise or --epsilon"
+            )
+        log_low, log_high = log_high, min(log_high + 2, limit)
+    if excess(log_low) < 0:
+        log_high = brentq(excess, log_low, log_high, xtol=1e-3)
+    steps = round(math.exp(log_high)) + 1
+    while epsilon_upper(noise, rate, steps, budget.delta)[0] <= target:
+        steps = math.ceil(1.02 * steps)
+    return steps
 
 
 def _holds(noise: float, upper: float, name: str, rate: float, steps: int, budget: Budget) -> bool:
@@ -68,7 +122,11 @@ def _search(rate: float, steps: int, budget: Budget) -> tuple[float, float, str]
     if target <= EPSILON_FLOOR:
         raise _unreachable(rate, steps, budget)
 
+    deadline = time.monotonic() + _SECONDS
+
     def quick(noise: float) -> float:
+        if time.monotonic() > deadline:
+            raise _OutOfTime
         try:
             return epsilon_quick(noise, rate, steps, budget.delta, COARSE_CELLS)[0]
         except UserError:
@@ -78,7 +136,12 @@ def _search(rate: float, steps: int, budget: Budget) -> tuple[float, float, str]
     aim = target if rate == 1 else target * (1 - EPS_ERROR) * (1 - EPS_ERROR / 10)
     best: tuple[float, float, str] | None = None
     for _ in range(_ROUNDS):
-        noise = _solve(quick, aim, noise)
+        try:
+            noise = _solve(quick, aim, noise)
+        except _OutOfTime:
+            if best is None:
+                raise _too_slow(rate, steps) from None
+            break
         if noise > NOISE_LIMITS[1]:
             break
         upper, name = epsilon_upper(noise, rate, steps, budget.delta)
@@ -90,6 +153,17 @@ def _search(rate: float, steps: int, budget: Budget) -> tuple[float, float, str]
     if best is None:
         raise _unreachable(rate, steps, budget)
     return best
+
+
+class _OutOfTime(Exception):
+    """A search took longer than _SECONDS."""
+
+
+def _too_slow(rate: float, steps: int) -> UserError:
+    return UserError(
+        f"a budget must be searchable within {_SECONDS:g} seconds, got {steps} steps of rate {rate:.3g}; "
+        f"pass fewer --epochs or a larger --batch-size"
+    )
 
 
 def _first_guess(rate: float, steps: int, budget: Budget) -> float:

@@ -1,0 +1,98 @@
+"""A budget the other ways round: the longest plan at a noise, the plan of several runs, and points to draw."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from decimal import ROUND_FLOOR, Decimal, localcontext
+
+from dpft.privacy.accountants import COARSE_CELLS, epsilon_over, epsilon_quick
+from dpft.privacy.calibrate import NOISE_LIMITS, calibrate, most_steps
+from dpft.privacy.plan import Plan, make_plan
+from dpft.spec import Budget, Spec, UserError
+
+_MOST_RUNS = 10_000
+_POINTS = 60
+
+
+def longest_plan(spec: Spec, examples: int, noise: float) -> tuple[Plan, float]:
+    """The plan with the most steps that the budget allows at `noise`, and its epochs, rounded down to six digits."""
+    low, high = NOISE_LIMITS
+    if not low <= noise <= high:
+        raise UserError(f"noise must lie in {low:g} to {high:g}, got {noise!r}; pass --noise within them")
+    budget = _budget(spec)
+    _check(spec, examples)
+    rate = spec.batch_size / examples
+    steps, upper, name = most_steps(noise, rate, budget)
+    plan = Plan(rate, steps, float(noise), spec.clip, spec.batch_size, budget, upper, name)
+    return plan, _down(steps * spec.batch_size / examples, 6)
+
+
+def shared_plan(spec: Spec, examples: int, runs: int) -> tuple[Plan, float]:
+    """The plan of each of `runs` runs of `spec` that share its budget, and the epsilon to ask for each run alone.
+
+    `epsilon_upper` is that of all runs together: their steps compose, which is far less than their epsilons' sum.
+    Calibrated to the second value, a run gets at least the plan's noise, so that all of them keep the promise.
+    """
+    if not 1 <= runs <= _MOST_RUNS:
+        raise UserError(f"runs must be a whole number of 1 to {_MOST_RUNS}, got {runs!r}; pass --runs")
+    budget = _budget(spec)
+    alone = make_plan(spec, examples)  # refuses what no run could be
+    noise, upper, name = calibrate(alone.rate, alone.steps * runs, budget)
+    plan = dataclasses.replace(alone, noise=noise, epsilon_upper=upper, accountant=name)
+    return plan, _each(plan, budget)
+
+
+def _each(plan: Plan, budget: Budget) -> float:
+    """An epsilon whose calibration for one run of `plan` gives its noise or a little more."""
+    epsilon, _ = epsilon_quick(plan.noise, plan.rate, plan.steps, budget.delta)
+    for _ in range(20):
+        epsilon = _down(0.998 * epsilon, 4)
+        if calibrate(plan.rate, plan.steps, Budget(epsilon, budget.delta))[0] >= plan.noise:
+            return epsilon
+    raise UserError(f"each run's epsilon must be found near {epsilon!r}, got none; pass fewer --runs")
+
+
+def spent_over_steps(plan: Plan, steps: int) -> list[tuple[float, float]]:
+    """(steps taken, upper bound on epsilon), rising, from none to `steps`."""
+    early = {2**i for i in range(steps.bit_length()) if 2**i <= steps / _POINTS}
+    grid = sorted(early | {math.ceil(steps * i / _POINTS) for i in range(1, _POINTS + 1)})
+    bounds = epsilon_over(plan.noise, plan.rate, grid, _budget_of(plan).delta)
+    final = math.inf if plan.epsilon_upper is None else plan.epsilon_upper
+    rising = itertools.accumulate((min(bound, final) for bound in bounds), max)
+    return [(0.0, 0.0), *((float(k), epsilon) for k, epsilon in zip(grid, rising, strict=True))]
+
+
+def noise_over_epsilon(plan: Plan, steps: int) -> list[tuple[float, float]]:
+    """(upper bound on epsilon, noise) for `steps` steps, at noises from a third to three times the plan's."""
+    delta, points = _budget_of(plan).delta, []
+    for power in range(-8, 9):
+        noise = plan.noise * 3 ** (power / 8)
+        points.append((epsilon_quick(noise, plan.rate, steps, delta, COARSE_CELLS)[0], noise))
+    return points
+
+
+def _check(spec: Spec, examples: int) -> None:
+    """Refuse what `make_plan` refuses of examples, batch and delta: one epoch or less is planned for that alone."""
+    make_plan(dataclasses.replace(spec, budget=None), examples)
+    delta = _budget(spec).delta
+    if delta >= 1 / examples:
+        raise UserError(f"delta must be below 1/examples = {1 / examples:.2g}, got {delta!r}; pass --delta")
+
+
+def _budget(spec: Spec) -> Budget:
+    if spec.budget is None:
+        raise UserError("a budget must be given, got none; pass --epsilon and --delta")
+    return spec.budget
+
+
+def _budget_of(plan: Plan) -> Budget:
+    if plan.budget is None:
+        raise UserError("a private plan must be given, got one without a budget; pass --epsilon and --delta")
+    return plan.budget
+
+
+def _down(value: float, digits: int) -> float:
+    with localcontext(prec=digits, rounding=ROUND_FLOOR):
+        return float(+Decimal(value))
