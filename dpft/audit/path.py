@@ -100,6 +100,6 @@ def planned(plan: Plan, rate: float, steps: int, expected: int, epsilon: float) 
 
 
 def silent(plan: Plan, rate: float, steps: int, expected: int) -> Plan:
-    """The same with a billionth of a clip as noise: its sums are exact. For made-up rows only."""
+    """The same with 1e-12 clips of noise: its sums are exact. For made-up rows only."""
     assert plan.budget is not None
-    return Plan(rate, steps, 1e-9, plan.clip, expected, Budget(1e9, plan.budget.delta), 1e9, "none: made-up rows")
+    return Plan(rate, steps, 1e-12, plan.clip, expected, Budget(1e9, plan.budget.delta), 1e9, "none: made-up rows")
