@@ -30,9 +30,14 @@ DOES_NOT_COVER = [
 ]
 
 
+CANARIES = "canaries were planted for an audit: this model is not for use"
+
+
 def card(spec: Spec, plan: Plan, examples: int, charged: int, head: str, precision: str) -> dict[str, Any]:
     """The content of privacy.json. `charged`: steps in the ledger; `head`: its newest hash."""
-    common = {"versions": versions(), "python": platform.python_version(), "precision": precision}
+    common: dict[str, Any] = {"versions": versions(), "python": platform.python_version(), "precision": precision}
+    if spec.canaries:
+        common["canaries"] = f"{spec.canaries} {CANARIES}"
     if plan.budget is None:
         statement = f"{NOT_PRIVATE}: trained without clipping and noise, for comparison only."
         return {"private": False, "statement": statement, "examples": examples, **common}

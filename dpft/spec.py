@@ -62,7 +62,8 @@ class Spec:
 
     `options` belong to the method, `data` is where the task's files lie (None: the task's own source),
     `budget=None` trains without clipping and noise: NOT PRIVATE. `epochs` is the expected number of times
-    an example is drawn. `learning_rate=None` takes the method's own. Raises UserError on values out of range.
+    an example is drawn. `learning_rate=None` takes the method's own. `canaries`: made-up rows that are planted among
+    the training data, each by a fair coin, for an audit. Raises UserError on values out of range.
     """
 
     task: str = "sample"
@@ -81,6 +82,7 @@ class Spec:
     max_length: int = 128
     unit: Literal["example"] = "example"
     seed: int = 0
+    canaries: int = 0
 
     def __post_init__(self) -> None:
         for name in ("task", "model", "method"):
@@ -110,6 +112,10 @@ class Spec:
         _require(
             _is_whole(self.seed, 0) and self.seed < 2**63, "seed must be a whole number from 0 to 2^63 - 1",
             self.seed, "pass --seed",
+        )  # fmt: skip
+        _require(
+            _is_whole(self.canaries, 0) and (self.canaries == 0 or self.canaries >= 8),
+            "canaries must be 0, or a whole number of at least 8", self.canaries, "pass --canaries",
         )  # fmt: skip
         _one_of(self.representation, get_args(Representation), "representation")
         _one_of(self.schedule, get_args(Schedule), "schedule")

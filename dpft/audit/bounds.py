@@ -12,12 +12,13 @@ import numpy as np
 from dp_accounting.gaussian_mechanism import get_epsilon_gaussian
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.special import ndtr, ndtri
 
 MOST = 100.0  # no bound says more: at epsilon 100 nothing is private any longer
 
 
 def one_run(members: int, guesses: int, correct: int, delta: float, risk: float) -> float:
-    """`correct` of `guesses` about `members` canaries, each included by a fair coin (Steinke et al. 2023, theorem 5.2)."""
+    """`correct` of `guesses` about `members` canaries, each in by a fair coin (Steinke et al. 2023, theorem 5.2)."""
     return _largest(lambda epsilon: one_run_p_value(members, guesses, correct, epsilon, delta) < risk)
 
 
@@ -52,7 +53,7 @@ def _refuted(members: int, guesses: int, correct: int, mu: float, risk: float) -
     """
     right, wrong = risk * correct / members, risk * (guesses - correct) / members
     for i in range(correct - 1, -1, -1):
-        grown = max(wrong, float(stats.norm.cdf(stats.norm.ppf(right) - mu)))
+        grown = max(wrong, float(ndtr(ndtri(right) - mu)))
         if grown == wrong:
             break
         right = min(1.0, right + i / (guesses - i) * (grown - wrong))

@@ -23,7 +23,7 @@ _SEED = 20_221
 
 @dataclass(frozen=True)
 class Canaries:
-    """m planted rows. units: (m, outputs), by which the clip is shared among the head's outputs; row i reads input i."""
+    """m planted rows, row i at input i of the head. units: (m, outputs), how the outputs share the clip."""
 
     data: Encoded
     marks: Marks
@@ -34,7 +34,7 @@ class Canaries:
         return len(self.data)
 
     def expected(self, drawn: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """The clipped sum of the drawn rows for a clip of 1: the head's weights (outputs, m) and its bias (outputs,)."""
+        """The clipped sum of the drawn rows for a clip of 1: head weights (outputs, m) and bias (outputs,)."""
         weight = torch.zeros(self.units.shape[1], len(self), dtype=torch.float64)
         weight[:, drawn] = self.units[drawn].T
         return weight, weight.sum(1) / self.scale
@@ -46,7 +46,7 @@ class Canaries:
 
 
 def plant(trained: Trained, clip: float) -> Canaries:
-    """As many canaries as three quarters of the head's inputs allow, at most MOST: the rest stays for the noise alone."""
+    """At most MOST canaries, on three quarters of the head's inputs: the rest is for the noise alone."""
     adapted = trained.adapted
     width = adapted.model.head.in_features
     count = max(1, min(MOST, width - max(1, width // 4)))

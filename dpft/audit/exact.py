@@ -70,25 +70,25 @@ def make(trained: Trained, clip: float, extra: Sequence[str] = ("aligned", "oppo
     texts, found = sample.generate(_BASE + 512, _SEED)
     longest = ", ".join(texts[_BASE:])[: 16 * trained.run.spec.max_length]
     names = [*texts[:_BASE], *({"long": longest}.get(name, texts[3]) for name in extra)]
-    pairs = names[::-1] if trained.paired else None
-    if pairs is not None:
-        pairs = [
-            names[-1 - i] if i < _BASE else (names[-1 - 3] if names[i] == texts[3] else "") for i in range(len(names))
-        ]
-    outputs = trained.adapted.model.head.out_features
-    labels = np.array([*found[:_BASE], *[found[3]] * len(extra)], np.int64) % max(outputs, 1)
-    for number, name in enumerate(extra, _BASE):
-        labels[number] = (labels[3] + 1) % outputs if name == "opposed" else labels[3]
+    opposed = [number for number, name in enumerate(extra, _BASE) if name == "opposed"]
+    labels = _labels(trained, np.array([*found[:_BASE], *[found[3]] * len(extra)]), opposed)
     spec = trained.run.spec
-    rows = Rows(names, pairs, np.arange(len(names)))
+    rows = Rows(names, names if trained.paired else None, np.arange(len(names)))
     data = canaries.prepared(trained, encode(rows, trained.tokenizer, spec.representation, spec.max_length))
-    kind = torch.float32 if trained.adapted.regression else torch.int64
-    true = torch.as_tensor(labels).to(kind)
     lengths = [*(_LENGTHS[i % len(_LENGTHS)] for i in range(_BASE)), *(_length(name) for name in extra)]
-    plain = Bodies(data, Marks.of(true), _BASE, tuple(extra))
+    plain = Bodies(data, Marks.of(labels), _BASE, tuple(extra))
     norms = [_norm(g) for g in _gradients(trained.adapted, plain, len(names))]
     factors = [clip * length / norm if norm else 1.0 for length, norm in zip(lengths, norms, strict=True)]
-    return Bodies(data, Marks.of(true, factors), _BASE, tuple(extra))
+    return Bodies(data, Marks.of(labels, factors), _BASE, tuple(extra))
+
+
+def _labels(trained: Trained, found: NDArray[np.int64], opposed: Sequence[int]) -> Tensor:
+    """Classes, or scores far on either side of what is predicted; another one for the opposed rows."""
+    classes = trained.adapted.model.head.out_features
+    other = np.isin(np.arange(len(found)), opposed)
+    if trained.adapted.regression:
+        return torch.as_tensor(np.where((found == 1) ^ other, 100.0, -100.0), dtype=torch.float32)
+    return torch.as_tensor((found + other) % classes)
 
 
 def _length(name: str) -> float:

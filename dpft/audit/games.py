@@ -15,15 +15,22 @@ from dpft.privacy.secret import Secret
 
 GUESSED = 0.05  # the share of canaries that are called members, and that are called others: fixed beforehand
 _ALARMS = 0.025  # the rate of false alarms that the threshold is set to, by the noise that is claimed
+_TAIL = 1.959963984540054  # the standard normal's point with _ALARMS beyond it
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Each trial's score, higher where the attacker believes in membership, and the truth. threshold: fixed before."""
+    """Each trial's score, higher where the attacker believes in membership, and the truth. threshold: fixed before.
+
+    attacked: the releases that one person meets. gaussian: they are one Gaussian release, where mu is exact.
+    """
 
     scores: NDArray[np.float64]
     members: NDArray[np.bool_]
     threshold: float
+    name: str
+    attacked: str
+    gaussian: bool
 
 
 def full_batches(drive: Drive, readings: Readings, coins: Secret) -> Outcome:
@@ -38,7 +45,8 @@ def full_batches(drive: Drive, readings: Readings, coins: Secret) -> Outcome:
             readings.add(rows, sums)
         members.append(inside)
     scores = np.stack(readings.scores[-drive.plan.steps :]).ravel()
-    return Outcome(scores, np.stack(members).ravel(), _normal_tail() * drive.plan.noise)
+    truth, threshold = np.stack(members).ravel(), _TAIL * drive.plan.noise
+    return Outcome(scores, truth, threshold, "full batches", "one release at rate 1", True)
 
 
 def sampled_batches(drive: Drive, readings: Readings, coins: Secret) -> Outcome:
@@ -52,7 +60,8 @@ def sampled_batches(drive: Drive, readings: Readings, coins: Secret) -> Outcome:
     scores = likelihoods(np.stack(readings.scores[-plan.steps :]), plan.rate, plan.noise)
     none = np.random.default_rng(0).normal(0, plan.noise, (plan.steps, 20_000))
     threshold = float(np.quantile(likelihoods(none, plan.rate, plan.noise), 1 - _ALARMS))
-    return Outcome(scores, inside, threshold)
+    attacked = f"{plan.steps} releases at rate {plan.rate:.4g}"
+    return Outcome(scores, inside, threshold, "sampled batches", attacked, plan.rate == 1 and plan.steps == 1)
 
 
 def likelihoods(coordinates: NDArray[np.float64], rate: float, noise: float) -> NDArray[np.float64]:
@@ -65,35 +74,32 @@ def likelihoods(coordinates: NDArray[np.float64], rate: float, noise: float) -> 
     return total
 
 
-def tests(name: str, outcome: Outcome, claimed: float, delta: float, gaussian: bool) -> list[Test]:
-    """The lower bounds on epsilon that an outcome supports, beside what is claimed. gaussian: rate 1, where mu is exact."""
+def tests(outcome: Outcome, claimed: float, delta: float) -> list[Test]:
+    """The lower bounds on epsilon that an outcome supports, beside what is claimed for the releases attacked."""
     inside, outside = outcome.scores[outcome.members], outcome.scores[~outcome.members]
     hits = int((inside > outcome.threshold).sum()), len(inside)
     alarms = int((outside > outcome.threshold).sum()), len(outside)
-    trials, (guesses, correct) = len(outcome.scores), guess(outcome)
-    told = f"{correct} of {guesses} guesses right about {trials} canaries"
+    trials, (guesses, correct) = len(outcome.scores), guess(outcome.scores, outcome.members)
+    name, where = outcome.name, outcome.attacked
+    told = f"{where}: {correct} of {guesses} guesses right about {trials} canaries"
     found = [
         bound(f"ε, {name}: Clopper-Pearson", lambda risk: bounds.clopper_pearson(hits, alarms, delta, risk), claimed,
-              f"caught {hits[0]} of {hits[1]}, false alarms {alarms[0]} of {alarms[1]}"),
+              f"{where}: caught {hits[0]} of {hits[1]}, false alarms {alarms[0]} of {alarms[1]}"),
         bound(f"ε, {name}: one run", lambda risk: bounds.one_run(trials, guesses, correct, delta, risk), claimed, told),
     ]  # fmt: skip
-    if gaussian:
+    if outcome.gaussian:
         found += [
             bound(f"ε, {name}: f-DP one run",
                   lambda risk: bounds.one_run_gaussian(trials, guesses, correct, delta, risk), claimed, told),
             bound(f"ε, {name}: Gaussian DP", lambda risk: bounds.gaussian(inside, outside, delta, risk), claimed,
-                  f"{len(inside)} members, {len(outside)} others"),
+                  f"{where}: {len(inside)} members, {len(outside)} others"),
         ]  # fmt: skip
     return found
 
 
-def guess(outcome: Outcome) -> tuple[int, int]:
+def guess(scores: NDArray[np.float64], members: NDArray[np.bool_]) -> tuple[int, int]:
     """How many canaries are guessed, the GUESSED highest and lowest scores, and how many of the guesses are right."""
-    order = np.argsort(outcome.scores)
+    order = np.argsort(scores)
     share = max(1, round(GUESSED * len(order)))
-    right = int((~outcome.members[order[:share]]).sum() + outcome.members[order[-share:]].sum())
+    right = int((~members[order[:share]]).sum() + members[order[-share:]].sum())
     return 2 * share, right
-
-
-def _normal_tail() -> float:
-    return 1.959963984540054  # the standard normal's 97.5 % point: _ALARMS of 2.5 %

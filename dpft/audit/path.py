@@ -1,4 +1,4 @@
-"""The path that is audited: the shipped sampler, micro-batches, step, secret and ledger, driven as training drives them."""
+"""The path under audit: the shipped sampler, micro-batches, step, secret and ledger, driven as in training."""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ class Check:
     """`value` must lie within `low` and `high` (None: no limit).
 
     fact: exact. statistic: a sound path leaves its interval with the family's risk at most. bound: a lower bound on
-    epsilon, `high` the epsilon claimed for what was attacked. figure: shown, not judged.
+    epsilon, `high` the epsilon claimed for what was attacked. figure: shown, not judged. private: computed on people
+    without noise, to be kept from audit.json.
     """
 
     level: Level
@@ -28,6 +29,7 @@ class Check:
     high: float | None
     kind: Kind
     about: str = ""
+    private: bool = False
 
     @property
     def passed(self) -> bool:
@@ -81,9 +83,10 @@ class Report:
     def failed(self) -> list[Check]:
         return [check for check in self.checks if not check.passed]
 
-    def to_json(self) -> dict[str, Any]:
-        """A plain dict, for audit.json and --json. An infinite value is written as the word."""
-        checks = [{**asdict(check), "value": _finite(check.value), "passed": check.passed} for check in self.checks]
+    def to_json(self, private: bool = False) -> dict[str, Any]:
+        """A plain dict, for audit.json and --json; with what concerns people if `private`. Infinity is a word."""
+        kept = [check for check in self.checks if private or not check.private]
+        checks = [{**asdict(check), "value": _finite(check.value), "passed": check.passed} for check in kept]
         verdict = "PASS" if self.passed else "FAIL"
         return {
             "run": self.run, "verdict": verdict, "confidence": self.confidence, "claimed_epsilon": self.claimed,

@@ -64,7 +64,7 @@ def between_steps(noise: Floats, risk: float) -> Measured:
 
 
 def between_tensors(parts: Sequence[Floats], risk: float) -> Measured:
-    """`likeness` of every two tensors' first numbers, and of each one's even and odd ones. parts: [(steps, n_i), ...]."""
+    """`likeness` of every two tensors' first numbers, and of the even and odd ones of each. parts: [(steps, n_i)]."""
     pairs = []
     for one, other in itertools.combinations(parts, 2):
         length = min(one.shape[1], other.shape[1])

@@ -48,8 +48,8 @@ def checks(trained: Trained, path: Path, examples: int, steps: int, risk: float)
     tests = [
         *noise_tests(played.readings, plan.noise),
         *sampling.tests(path, plan, examples),
-        *games.tests("full batches", played.full, full, delta, True),
-        *games.tests("sampled batches", played.sampled, sampled, delta, False),
+        *games.tests(played.full, full, delta),
+        *games.tests(played.sampled, sampled, delta),
     ]
     charged = Check("path", "steps that were not charged", played.uncharged, 0, 0, "fact", f"of {steps + _ROUNDS}")
     return [*judge("path", tests, risk), charged, *exact.checks(trained, path, TOKENS)]
@@ -100,7 +100,7 @@ def noise_tests(readings: Readings, noise: float) -> list[Test]:
              f"cosines of {len(sample)} releases by {_ROUNDS + 2} secrets, over what is allowed"),
         Test("likeness of tensors", lambda risk: statistics.between_tensors(parts, risk), "cosines, as above"),
         Test("distance to the normal", lambda risk: statistics.normality(sample, risk)),
-        Test("equal pairs of noise", lambda risk: statistics.repetitions(sample[:few], risk), "more where noise is coarse"),
+        Test("equal pairs of noise", lambda risk: statistics.repetitions(sample[:few], risk), "many in bf16"),
     ]  # fmt: skip
 
 

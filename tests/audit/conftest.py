@@ -38,4 +38,4 @@ def make_trained(tiny_bert: Path) -> MakeTrained:
 
 @pytest.fixture(scope="session")
 def trained(make_trained: MakeTrained) -> Trained:
-    return make_trained(dim=16)
+    return make_trained(dim=48)
