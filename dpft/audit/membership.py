@@ -36,9 +36,9 @@ def checks(trained: Trained, risk: float) -> list[Check]:
     _keep(trained, found, losses, before)
     gained = before - losses
     return [
-        *_figures("loss", -losses, found.included),
-        *_figures("loss beside the untrained model's", gained, found.included),
-        *_exposure(-losses, found),
+        *figures("loss", -losses, found.included),
+        *figures("loss beside the untrained model's", gained, found.included),
+        *exposure(-losses, found),
         *judge(_LEVEL, _bounds(trained, gained, found.included), risk),
     ]
 
@@ -62,7 +62,7 @@ def _bounds(trained: Trained, scores: Floats, members: NDArray[np.bool_]) -> lis
     ]  # fmt: skip
 
 
-def _figures(name: str, scores: Floats, members: NDArray[np.bool_]) -> list[Check]:
+def figures(name: str, scores: Floats, members: NDArray[np.bool_]) -> list[Check]:
     """AUC, and the true positive rate at two false positive rates, where there are others enough to resolve them."""
     if members.all() or not members.any():
         return [Check(_LEVEL, f"AUC, {name}", float("nan"), None, None, "figure", "all coins fell alike")]
@@ -76,7 +76,7 @@ def _figures(name: str, scores: Floats, members: NDArray[np.bool_]) -> list[Chec
     return found
 
 
-def _exposure(scores: Floats, found: Planted) -> list[Check]:
+def exposure(scores: Floats, found: Planted) -> list[Check]:
     """log2 of how many random strings there are over the rank of one that is in (Carlini et al. 2019, section 4.2)."""
     inside, outside = scores[found.random & found.included], scores[found.random & ~found.included]
     if len(inside) == 0 or len(outside) == 0:
