@@ -38,17 +38,17 @@ class Bodies:
     extra: tuple[str, ...]
 
 
-def checks(trained: Trained, path: Path, tokens: int) -> list[Check]:
+def checks(trained: Trained, path: Path) -> list[Check]:
     """Sensitivity over adversarial pairs, the sum against an oracle, and the update for N and for N + 1 rows."""
     clip = trained.run.plan.clip
     assert clip is not None
     bodies = make(trained, clip)
     more, off = SLACK[trained.hardware.precision]
     base = np.arange(bodies.base)
-    first, second = _sums(trained, path, bodies, base, tokens, 2)
+    first, second = _sums(trained, path, bodies, base, 2)
     found = []
     for number, name in enumerate(bodies.extra, bodies.base):
-        (with_it,) = _sums(trained, path, bodies, np.append(base, number), tokens)
+        (with_it,) = _sums(trained, path, bodies, np.append(base, number))
         moved = _norm([a - b for a, b in zip(with_it, first, strict=True)]) / clip
         found.append(
             Check("path", f"sensitivity, {name} row", moved, 0, 1 + more, "fact", "clips that one row moves the sum by")
@@ -58,7 +58,7 @@ def checks(trained: Trained, path: Path, tokens: int) -> list[Check]:
         error = _norm([a - b for a, b in zip(sums, wanted, strict=True)]) / max(_norm(wanted), clip)
         about = "relative error"
         found.append(Check("path", f"{name} beside gradients taken one at a time", error, 0, off, "fact", about))
-    (fewer,) = _sums(trained, path, make(trained, clip, ()), base, tokens)
+    (fewer,) = _sums(trained, path, make(trained, clip, ()), base)
     same = all(torch.allclose(a, b, rtol=0, atol=1e-9 * clip) for a, b in zip(fewer, first, strict=True))
     found.append(fact("path", "same update whatever the number of rows", same, "the same batch from N and N + 5 rows"))
     return found
@@ -118,13 +118,11 @@ def _gradients(adapted: Adapted, bodies: Bodies, count: int, step: int = 0) -> I
     adapted.model.per_example = per_example
 
 
-def _sums(
-    trained: Trained, path: Path, bodies: Bodies, rows: NDArray[np.int64], tokens: int, steps: int = 1
-) -> list[list[Tensor]]:
+def _sums(trained: Trained, path: Path, bodies: Bodies, rows: NDArray[np.int64], steps: int = 1) -> list[list[Tensor]]:
     """What the path releases of these rows, all of them drawn, in each of its first steps."""
     plan = silent(trained.run.plan, 1.0, steps, _BASE)
     with ledger_for(plan) as book, Marked(trained.adapted, bodies.marks, plan.clip or 1.0) as marked:
-        drive = Drive(path, marked, bodies.data, plan, book, tokens)
+        drive = Drive(path, marked, bodies.data, plan, book)
         return [sums for _, sums in drive.releases(rows)]
 
 

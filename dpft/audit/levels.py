@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path as File
 from typing import Any, get_args
 
@@ -19,6 +21,9 @@ from dpft.trained import Trained
 
 LEVELS: tuple[Level, ...] = get_args(Level)
 CONFIDENCE = 0.99
+_TOLD: dict[Level, str] = {
+    "bookkeeping": "reading the books", "path": "attacking the path", "model": "attacking the model",
+}  # fmt: skip
 
 
 def audit(
@@ -45,7 +50,14 @@ def audit(
         )
     random = [level for level in levels if level != "bookkeeping"]
     share = (1 - confidence) / max(1, len(random))
-    found, seconds = _run(opened, card, levels, steps, share, progress or Progress())
+    work, progress = _Work(opened, card, steps, share), progress or Progress()
+    found, seconds = list[Check](), dict[str, float]()
+    for level in levels:
+        progress.stage(_TOLD[level])
+        started = time.monotonic()
+        found += work.checks(level)
+        seconds[level] = round(time.monotonic() - started, 1)
+    progress.ended()
     budget = opened.plan.budget
     report = Report(
         opened.path.name, confidence, opened.plan.epsilon_upper, budget.delta if budget else None, tuple(found), seconds
@@ -54,31 +66,28 @@ def audit(
     return report
 
 
-def _run(
-    run: Run, card: dict[str, Any], levels: Sequence[Level], steps: int, risk: float, progress: Progress
-) -> tuple[list[Check], dict[str, float]]:
-    """Each level's checks, and how long it took."""
-    examples, found, seconds = int(card.get("examples") or 1), list[Check](), dict[str, float]()
-    loaded: list[Trained] = []
+@dataclass
+class _Work:
+    """The levels on one run; its model is loaded when a level first needs it."""
 
-    def model() -> Trained:
-        if not loaded:
-            loaded.append(trained.load(run.path, machine=Machine(precision=card.get("precision", "auto"))))
-        return loaded[0]
+    run: Run
+    card: dict[str, Any]
+    steps: int
+    risk: float
 
-    work: dict[Level, tuple[str, Callable[[], list[Check]]]] = {
-        "bookkeeping": ("reading the books", lambda: bookkeeping.checks(run, card)),
-        "path": ("attacking the path", lambda: whitebox.checks(model(), Path(), examples, steps, risk)),
-        "model": ("attacking the model", lambda: membership.checks(model(), risk)),
-    }
-    for level in levels:
-        told, checks = work[level]
-        progress.stage(told)
-        started = time.monotonic()
-        found += checks()
-        seconds[level] = round(time.monotonic() - started, 1)
-    progress.ended()
-    return found, seconds
+    def checks(self, level: Level) -> list[Check]:
+        examples = int(self.card.get("examples") or 1)
+        work: dict[Level, Callable[[], list[Check]]] = {
+            "bookkeeping": lambda: bookkeeping.checks(self.run, self.card),
+            "path": lambda: whitebox.checks(self.trained, Path(), examples, self.steps, self.risk),
+            "model": lambda: membership.checks(self.trained, self.risk),
+        }
+        return work[level]()
+
+    @cached_property
+    def trained(self) -> Trained:
+        """In the precision that the run was trained in."""
+        return trained.load(self.run.path, machine=Machine(precision=self.card.get("precision", "auto")))
 
 
 def named(level: str) -> tuple[Level, ...]:

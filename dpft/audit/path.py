@@ -25,6 +25,7 @@ from dpft.tasks.encode import Encoded
 from dpft.tasks.microbatch import microbatches
 
 _RUN = "audit"
+TOKENS = 96  # of a micro-batch: small, so that even a small batch is cut into several
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,13 @@ class Path:
 
 @dataclass(frozen=True)
 class Drive:
-    """One drive along `path`: `marked` rows of `data`, by `plan`, in micro-batches of `tokens`, charged to `ledger`."""
+    """One drive along `path`: `marked` rows of `data`, by `plan`, charged to `ledger`."""
 
     path: Path
     marked: Marked
     data: Encoded
     plan: Plan
     ledger: Ledger
-    tokens: int
 
     def releases(
         self, present: NDArray[np.int64], start: int = 0, stop: int | None = None
@@ -68,7 +68,7 @@ class Drive:
                 if number == stop:
                     break
                 rows = present[drawn]
-                step(number, self.path.batches(self.data, rows, self.tokens, device))
+                step(number, self.path.batches(self.data, rows, TOKENS, device))
                 yield rows, [r.double().cpu() * self.plan.expected_batch for r in self.marked.released]
         finally:
             step.close()

@@ -13,6 +13,7 @@ from dpft.privacy.plan import Plan
 
 _COINS = 20_000_000
 _LEAST, _MOST = 200, 20_000
+_NORMAL = 5.0  # the least variance of counts that are taken as normal
 
 
 def tests(path: Path, plan: Plan, examples: int) -> list[Test]:
@@ -30,10 +31,16 @@ def tests(path: Path, plan: Plan, examples: int) -> list[Test]:
     if rate == 1:
         return [Test("inclusion rate", lambda risk: statistics.share(drawn, examples * steps, rate, risk))]
     told = f"{steps} batches from {examples} rows"
-    return [
-        Test("inclusion rate", lambda risk: statistics.share(drawn, examples * steps, rate, risk), told),
-        Test("variance of batch sizes", lambda risk: statistics.dispersion(batches, examples, rate, risk), told),
-        Test("variance of a row's draws", lambda risk: statistics.dispersion(counts, steps, rate, risk), told),
-        Test("overlap of neighbouring batches",
-             lambda risk: statistics.overlap(shared, steps, examples, rate, risk), told),
-    ]  # fmt: skip
+    found = [Test("inclusion rate", lambda risk: statistics.share(drawn, examples * steps, rate, risk), told)]
+    if examples * rate * (1 - rate) >= _NORMAL:
+        found.append(
+            Test("variance of batch sizes", lambda risk: statistics.dispersion(batches, examples, rate, risk), told)
+        )
+    if steps * rate * (1 - rate) >= _NORMAL:
+        found.append(
+            Test("variance of a row's draws", lambda risk: statistics.dispersion(counts, steps, rate, risk), told)
+        )
+    if steps * examples * rate**2 >= 10 * _NORMAL:
+        name = "overlap of neighbouring batches"
+        found.append(Test(name, lambda risk: statistics.overlap(shared, steps, examples, rate, risk), told))
+    return found

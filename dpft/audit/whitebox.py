@@ -20,7 +20,6 @@ from dpft.privacy.secret import Secret
 from dpft.trained import Trained
 
 STEPS = 128
-TOKENS = 96  # of a micro-batch: small, so that even a small batch is cut into several
 _ROUNDS = 16
 _COMPARED = 8192  # numbers among which equal ones are counted
 _LEAST_DRAWN = 4  # canaries a step, on average
@@ -35,7 +34,6 @@ class Games:
     sampled: Outcome
     claimed: tuple[float, float]
     uncharged: int
-    rate: float
 
 
 def checks(trained: Trained, path: Path, examples: int, steps: int, risk: float) -> list[Check]:
@@ -52,7 +50,7 @@ def checks(trained: Trained, path: Path, examples: int, steps: int, risk: float)
         *games.tests(played.sampled, sampled, delta),
     ]
     charged = Check("path", "steps that were not charged", played.uncharged, 0, 0, "fact", f"of {steps + _ROUNDS}")
-    return [*judge("path", tests, risk), charged, *exact.checks(trained, path, TOKENS)]
+    return [*judge("path", tests, risk), charged, *exact.checks(trained, path)]
 
 
 def play(trained: Trained, path: Path, steps: int) -> Games:
@@ -70,7 +68,7 @@ def play(trained: Trained, path: Path, steps: int) -> Games:
     sampled = planned(run.plan, rate, steps, max(1, round(rate * half)), claimed[1])
     first, missing = _play(trained, path, planted, full, lambda drive: games.full_batches(drive, readings, coins))
     second, more = _play(trained, path, planted, sampled, lambda drive: games.sampled_batches(drive, readings, coins))
-    return Games(readings, first, second, claimed, missing + more, rate)
+    return Games(readings, first, second, claimed, missing + more)
 
 
 def _play(
@@ -79,7 +77,7 @@ def _play(
     """A game's outcome, and how many of its steps the ledger has not heard of."""
     assert plan.clip is not None
     with ledger_for(plan) as book, Marked(trained.adapted, planted.marks, plan.clip) as marked:
-        drive = Drive(path, marked, planted.data, plan, book, TOKENS)
+        drive = Drive(path, marked, planted.data, plan, book)
         outcome = game(drive)
         book.verify()
         return outcome, plan.steps - drive.charged
