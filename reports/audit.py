@@ -62,8 +62,8 @@ def _statistics(axes: Axes, checks: Sequence[Check], all_of_them: int) -> None:
     for row, check in enumerate(checks):
         _mark(axes, _position(check), row, check)
         low, high = check["low"], check["high"]
-        label = f"{_number(check['value']):.6g}  in  {low:.6g} .. {high:.6g}"
-        axes.annotate(label, (1.42, row), va="center", fontsize=7.5, annotation_clip=False)
+        label = f"{_number(check['value']):.5g}  in  {low:.5g} .. {high:.6g}"
+        axes.annotate(label, (1.42, row), va="center", fontsize=7, annotation_clip=False)
     axes.set_xlim(-1.4, 2.6)
     axes.set_xticks([-1, 1], ["low", "high"])
     rest = all_of_them - len(checks)

@@ -39,7 +39,7 @@ def _ledger(run: Run, card: dict[str, Any]) -> list[Check]:
         return [
             _verified("chain holds the run's first head", book, run.ledger_head),
             _verified("chain holds the card's head", book, str(card.get("ledger_head"))),
-            fact(_LEVEL, "reserved as planned", book.reservation(run.id) == _terms(run)),
+            fact(_LEVEL, "reserved as planned", book.reservation(run.id) == terms(run)),
             Check(_LEVEL, "steps charged", charged, run.plan.steps, run.plan.steps, "fact", "as planned"),
             fact(_LEVEL, "card states the steps charged", card.get("steps_charged") == charged),
             fact(_LEVEL, "closed to further charges", book.is_settled(run.id)),
@@ -54,7 +54,8 @@ def _verified(name: str, book: Ledger, head: str) -> Check:
     return fact(_LEVEL, name, True)
 
 
-def _terms(run: Run) -> Reservation:
+def terms(run: Run) -> Reservation:
+    """All that a private run may release, as its ledger should hold it."""
     plan = run.plan
     assert plan.budget is not None
     assert plan.epsilon_upper is not None

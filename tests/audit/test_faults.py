@@ -46,7 +46,6 @@ def audit(trained: Trained, path: Path) -> dict[str, Check]:
 @pytest.mark.parametrize("fault", PATHS)
 def test_a_faulty_path_fails_by_the_check_that_is_meant_for_it(trained: Trained, fault: str) -> None:
     failed = audit(trained, PATHS[fault])
-    print(fault, {name: f"{c.value:.4g} in {c.low:.4g} .. {c.high:.4g}" for name, c in failed.items()})
     assert CAUGHT_BY[fault] <= set(failed)
 
 
