@@ -50,6 +50,10 @@ def train(
     seed: Annotated[
         int | None, typer.Option(help=f"Public seed of initialisation and projections. [default: {Spec.seed}]")
     ] = None,
+    canaries: Annotated[
+        int | None,
+        typer.Option(help="Made-up rows to plant for dpft audit: the model is not for use. [default: 0]"),
+    ] = None,
     spec: Annotated[Path | None, typer.Option(help="A run's spec.json to repeat; other flags override it.")] = None,
     runs: Annotated[Path, typer.Option(help="Where the run's folder is made.")] = Path("runs"),
     ledger: _flags.Ledger = None,
@@ -72,7 +76,7 @@ def train(
         "task": task, "data": data, "model": model, "method": method, "representation": representation,
         "batch_size": batch_size, "epochs": epochs, "learning_rate": learning_rate, "schedule": schedule,
         "clip": clip, "optimizer": optimizer, "max_length": max_length, "unit": unit, "max_per_unit": max_per_unit,
-        "seed": seed,
+        "seed": seed, "canaries": canaries,
         "options": _flags.options(option) if option else None,
     }  # fmt: skip
     asked = {key: value for key, value in named.items() if value is not None}

@@ -33,6 +33,9 @@ DOES_NOT_COVER = [
 ]
 
 
+CANARIES = "canaries were planted for an audit: this model is not for use"
+
+
 @dataclass(frozen=True)
 class Charge:
     """What the ledger says as a run ends: its charged steps, the newest hash, and its population's summary."""
@@ -45,7 +48,9 @@ class Charge:
 def card(spec: Spec, plan: Plan, units: int, charge: Charge, precision: str) -> dict[str, Any]:
     """The content of privacy.json. Its label is the run's own; `units`: how many are protected;
     `population`: about all runs on the same data."""
-    common = {"versions": versions(), "python": platform.python_version(), "precision": precision}
+    common: dict[str, Any] = {"versions": versions(), "python": platform.python_version(), "precision": precision}
+    if spec.canaries:
+        common["canaries"] = f"{spec.canaries} {CANARIES}"
     if plan.budget is None:
         statement = f"{NOT_PRIVATE}: trained without clipping and noise, for comparison only."
         return {"private": False, "statement": statement, "units": units, **common}

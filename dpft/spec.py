@@ -66,7 +66,8 @@ class Spec:
     `budget=None` trains without clipping and noise: NOT PRIVATE. `epochs` is the expected number of times
     an example is drawn. `learning_rate=None` takes the method's own. `unit` is whom privacy is promised to: an
     example, or all examples with one value in the column it names, of which the first `max_per_unit` count; batch
-    size and epochs are then of units. Raises UserError on values out of range.
+    size and epochs are then of units. `canaries`: made-up rows that are planted among the training data, each by a
+    fair coin, for an audit. Raises UserError on values out of range.
     """
 
     task: str = "sample"
@@ -86,6 +87,7 @@ class Spec:
     unit: str = "example"
     max_per_unit: int | None = None
     seed: int = 0
+    canaries: int = 0
 
     def __post_init__(self) -> None:
         for name in ("task", "model", "method", "unit"):
@@ -115,6 +117,14 @@ class Spec:
         _require(
             _is_whole(self.seed, 0) and self.seed < 2**63, "seed must be a whole number from 0 to 2^63 - 1",
             self.seed, "pass --seed",
+        )  # fmt: skip
+        _require(
+            _is_whole(self.canaries, 0) and (self.canaries == 0 or self.canaries >= 8),
+            "canaries must be 0, or a whole number of at least 8", self.canaries, "pass --canaries",
+        )  # fmt: skip
+        _require(
+            self.canaries == 0 or self.unit == Spec.unit, "canaries are single examples, so that the unit must be one",
+            self.unit, "drop --unit or --canaries",
         )  # fmt: skip
         _one_of(self.representation, get_args(Representation), "representation")
         _one_of(self.schedule, get_args(Schedule), "schedule")

@@ -14,6 +14,8 @@ import torch
 
 from dpft import evaluate, methods, models, tasks
 from dpft.adapt import adapt, settle
+from dpft.audit import planting
+from dpft.audit.bookkeeping import adapter_digest
 from dpft.batch import Batch
 from dpft.card import NOT_PRIVATE, Charge, card, rounded_up
 from dpft.checkpoint import Checkpoints
@@ -98,15 +100,15 @@ def train(
     settled = settle(spec, machine or Machine())
     models.check(spec.model)
     progress.stage("reading the data")
-    task = tasks.load(spec)
+    own = tasks.load(spec)
+    task = planting.planted(own, spec)
     progress.stage("planning the noise")
     plan = make_plan(spec, task.train.protected)
     with _opened(plan, ledger or default_ledger_place()) as book:
-        claim = _claim(book, plan, task, population, spec.unit)
+        claim = _claim(book, plan, own, population, spec.unit)
         ready = _prepare(spec, task, settled, progress)
         place = book.place if book else Path()
         run = Run.create(Path(runs), spec, plan, place, lambda id: _reserve(book, plan, id, claim))
-        progress.created(run.path)
         return _run(run, ready, book, progress)
 
 
@@ -122,7 +124,7 @@ def resume(path: str | Path, *, machine: Machine | None = None, progress: Progre
     if done is not None:
         return Result.from_json({**done, "path": run.path})
     progress.stage("reading the data")
-    task = tasks.load(run.spec)
+    task = planting.planted(tasks.load(run.spec), run.spec)
     if run.plan.rate != run.spec.batch_size / task.train.protected:
         raise UserError(
             f"a run resumes on as many {run.spec.unit}s as it began with, got {task.train.protected}; "
@@ -204,6 +206,7 @@ def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress) -> 
     checkpoints = Checkpoints(run, adapted, optimizer)
     start, before, head = checkpoints.restore()
     secret, spent = Secret(), _spent(plan)
+    present = planting.present(run, len(ready.train), secret)
     step: PrivateStep[Batch] | PlainStep[Batch]
     if book is not None:
         if head is not None:
@@ -218,7 +221,7 @@ def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress) -> 
     try:
         for number, drawn in enumerate(poisson_batches(ready.train.protected, plan, secret, start), start):
             _set_rate(optimizer, run.spec, number, plan.steps)
-            step(number, microbatches(ready.train, drawn, ready.hardware.tokens, ready.hardware.device))
+            step(number, microbatches(ready.train, drawn[present[drawn]], ready.hardware.tokens, ready.hardware.device))
             seconds = before + time.monotonic() - started
             checkpoints.save_when_due(number + 1, seconds, plan.steps, book.head() if book else "")
             progress.stepped(number + 1, spent(number + 1))
@@ -251,7 +254,8 @@ def _finish(run: Run, ready: Prepared, book: Ledger | None, seconds: float, prog
     if book is not None:
         book.settle(run.id)
         charge = Charge(book.charged(run.id), book.head(), _together(book, plan, run.id))
-    run.write_json("privacy", card(run.spec, plan, ready.train.protected, charge, settled.precision))
+    promised = card(run.spec, plan, ready.train.protected, charge, settled.precision)
+    run.write_json("privacy", {**promised, "adapter_sha256": adapter_digest(run)})
     result = Result(
         run.path, ready.task.metric, value, plan.epsilon_upper, plan.budget.delta if plan.budget else None,
         plan.steps, sum(p.numel() for p in adapted.private), round(seconds), settled.precision, settled.device.type,

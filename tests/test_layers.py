@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
 SEE_SEVERAL = {
     "dpft",
     "dpft.adapt",
+    "dpft.audit",
     "dpft.checkpoint",
     "dpft.evaluate",
     "dpft.exports",

@@ -32,6 +32,11 @@ class Source:
                 f"a run must be finished before it is exported, got {str(run)!r} without its card or result; "
                 f"dpft resume {run}"
             )
+        if found.run.spec.canaries:
+            raise UserError(
+                f"an export must hold no planted canaries, got a run with {found.run.spec.canaries} of them, made for "
+                "an audit; train without --canaries"
+            )
         plan = found.run.plan
         stated = {key: privacy.get(key) for key in ("private", "epsilon", "noise", "clip", "rate", "steps_planned")}
         planned = {"private": False, **dict.fromkeys(list(stated)[1:])}

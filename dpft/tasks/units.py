@@ -47,7 +47,8 @@ def numbered(column: Any) -> NDArray[np.int64]:
     if (numbers < 0).any():
         row = int(np.flatnonzero(numbers < 0)[0])
         raise UserError(f"each row must name its {column.name!r}, got none in row {row}; fill it in or drop the row")
-    return numbers.astype(np.int64)
+    found: NDArray[np.int64] = numbers.astype(np.int64)
+    return found
 
 
 def kept(numbers: NDArray[np.int64], most: int) -> NDArray[np.int64]:

@@ -1,0 +1,119 @@
+"""The books of a run: ledger, plan, card and adapter must tell one story, and its epsilon must stand."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+from fractions import Fraction
+from typing import Any
+
+from dpft.audit.report import Check, Level, fact
+from dpft.privacy.ledger import Ledger, LedgerError, Reservation, is_there
+from dpft.privacy.segments import Segment, epsilon_of
+from dpft.run import Run
+from dpft.spec import Spec, UserError
+
+_LEVEL: Level = "bookkeeping"
+_PATIENCE = 300.0  # seconds that an accountant may take on a busy machine; it needs one or two
+
+
+def checks(run: Run, card: dict[str, Any]) -> list[Check]:
+    """All of level one on a finished, private run. Reads no data."""
+    books = _ledger(run, card)
+    charged = next((int(c.value) for c in books if c.name == "steps charged"), 0)
+    return [*books, *_plan(run, card), *_epsilon(run, card, charged or run.plan.steps), *_adapter(run, card)]
+
+
+def adapter_digest(run: Run) -> str:
+    """sha256 of adapter.safetensors, byte by byte."""
+    return hashlib.sha256((run.path / "adapter.safetensors").read_bytes()).hexdigest()
+
+
+def _ledger(run: Run, card: dict[str, Any]) -> list[Check]:
+    if not is_there(run.ledger):
+        return [fact(_LEVEL, "the ledger is there", False, f"none at {run.ledger}")]
+    with Ledger(run.ledger) as book:
+        charged = book.charged(run.id)
+        return [
+            _verified("chain holds the run's first head", book, run.ledger_head),
+            _verified("chain holds the card's head", book, str(card.get("ledger_head"))),
+            fact(_LEVEL, "reserved as planned", book.reservation(run.id) == terms(run)),
+            Check(_LEVEL, "steps charged", charged, run.plan.steps, run.plan.steps, "fact", "as planned"),
+            fact(_LEVEL, "card states the steps charged", card.get("steps_charged") == charged),
+            fact(_LEVEL, "closed to further charges", book.is_settled(run.id)),
+        ]
+
+
+def _verified(name: str, book: Ledger, head: str) -> Check:
+    try:
+        book.verify(head)
+    except LedgerError as error:
+        return fact(_LEVEL, name, False, str(error))
+    return fact(_LEVEL, name, True)
+
+
+def terms(run: Run) -> Reservation:
+    """All that a private run may release, as its ledger should hold it."""
+    plan = run.plan
+    assert plan.budget is not None
+    assert plan.epsilon_upper is not None
+    return Reservation(run.id, plan.rate, plan.noise, plan.steps, plan.budget.delta, plan.epsilon_upper)
+
+
+def _plan(run: Run, card: dict[str, Any]) -> list[Check]:
+    """The plan from spec and number of units, worked out anew, and the card beside the plan."""
+    plan, spec, units = run.plan, run.spec, card.get("units")
+    assert plan.budget is not None
+    if not isinstance(units, int) or units < 1:
+        return [fact(_LEVEL, "card states the number of units", False, f"got {units!r}")]
+    steps = math.ceil(Fraction(repr(float(spec.epochs))) * units / spec.batch_size)
+    stated = {
+        "private": True, "epsilon": plan.epsilon_upper, "delta": plan.budget.delta, "noise": plan.noise,
+        "clip": plan.clip, "rate": plan.rate, "expected_batch": plan.expected_batch, "steps_planned": plan.steps,
+    }  # fmt: skip
+    wrong = [key for key, value in stated.items() if card.get(key) != value]
+    return [
+        fact(_LEVEL, "rate is batch size / units", plan.rate == spec.batch_size / units),
+        fact(_LEVEL, "divisor is the batch size", plan.expected_batch == spec.batch_size),
+        Check(_LEVEL, "steps planned", plan.steps, steps, steps, "fact", "ceil(epochs * units / batch size)"),
+        fact(_LEVEL, "clip is the spec's", plan.clip == spec.clip),
+        fact(_LEVEL, "card states the plan", not wrong, ", ".join(wrong)),
+        fact(_LEVEL, "delta below 1 / units", plan.budget.delta < 1 / units),
+    ]
+
+
+def _epsilon(run: Run, card: dict[str, Any], charged: int) -> list[Check]:
+    """What the `charged` steps cost by accountants of their own processes, beside what the card states."""
+    plan = run.plan
+    assert plan.budget is not None
+    stated = card.get("epsilon")
+    high = float(stated) if isinstance(stated, (int, float)) else 0.0
+    try:
+        found = epsilon_of([Segment(plan.noise, plan.rate, charged)], plan.budget.delta, _PATIENCE)
+    except UserError as error:
+        return [fact(_LEVEL, "ε recomputed", False, str(error))]
+    each = [
+        Check(_LEVEL, f"ε by {name}", value, None, None, "figure", "an upper bound of its own")
+        for name, value in found.bounds.items()
+        if value is not None
+    ]
+    about = f"by {found.accountant}, at most what the card states"
+    return [
+        Check(_LEVEL, "ε recomputed", found.epsilon, 0, high, "fact", about),
+        Check(_LEVEL, "ε stated", high, 0, plan.budget.epsilon, "fact", "at most the budget"),
+        *each,
+    ]
+
+
+def _adapter(run: Run, card: dict[str, Any]) -> list[Check]:
+    found = run.read_tensors("adapter")
+    about = found[1] if found else {}
+    same = False
+    with contextlib.suppress(TypeError, ValueError):  # UserError is one: it is another spec then
+        same = Spec.from_json(json.loads(about.get("spec", "null"))) == run.spec
+    return [
+        fact(_LEVEL, "adapter is the card's", adapter_digest(run) == card.get("adapter_sha256"), "sha256"),
+        fact(_LEVEL, "adapter is of the run's spec", same),
+    ]

@@ -1,0 +1,133 @@
+"""Membership inference on the trained model: what its losses tell of the canaries that were planted."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+from sklearn.metrics import roc_auc_score
+
+from dpft import evaluate, tasks
+from dpft.adapt import adapt
+from dpft.audit import bounds, planting
+from dpft.audit.games import GUESSED, guess
+from dpft.audit.planting import Planted
+from dpft.audit.report import Check, Level, Test, bound, judge
+from dpft.run import write
+from dpft.tasks import Rows
+from dpft.tasks.encode import encode
+from dpft.trained import Trained
+
+_LEVEL: Level = "model"
+_PEOPLE = 2000  # of each side that the comparison without canaries looks at
+Floats = NDArray[np.float64]
+
+
+def checks(trained: Trained, risk: float) -> list[Check]:
+    """All of level three: on planted canaries where there are some, else training beside validation rows."""
+    found = planting.reveal(trained.run, len(trained.labels))
+    if found is None:
+        return _people(trained)
+    reference = _untrained(trained)
+    rows = found.rows if not trained.paired else Rows(found.rows.texts, found.rows.texts, found.rows.labels)
+    losses, before = _losses(trained, rows), _losses(reference, rows)
+    _keep(trained, found, losses, before)
+    gained = before - losses
+    return [
+        *figures("loss", -losses, found.included),
+        *figures("loss beside the untrained model's", gained, found.included),
+        *exposure(-losses, found),
+        *judge(_LEVEL, _bounds(trained, gained, found.included), risk),
+    ]
+
+
+def _bounds(trained: Trained, scores: Floats, members: NDArray[np.bool_]) -> list[Test]:
+    """Lower bounds beside the run's own epsilon. The threshold comes from even canaries and judges the odd ones."""
+    plan = trained.run.plan
+    claimed, delta = (plan.epsilon_upper, plan.budget.delta) if plan.budget else (None, 1e-5)
+    even = np.arange(len(scores)) % 2 == 0
+    threshold = float(np.quantile(scores[even & ~members], 0.95)) if (even & ~members).any() else 0.0
+    inside, outside = scores[~even & members], scores[~even & ~members]
+    hits = int((inside > threshold).sum()), len(inside)
+    alarms = int((outside > threshold).sum()), len(outside)
+    guesses, correct = guess(scores, members)
+    told = f"{correct} of {guesses} guesses right, {2 * GUESSED:.0%} of the canaries, fixed before"
+    high = bounds.MOST if claimed is None else claimed
+    return [
+        bound("ε, model: Clopper-Pearson", lambda risk: bounds.clopper_pearson(hits, alarms, delta, risk), high,
+              f"caught {hits[0]} of {hits[1]}, false alarms {alarms[0]} of {alarms[1]}"),
+        bound("ε, model: one run", lambda risk: bounds.one_run(len(scores), guesses, correct, delta, risk), high, told),
+    ]  # fmt: skip
+
+
+def figures(name: str, scores: Floats, members: NDArray[np.bool_]) -> list[Check]:
+    """AUC, and the true positive rate at two false positive rates, where there are others enough to resolve them."""
+    if members.all() or not members.any():
+        return [Check(_LEVEL, f"AUC, {name}", float("nan"), None, None, "figure", "all coins fell alike")]
+    others = int((~members).sum())
+    found = [Check(_LEVEL, f"AUC, {name}", float(roc_auc_score(members, scores)), None, None, "figure", "0.5: nothing")]
+    for rate in (0.01, 0.001):
+        limit = np.sort(scores[~members])[::-1][int(rate * others)]
+        caught = float((scores[members] > limit).mean())
+        about = "" if rate * others >= 1 else f"not resolved: {others} canaries are out, {1 / rate:.0f} are needed"
+        found.append(Check(_LEVEL, f"TPR at FPR {rate:.1%}, {name}", caught, None, None, "figure", about))
+    return found
+
+
+def exposure(scores: Floats, found: Planted) -> list[Check]:
+    """log2 of how many random strings there are over the rank of one that is in (Carlini et al. 2019, section 4.2)."""
+    inside, outside = scores[found.random & found.included], scores[found.random & ~found.included]
+    if len(inside) == 0 or len(outside) == 0:
+        return []
+    ranks = 1 + (outside[None] > inside[:, None]).sum(1)
+    exposures = np.log2(len(outside) + 1) - np.log2(ranks)
+    about = f"of at most {np.log2(len(outside) + 1):.2f} bits; 1.44 where nothing is memorised"
+    return [
+        Check(_LEVEL, "mean exposure of random strings", float(exposures.mean()), None, None, "figure", about),
+        Check(_LEVEL, "largest exposure", float(exposures.max()), None, None, "figure", about.partition(";")[0]),
+    ]
+
+
+def _people(trained: Trained) -> list[Check]:
+    """Training beside validation rows: what tells them apart may be how they were collected. Concerns people."""
+    task = tasks.load(trained.run.spec)
+    if not trained.labels:
+        return []
+    sides = [_losses(trained, _first(rows)) for rows in (task.train, task.validation)]
+    scores, members = -np.concatenate(sides), np.repeat([True, False], [len(side) for side in sides])
+    about = "indicative: the splits may differ by themselves; computed on people without noise"
+    value = float(roc_auc_score(members, scores))
+    return [Check(_LEVEL, "AUC, training beside validation rows", value, None, None, "figure", about, private=True)]
+
+
+def _first(rows: Rows) -> Rows:
+    pairs = None if rows.pairs is None else rows.pairs[:_PEOPLE]
+    return Rows(rows.texts[:_PEOPLE], pairs, rows.labels[:_PEOPLE])
+
+
+def _losses(trained: Trained, rows: Rows) -> Floats:
+    """Each row's cross-entropy."""
+    spec = trained.run.spec
+    data = encode(rows, trained.tokenizer, spec.representation, spec.max_length)
+    outputs = evaluate.logits(trained.adapted.model, data, trained.hardware).astype(np.float64)
+    found: Floats = logsumexp(outputs, axis=1) - outputs[np.arange(len(outputs)), rows.labels.astype(np.int64)]
+    return found
+
+
+def _untrained(trained: Trained) -> Trained:
+    """The same model before its first step."""
+    made = adapt(trained.run.spec, len(trained.labels), trained.paired, trained.hardware)
+    return Trained(trained.run, made.adapted, trained.labels, trained.paired, made.tokenizer, trained.hardware)
+
+
+def _keep(trained: Trained, found: Planted, losses: Floats, before: Floats) -> None:
+    """Each canary's losses, in private/."""
+    lines = [
+        {"included": bool(i), "random": bool(r), "loss": float(a), "loss_untrained": float(b)}
+        for i, r, a, b in zip(found.included, found.random, losses, before, strict=True)
+    ]
+    path = trained.run.path / "private" / "canary_losses.json"
+    write(path, (json.dumps(lines, indent=1) + "\n").encode())
+    path.chmod(0o600)

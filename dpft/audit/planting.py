@@ -1,0 +1,122 @@
+"""Canaries in the training data: made-up rows, of which a fair coin decides which ones are really trained on.
+
+All m of them belong to the declared population, so that rate = batch size / (real rows + m) is the same whatever the
+coins say: a rate that followed the coins would give them away, and would differ from the one that was accounted. Each
+row of the population is drawn by its own coin at that rate, and a drawn canary that is not in is dropped. What is
+left is Poisson sampling, at the declared rate, from real rows and canaries that are in: the accounting holds as ever.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpft.privacy.ledger import Ledger
+from dpft.privacy.secret import Secret
+from dpft.run import Run, write
+from dpft.spec import Spec, UserError
+from dpft.tasks import Rows, Task, sample
+
+_NAME = "canaries.json"
+_SEED = 8_191
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Canaries and which of them were `included`: half are mislabelled messages, half are `random` strings."""
+
+    rows: Rows
+    random: NDArray[np.bool_]
+    included: NDArray[np.bool_]
+
+
+def canaries(spec: Spec, labels: int) -> Rows:
+    """The made-up rows of `spec`, from its public seed: messages with the wrong label, then random strings."""
+    half = spec.canaries // 2
+    rng = Random(f"{_SEED}-{spec.seed}")
+    messages, true = sample.generate(half, _SEED + spec.seed, label_noise=0.0)
+    # On tasks of other labels, where no label of a message is right, the second one is as wrong as any.
+    wrong = [(label + 1) % labels for label in true]
+    rest = spec.canaries - half
+    words = [" ".join(_word(rng) for _ in range(rng.randrange(4, 10))) for _ in range(rest)]
+    texts = [*messages, *words]
+    found = np.array([*wrong, *(rng.randrange(labels) for _ in range(rest))], np.int64)
+    return Rows(texts, None, found)
+
+
+def planted(task: Task, spec: Spec) -> Task:
+    """`task` with all canaries of `spec` behind its training rows. Raises UserError where the task has no labels."""
+    if spec.canaries == 0:
+        return task
+    if not task.labels:
+        raise UserError(f"canaries need a task with labels, got {task.name}, which has a score; drop --canaries")
+    made, train = canaries(spec, len(task.labels)), task.train
+    pairs = None if train.pairs is None else [*train.pairs, *made.texts]
+    labels = np.concatenate([train.labels, made.labels])
+    return dataclasses.replace(task, train=Rows([*train.texts, *made.texts], pairs, labels))
+
+
+def present(run: Run, rows: int, secret: Secret) -> NDArray[np.bool_]:
+    """Which of the population's `rows` may be trained on: (N,), all but the canaries whose coin fell the other way.
+
+    The coins are tossed before the first step and kept in private/, readable by the owner alone. Raises UserError
+    where they are gone after a step was taken.
+    """
+    kept = np.ones(rows, bool)
+    if run.spec.canaries == 0:
+        return kept
+    path = run.path / "private" / _NAME
+    if not path.is_file():
+        _refuse_after_a_step(run)
+        included = secret.bernoulli(0.5, run.spec.canaries)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        write(path, (json.dumps({"included": included.tolist()}) + "\n").encode())
+        path.chmod(0o600)
+    kept[rows - run.spec.canaries :] = _included(run)
+    return kept
+
+
+def reveal(run: Run, labels: int) -> Planted | None:
+    """The canaries of a run and the truth about them; None where none were planted."""
+    if run.spec.canaries == 0:
+        return None
+    random = np.arange(run.spec.canaries) >= run.spec.canaries // 2
+    return Planted(canaries(run.spec, labels), random, _included(run))
+
+
+def _included(run: Run) -> NDArray[np.bool_]:
+    path = run.path / "private" / _NAME
+    try:
+        found = np.array(json.loads(path.read_text())["included"], bool)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"which canaries are in must be readable, got {type(error).__name__} at {str(path)!r}; restore that file"
+        ) from None
+    if found.shape != (run.spec.canaries,):
+        raise UserError(
+            f"{_NAME} must hold {run.spec.canaries} canaries, got {found.size}; restore it in {str(path.parent)!r}"
+        )
+    return found
+
+
+def _refuse_after_a_step(run: Run) -> None:
+    """New coins in the middle of a run would mix two memberships."""
+    if run.plan.budget is None:
+        taken = (run.path / "checkpoints").is_dir()
+    else:
+        with Ledger(run.ledger) as book:
+            taken = book.next_step(run.id) > 0
+    if taken:
+        raise UserError(
+            f"a run with canaries resumes with their coins, got no private/{_NAME} in {str(run.path)!r}; restore it"
+        )
+
+
+def _word(rng: Random) -> str:
+    return "".join(rng.choice(_LETTERS) for _ in range(rng.randrange(3, 9)))

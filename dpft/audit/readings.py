@@ -1,0 +1,61 @@
+"""What the auditor reads off released sums: their noise, tensor by tensor, and each canary's coordinate."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dpft.audit.canaries import Canaries
+
+_SAMPLED = 8192  # numbers kept of each release, shared among the tensors: enough for every test but the deviation
+_LEAST = 64
+
+
+class Readings:
+    """Collects releases, in units of the clip. The known clipped sum of the drawn canaries is taken off the noise."""
+
+    def __init__(self, canaries: Canaries, names: list[str], clip: float, noise: float) -> None:
+        self.canaries, self.names, self.clip, self.noise = canaries, names, clip, noise
+        self.squares = dict.fromkeys(names, 0.0)
+        self.counts = dict.fromkeys(names, 0)
+        self.scores: list[NDArray[np.float64]] = []
+        self.drawn: list[NDArray[np.bool_]] = []
+        self._kept: list[list[NDArray[np.float64]]] = []
+
+    def add(self, rows: NDArray[np.int64], sums: list[Tensor]) -> None:
+        """One release: the canaries that were drawn, and the noisy sums (...), one a private tensor."""
+        weight, bias = self.canaries.expected(rows)
+        kept = []
+        for name, noisy in zip(self.names, sums, strict=True):
+            left = noisy / self.clip
+            if name == "head.weight":
+                self.scores.append(self.canaries.read(left))
+                left[:, : len(self.canaries)] -= weight
+            elif name == "head.bias":
+                left -= bias
+            left /= self.noise
+            self.squares[name] += float(left.square().sum())
+            self.counts[name] += left.numel()
+            most = max(_LEAST, _SAMPLED // len(self.names))
+            # The columns behind the canaries hold nothing but noise, to the last bit.
+            silent = left[:, len(self.canaries) :] if name == "head.weight" else left
+            kept.append(silent.flatten()[:most].numpy().copy())
+        self._kept.append(kept)
+        self.drawn.append(np.isin(np.arange(len(self.canaries)), rows))
+
+    @property
+    def parts(self) -> list[NDArray[np.float64]]:
+        """For each tensor, some of the noise over what is planned: (steps, n_i)."""
+        return [np.stack([step[i] for step in self._kept]) for i in range(len(self.names))]
+
+    @property
+    def sample(self) -> NDArray[np.float64]:
+        """All of them side by side: (steps, sum of n_i)."""
+        return np.concatenate(self.parts, axis=1)
+
+
+def names_of(named: dict[str, torch.nn.Parameter]) -> list[str]:
+    """The private tensors' names in the order of their releases."""
+    return list(named)

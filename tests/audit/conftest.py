@@ -1,0 +1,41 @@
+"""A run on a tiny random model, without a folder: the path needs its spec, plan and adapted model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dpft.adapt import adapt, settle
+from dpft.privacy.plan import Plan
+from dpft.run import Run
+from dpft.spec import Budget, Machine, Spec
+from dpft.trained import Trained
+
+EXAMPLES = 1000
+MakeTrained = Callable[..., Trained]
+
+
+@pytest.fixture(scope="session")
+def make_trained(tiny_bert: Path) -> MakeTrained:
+    """A factory: make_trained("lora") -> a model of that method at noise 0.9, clip 0.7, rate 72 in 1000."""
+
+    def make(method: str = "slash", labels: int = 2, **options: object) -> Trained:
+        budget = Budget(8.0, 1e-4)
+        spec = Spec(
+            model=str(tiny_bert), method=method, options=options, budget=budget, batch_size=72, learning_rate=0.1,
+            clip=0.7, max_length=32,
+        )  # fmt: skip
+        settled = settle(spec, Machine(device="cpu", precision="fp32"))
+        made = adapt(spec, labels, False, settled)
+        plan = Plan(72 / EXAMPLES, 70, 0.9, spec.clip, 72, budget, 7.9, "test")
+        run = Run(Path("unsaved"), spec, plan, "test", Path("unsaved"), "")
+        return Trained(run, made.adapted, tuple("abc"[:labels]), False, made.tokenizer, settled)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(make_trained: MakeTrained) -> Trained:
+    return make_trained(dim=48)

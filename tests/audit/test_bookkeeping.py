@@ -1,0 +1,105 @@
+"""The books of a run: sound ones pass, and each tampering is found by its own check."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dpft import Budget, Machine, Spec, train
+from dpft.audit import bookkeeping
+from dpft.privacy.ledger import Event, Ledger
+from dpft.privacy.losses import epsilon_pld
+from dpft.privacy.segments import Bound, Segment
+from dpft.run import Run
+
+Tamper = Callable[[Path], None]
+
+
+@pytest.fixture
+def run(tiny_bert: Path, glue_folder: Callable[..., Path], tmp_path: Path) -> Path:
+    spec = Spec(
+        task="glue/sst2", data=str(glue_folder(train=80, validation=20)), model=str(tiny_bert), method="slash",
+        options={"dim": 16}, budget=Budget(8.0, 1e-3), batch_size=40, epochs=2, learning_rate=0.1, max_length=32,
+    )  # fmt: skip
+    machine = Machine(device="cpu", precision="fp32")
+    return train(spec, runs=tmp_path / "runs", ledger=tmp_path / "book", machine=machine).path
+
+
+@pytest.fixture
+def _in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One accountant, here: three processes that load theirs take seconds."""
+
+    def epsilon(segments: list[Segment], delta: float, seconds: float) -> Bound:
+        (s,) = segments
+        return Bound(epsilon_pld(s.noise, s.rate, s.steps, delta), "PLD", {})
+
+    monkeypatch.setattr(bookkeeping, "epsilon_of", epsilon)
+
+
+def failed(path: Path) -> set[str]:
+    run = Run.open(path)
+    return {check.name for check in bookkeeping.checks(run, run.read_json("privacy") or {}) if not check.passed}
+
+
+def edited(path: Path, name: str, **changes: object) -> None:
+    file = path / name
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def weaker(path: Path) -> None:
+    """Half the noise than was accounted, everywhere but in the ledger."""
+    noise = json.loads((path / "plan.json").read_text())["noise"] / 2
+    edited(path, "plan.json", noise=noise)
+    edited(path, "privacy.json", noise=noise)
+
+
+def cut_short(path: Path) -> None:
+    """Another ledger in its place, that has heard of one step only."""
+    run = Run.open(path)
+    for file in run.ledger.parent.glob(f"{run.ledger.name}*"):
+        file.unlink()
+    terms = dataclasses.asdict(bookkeeping.terms(run))
+    with Ledger(run.ledger) as book:
+        book.reserve(terms.pop("run"), **terms)
+        book.charge(Event(run.id, 0, run.plan.rate, run.plan.noise))
+
+
+def swapped(path: Path) -> None:
+    """One bit of the adapter."""
+    content = bytearray((path / "adapter.safetensors").read_bytes())
+    content[-1] ^= 1
+    (path / "adapter.safetensors").write_bytes(bytes(content))
+
+
+def test_the_books_of_a_sound_run_pass_by_accountants_of_their_own_processes(run: Path) -> None:
+    assert failed(run) == set()
+
+
+@pytest.mark.usefixtures("_in_process")
+@pytest.mark.parametrize(
+    ("tamper", "found"),
+    [
+        (lambda path: edited(path, "privacy.json", epsilon=2.0), {"card states the plan", "ε recomputed"}),
+        (lambda path: edited(path, "privacy.json", steps_charged=3), {"card states the steps charged"}),
+        (lambda path: edited(path, "privacy.json", examples=90), {"rate is batch size / examples", "steps planned"}),
+        (lambda path: edited(path, "privacy.json", ledger_head="0" * 63 + "1"), {"chain holds the card's head"}),
+        (lambda path: edited(path, "privacy.json", examples=None), {"card states the number of examples"}),
+        (lambda path: edited(path, "spec.json", clip=1.0), {"clip is the spec's", "adapter is of the run's spec"}),
+        (weaker, {"reserved as planned", "ε recomputed"}),
+        (cut_short, {"steps charged", "chain holds the run's first head", "closed to further charges"}),
+        (swapped, {"adapter is the card's"}),
+        (lambda path: Path(json.loads((path / "run.json").read_text())["ledger"]).unlink(), {"the ledger is there"}),
+    ],
+)
+def test_each_tampering_is_found_by_its_own_check(run: Path, tamper: Tamper, found: set[str]) -> None:
+    tamper(run)
+    assert found <= failed(run)
+
+
+@pytest.mark.usefixtures("_in_process")
+def test_an_untouched_run_fails_nothing_of_it(run: Path) -> None:
+    assert failed(run) == set()

@@ -1,0 +1,66 @@
+"""The audit fails every faulty path, by the check that is meant for it, and lets sound ones pass."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from scipy import stats
+
+from dpft.audit import whitebox
+from dpft.audit.path import Path
+from dpft.audit.report import Check
+from dpft.trained import Trained
+from tests.audit.conftest import EXAMPLES
+from tests.audit.faults import PATHS, MeanLoss
+
+STEPS, RISK = 32, 0.01
+# What is meant to catch each fault; other checks may fail beside it.
+CAUGHT_BY = {
+    "noise halved": {"σ of all", "ε, full batches: Gaussian DP"},
+    "noise missing on one tensor": {"σ of z"},
+    "noise repeated over steps": {"likeness of steps and resumes"},
+    "noise shared by tensors": {"likeness of tensors"},
+    "uniform noise": {"distance to the normal"},
+    "bf16 noise": {"equal pairs of noise"},
+    "no clipping": {"mean of included canaries", "sensitivity, huge row"},
+    "clip per micro-batch": {"mean of included canaries", "sum beside gradients taken one at a time"},
+    "clip per tensor": {"sensitivity, huge row"},
+    "noise once per micro-batch": {"σ of all"},
+    "divisor = drawn batch size": {"σ of all"},
+    "leftovers join the next step": {"next step's sum beside gradients taken one at a time"},
+    "a step not charged": {"steps that were not charged"},
+    "shuffled instead of Poisson": {"variance of batch sizes", "variance of a row's draws"},
+    "fixed batch size": {"variance of batch sizes"},
+    "rate taken from the loader": {"inclusion rate"},
+    "resumed noise equal to earlier noise": {"likeness of steps and resumes"},
+}
+
+
+def audit(trained: Trained, path: Path) -> dict[str, Check]:
+    """The checks that failed, by name."""
+    found = whitebox.checks(trained, path, EXAMPLES, STEPS, RISK)
+    return {check.name: check for check in found if not check.passed}
+
+
+@pytest.mark.parametrize("fault", PATHS)
+def test_a_faulty_path_fails_by_the_check_that_is_meant_for_it(trained: Trained, fault: str) -> None:
+    failed = audit(trained, PATHS[fault])
+    assert CAUGHT_BY[fault] <= set(failed)
+
+
+def test_a_batch_mean_loss_fails_beside_gradients_taken_one_at_a_time(trained: Trained) -> None:
+    fields = {f.name: getattr(trained.adapted, f.name) for f in dataclasses.fields(trained.adapted)}
+    faulty = dataclasses.replace(trained, adapted=MeanLoss(**fields))
+    assert "sum beside gradients taken one at a time" in audit(faulty, Path())
+
+
+def test_a_sound_path_passes(trained: Trained) -> None:
+    # At a risk of 1 % a run: more than one alarm in three has a chance of 0.03 %.
+    assert sum(bool(audit(trained, Path())) for _ in range(3)) <= 1
+
+
+@pytest.mark.slow
+def test_fifty_sound_paths_alarm_no_more_often_than_stated(trained: Trained) -> None:
+    alarms = sum(bool(audit(trained, Path())) for _ in range(50))
+    assert alarms <= stats.binom.ppf(0.999, 50, RISK)
