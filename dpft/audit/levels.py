@@ -76,7 +76,7 @@ class _Work:
     risk: float
 
     def checks(self, level: Level) -> list[Check]:
-        examples = int(self.card.get("examples") or 1)
+        examples = int(self.card.get("units") or 1)
         work: dict[Level, Callable[[], list[Check]]] = {
             "bookkeeping": lambda: bookkeeping.checks(self.run, self.card),
             "path": lambda: whitebox.checks(self.trained, Path(), examples, self.steps, self.risk),
