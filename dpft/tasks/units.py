@@ -47,8 +47,7 @@ def numbered(column: Any) -> NDArray[np.int64]:
     if (numbers < 0).any():
         row = int(np.flatnonzero(numbers < 0)[0])
         raise UserError(f"each row must name its {column.name!r}, got none in row {row}; fill it in or drop the row")
-    found: NDArray[np.int64] = numbers.astype(np.int64)
-    return found
+    return np.asarray(numbers, dtype=np.int64)
 
 
 def kept(numbers: NDArray[np.int64], most: int) -> NDArray[np.int64]:
