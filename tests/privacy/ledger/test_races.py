@@ -15,10 +15,12 @@ from dpft.privacy.ledger import Ledger
 RACES = """
 import json, multiprocessing, os, sys
 from dpft.privacy.ledger import Ledger, OverLimit
-from dpft.privacy.segments import Segment, epsilon_filter
+from dpft.privacy.ledger.entries import Limit
+from dpft.privacy.ledger.spending import Spending
 place, trials, racers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 terms = dict(rate=0.1, noise=0.9, steps=10, delta=1e-5, epsilon=5.0)
-room = epsilon_filter([Segment(0.9, 0.1, 20)], 1e-5) * 1.001
+one = (0.9, 0.1, 10)
+room = Spending(((0.9, 0.1, 20),), runs=2, each=frozenset({one})).bound(Limit(1.0, 1e-5)) * 1.001
 
 def race(trial, texts, me, barrier, out):
     with Ledger(place) as book:
