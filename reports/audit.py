@@ -64,7 +64,7 @@ def _statistics(axes: Axes, checks: Sequence[Check], all_of_them: int) -> None:
         low, high = check["low"], check["high"]
         label = f"{_number(check['value']):.5g}  in  {low:.5g} .. {high:.6g}"
         axes.annotate(label, (1.42, row), va="center", fontsize=7, annotation_clip=False)
-    axes.set_xlim(-1.4, 2.6)
+    axes.set_xlim(-1.4, 3.6)  # room for the figures
     axes.set_xticks([-1, 1], ["low", "high"])
     rest = all_of_them - len(checks)
     more = f" ({rest} more lie farther inside)" if rest else ""

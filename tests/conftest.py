@@ -20,6 +20,8 @@ os.environ.update(
 
 import pytest  # noqa: E402
 
+from tests.calling import Command, call  # noqa: E402
+
 _TEXT = (
     "a an the this that it is was not no very much so and but or with of in on for from about film movie story plot "
     "cast actor scene music joke ending script good bad great awful fine poor funny dull warm cold sharp slow quick "
@@ -39,6 +41,13 @@ def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory:
     torch.set_num_threads(1)
     monkeypatch.setenv("DPFT_LEDGER", str(tmp_path / "ledger.sqlite"))
     monkeypatch.setenv("DPFT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def dpft(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """(exit code, stdout, stderr) of `dpft WORDS`, called in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: call(monkeypatch, capsys, *words)
 
 
 @pytest.fixture(scope="session")

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dpft.cli import main
 from dpft.reports.audit import draw
 
-Outcome = tuple[int, str, str]
-Command = Callable[..., Outcome]
+from tests.calling import Command
+
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-@pytest.fixture
-def dpft(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    def call(*words: object) -> Outcome:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["dpft", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main()
-        return int(caught.value.code or 0), *capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture

@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dpft.cli import main
 
 from dpft.privacy.accountants import CLOSED_FORM, PLD, PRV, RDP, epsilon_upper
 from dpft.privacy.calibrate import calibrate
 from dpft.privacy.closed_form import epsilon_gaussian
 from dpft.privacy.plan import Plan, _steps
 from dpft.spec import Budget
+from tests.calling import Command
 
-Outcome = tuple[int, str, str]
-Command = Callable[..., Outcome]
 ASKED = ("--examples", 400, "--batch-size", 40, "--epsilon", 8, "--delta", 1e-4)
 FIELDS = ("rate", "steps", "noise", "clip", "expected_batch", "budget", "epsilon_upper", "accountant")
 
 
 @pytest.fixture
-def budget(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+def budget(dpft: Command) -> Command:
     """(exit code, stdout, stderr) of `dpft budget WORDS`."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["dpft", "budget", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return call
+    return lambda *words: dpft("budget", *words)
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,8 @@ from dpft.cli import main
 from dpft.card import NOT_PRIVATE
 from dpft.privacy.plan import Plan
 from dpft.spec import Spec
+from tests.calling import Command, Outcome
 
-Outcome = tuple[int, str, str]
-Command = Callable[..., Outcome]
 Folder = Callable[..., Path]
 BUDGET = ("--epsilon", "8", "--delta", "1e-4")
 FIELDS = {
@@ -37,21 +36,6 @@ FIELDS = {
     "private",
     "privacy",
 }
-
-
-def call(monkeypatch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str], *words: object) -> Outcome:
-    """(exit code, stdout, stderr) of `dpft WORDS`."""
-    monkeypatch.setattr(sys, "argv", ["dpft", *map(str, words)])
-    capture.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        main()
-    out, err = capture.readouterr()
-    return int(caught.value.code or 0), out, err
-
-
-@pytest.fixture
-def dpft(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    return lambda *words: call(monkeypatch, capsys, *words)
 
 
 @pytest.fixture(scope="module")

@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dpft.cli import main
 
 from dpft import Machine, Spec, train
-
-Outcome = tuple[int, str, str]
-
-
-@pytest.fixture
-def dpft(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    def call(*words: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["dpft", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture

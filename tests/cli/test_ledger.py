@@ -5,35 +5,22 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dpft.cli import main
 
 from dpft.privacy.ledger import Event, Ledger
+from tests.calling import Command
 from tests.postgres_server import PASSWORD
 
-Command = Callable[..., tuple[int, str, str]]
 TERMS: dict[str, Any] = {"rate": 0.1, "noise": 0.9, "steps": 4, "delta": 1e-5, "epsilon": 5.0}
 TEXTS = [f"record number {i}" for i in range(100)]
 
 
-@pytest.fixture
-def dpft(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dpft", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture

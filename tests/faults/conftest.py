@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from dpft.cli import main
 
 from dpft import Budget, Machine, Spec, train
 from dpft.progress import Progress
+from tests.calling import call
 from tests.faults.world import PLANTED, World
 
 
@@ -71,15 +70,7 @@ def world(
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(home)
 
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dpft", *map(str, words)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capfd.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    yield World(home, call)
+    yield World(home, lambda *words: call(monkeypatch, capfd, *words))
     for file in home.rglob("*"):
         if not file.is_symlink():
             file.chmod(0o700)
