@@ -24,7 +24,8 @@ class Prediction:
 
 
 class Answer(Protocol):
-    """One kind of answer. `kind` is its name, `problem` its `problem_type` in a Hugging Face config.
+    """One kind of answer. `kind` is its name, `problem` its `problem_type` in a Hugging Face config; `named`: its
+    outputs have label names.
 
     `metrics`: of a user's own data, the main one first. `losses`: one loss per example, which no other example's
     outputs enter: (B, outputs) and the labels of B rows -> (B,).
@@ -34,6 +35,8 @@ class Answer(Protocol):
     def kind(self) -> str: ...
     @property
     def problem(self) -> str: ...
+    @property
+    def named(self) -> bool: ...
     @property
     def metrics(self) -> tuple[str, ...]: ...
     def check(self, values: NDArray[Any], labels: tuple[str, ...], split: str) -> None:
@@ -62,6 +65,7 @@ class Classes:
 
     kind = "classification"
     problem = "single_label_classification"
+    named = True
     metrics = ("accuracy", "f1_macro")
 
     def check(self, values: NDArray[Any], labels: tuple[str, ...], split: str) -> None:
@@ -95,6 +99,7 @@ class Score:
 
     kind = "regression"
     problem = "regression"
+    named = False
     metrics = ("pearson", "spearman")
 
     def check(self, values: NDArray[Any], labels: tuple[str, ...], split: str) -> None:
@@ -124,6 +129,7 @@ class ManyLabels:
 
     kind = "multi-label"
     problem = "multi_label_classification"
+    named = True
     metrics = ("f1_micro", "f1_macro")
 
     def check(self, values: NDArray[Any], labels: tuple[str, ...], split: str) -> None:

@@ -54,15 +54,18 @@ class Trained:
         outputs = self.logits(Rows(texts, pairs, np.zeros(len(texts), np.int64)))
         return self.adapted.answer.read(outputs, self.labels)
 
-    def evaluate(self) -> tuple[str, float]:
-        """The task's metric and its value on the validation rows."""
-        return next(iter(self.figures().items()))
+    def evaluate(self, data: str | None = None) -> tuple[str, float]:
+        """The task's metric and its value on the validation rows, or on those of `data`."""
+        return next(iter(self.figures(data).items()))
 
-    def figures(self) -> dict[str, float]:
-        """Every metric of the task on its validation rows, the main one first."""
-        task = tasks.load(self.run.spec)
-        judged = {part: (self.logits(rows), rows.labels) for part, rows in task.judged.items()}
-        return evaluate.figures(task.metrics, judged)
+    def figures(self, data: str | None = None) -> dict[str, float]:
+        """Every metric of the task on its validation rows, or on those of `data`, the main one first."""
+        spec = self.run.spec
+        parts = tasks.judged(spec, data, self.adapted.answer, self.labels)
+        if not parts:
+            raise UserError("a run is judged by labelled rows, got one without a validation set; pass --data FILE")
+        metrics = tasks.metrics(spec, self.adapted.answer)
+        return evaluate.figures(metrics, {part: (self.logits(rows), rows.labels) for part, rows in parts.items()})
 
 
 def load(path: str | Path, *, machine: Machine | None = None) -> Trained:
