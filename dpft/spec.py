@@ -68,7 +68,7 @@ class Spec:
     example, or all examples with one value in the column it names, of which the first `max_per_unit` count; batch
     size and epochs are then of units. `canaries`: made-up rows that are planted among the training data, each by a
     fair coin, for an audit. Of files of one's own, `text`, `pair` and `label` name columns, `validation` a second file,
-    `kind` and `labels` state what is otherwise read off the label column.
+    `kind` and `labels` (names, or a score's lowest and highest) state what is otherwise read off the label column.
     Raises UserError on values out of range.
     """
 

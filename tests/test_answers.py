@@ -66,6 +66,17 @@ def test_a_label_applies_from_one_half_on() -> None:
     assert Classes().read(OUTPUTS.numpy()[:0], ("a", "b", "c")) == []
 
 
+def test_a_score_starts_in_the_middle_of_its_range_where_errors_have_two_signs() -> None:
+    """From 0 every error of a score of 0 to 5 has one sign: clipped, their gradients would all be alike."""
+    answer, labels = Score(0, 5), torch.tensor([0.0, 1.0, 4.0, 5.0])
+    slopes = {}
+    for start in (answer.start, 0.0):
+        outputs = torch.full((4, 1), start, requires_grad=True)
+        (slope,) = torch.autograd.grad(answer.losses(outputs, labels).sum(), outputs)
+        slopes[start] = slope[:, 0].sign().tolist()
+    assert slopes == {2.5: [1, 1, -1, -1], 0.0: [0, -1, -1, -1]}
+
+
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_the_least_likely_label_has_a_slope_in_every_row(kind: str) -> None:
     answer, outputs = ANSWERS[kind], (OUTPUTS * 10).requires_grad_(True)

@@ -56,7 +56,7 @@ FAULTS = {
     "one label alone": Fault("2 to 100 different names, got 1", WHOLE.replace(",b,", ",a,")),
     "a label for every row": Fault("2 to 100 different names, got more", words=("--label", "text", "--text", "who")),
     "a score that is none": Fault("finite number, got another in line 2", words=("--kind", "regression")),
-    "labels of a score": Fault("a score has no labels", words=("--kind", "regression", "--labels", "a,b")),
+    "labels of a score": Fault("its lowest and highest", words=("--kind", "regression", "--labels", "a,b")),
     "a kind that is none": Fault("kind must be one of", words=("--kind", "ranking")),
     "canaries among many labels": Fault("one label a row", words=("--kind", "multi-label", "--canaries", "8")),
     "a held-out file that is absent": Fault("which is not there", words=("--validation", "gone.csv")),

@@ -117,6 +117,7 @@ def test_what_is_stated_is_not_taken_from_the_data(tmp_path: Path) -> None:
     task = tasks.load(spec(file, kind="classification", labels=("b", "never", "a")))
     assert (task.labels, task.train.labels.tolist(), task.taken) == (("b", "never", "a"), [0, 2, 0], ())
     assert tasks.load(spec(labelled(tmp_path / "n.csv", 1, 2, 3), kind="regression")).answer == Score()
+    assert tasks.load(spec(tmp_path / "n.csv", kind="regression", labels=("1", "5"))).answer == Score(1, 5)
 
 
 def test_a_unit_keeps_its_first_rows_however_its_name_is_typed(tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def test_a_csv_that_is_broken_is_refused_with_its_line(tmp_path: Path, content: 
         (f'{{"text": "ok", "label": "a"}}\n["{SECRET}"]', "one JSON object, got another in line 2"),
         (f'{{"text": "ok", "label": "a"}}\n{{"text": "{SECRET}"}}', "none named 'label' in line 2"),
         (f'{{"text": "ok", "label": "a"}}\n\n{{"text": ["{SECRET}"], "label": "b"}}', "have a text, got none"),
-        ('{"text": "ok", "label": "a"}\n{"text": "ok", "label": 1}', "all names, all numbers or all lists"),
+        ('{"text": "ok", "label": "a"}\n{"text": "ok", "label": 1}', "must all be names, all numbers or all lists"),
         ('{"text": "ok", "label": "a"}\n{"text": "ok", "label": ["b"]}', "got another in line 2"),
         ('{"text": "ok", "label": "a"}\n{"text": "ok", "label": {"b": 1}}', "got another in line 2"),
         ('{"text": "ok", "label": 1.5}\n{"text": "ok", "label": NaN}', "a label, got none in line 2"),
@@ -194,7 +195,8 @@ def test_a_label_that_training_did_not_have_is_refused_with_its_row(tmp_path: Pa
         ({"unit": "who"}, "none named 'who'"),
         ({"kind": "ranking"}, "kind must be one of classification, regression, multi-label"),
         ({"kind": "regression"}, "a score must be a finite number, got another in line 2"),
-        ({"kind": "regression", "labels": ("a", "b")}, "a score has no labels"),
+        ({"kind": "regression", "labels": ("a", "b")}, "its lowest and highest"),
+        ({"kind": "regression", "labels": ("5", "0")}, "its lowest and highest"),
         ({"validation": "nowhere.csv"}, "which is not there"),
         ({"validation": "own.txt"}, "which is not there"),
     ],
