@@ -129,6 +129,12 @@ def together(population: dict[str, Any]) -> str:
     )
 
 
+def beside(further: dict[str, float]) -> str:
+    """Metrics beside the main one, in brackets."""
+    listed = ", ".join(f"{name} {value:.4f}" for name, value in further.items())
+    return f" ({listed})" if listed else ""
+
+
 def upward(epsilon: float | None) -> str:
     """Four digits, rounded up."""
     from dpft.card import rounded_up
@@ -139,7 +145,10 @@ def upward(epsilon: float | None) -> str:
 def outcome(result: dict[str, Any], card: dict[str, Any]) -> None:
     """What a run found, what it promises, where it lies and what to do next."""
     run = shlex.quote(result["path"])
-    print(f"{result['metric']:<12}{result['value']:.4f} on the validation rows")
+    if result["value"] is None:
+        print(f"not judged  there are no validation rows; dpft evaluate {run} --data FILE")
+    else:
+        print(f"{result['metric']:<12}{result['value']:.4f} on the validation rows{beside(result['further'])}")
     if card["private"]:
         print(f"privacy     {card['statement']}")
         print(

@@ -44,10 +44,18 @@ def predict(
                     "private": trained.private,
                 }
             )
-        elif prediction.probability is None:
-            print(f"{prediction.label:.3f}\t{one}")
         else:
-            print(f"{prediction.label}\t{prediction.probability:.3f}\t{one}")
+            print(f"{_shown(prediction.label, prediction.probability)}\t{one}")
+
+
+def _shown(label: str | float | tuple[str, ...], probability: float | tuple[float, ...] | None) -> str:
+    """A score; or a label, or the labels that apply, and how probable each is, with a tab between."""
+    if isinstance(label, float):
+        return f"{label:.3f}"
+    if isinstance(label, str):
+        return f"{label}\t{probability:.3f}"
+    chances = probability if isinstance(probability, tuple) else ()
+    return f"{'|'.join(label) or '-'}\t{'|'.join(f'{chance:.3f}' for chance in chances) or '-'}"
 
 
 def _lines(file: Path) -> list[str]:

@@ -13,20 +13,13 @@ from numpy.typing import NDArray
 
 from dpft import evaluate, tasks
 from dpft.adapt import adapt, settle
+from dpft.answers import ANSWERS, Prediction, plain
 from dpft.hardware import Hardware
 from dpft.methods._method import Adapted
 from dpft.run import Run
 from dpft.spec import Machine, UserError
 from dpft.tasks import Rows
 from dpft.tasks.encode import encode
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A label with its probability, or a score where the task has no labels (probability None)."""
-
-    label: str | float
-    probability: float | None
 
 
 @dataclass(frozen=True)
@@ -59,16 +52,20 @@ class Trained:
         if pairs is not None and len(pairs) != len(texts):
             raise UserError(f"texts and pairs must be as many, got {len(texts)} and {len(pairs)}; pair them up")
         outputs = self.logits(Rows(texts, pairs, np.zeros(len(texts), np.int64)))
-        if not self.labels:
-            return [Prediction(float(row[0]), None) for row in outputs]
-        shifted = np.exp(outputs.astype(np.float64) - outputs.max(1, keepdims=True, initial=-np.inf))
-        chances = shifted / shifted.sum(1, keepdims=True)
-        return [Prediction(self.labels[int(c.argmax())], float(c.max())) for c in chances]
+        return self.adapted.answer.read(outputs, self.labels)
 
-    def evaluate(self) -> tuple[str, float]:
-        """The task's metric and its value on the validation rows."""
-        task = tasks.load(self.run.spec)
-        return task.metric, evaluate.score(task.metric, self.logits(task.validation), task.validation.labels)
+    def evaluate(self, data: str | None = None) -> tuple[str, float]:
+        """The task's metric and its value on the validation rows, or on those of `data`."""
+        return next(iter(self.figures(data).items()))
+
+    def figures(self, data: str | None = None) -> dict[str, float]:
+        """Every metric of the task on its validation rows, or on those of `data`, the main one first."""
+        spec = self.run.spec
+        parts = tasks.judged(spec, data, self.adapted.answer, self.labels)
+        if not parts:
+            raise UserError("a run is judged by labelled rows, got one without a validation set; pass --data FILE")
+        metrics = tasks.metrics(spec, self.adapted.answer)
+        return evaluate.figures(metrics, {part: (self.logits(rows), rows.labels) for part, rows in parts.items()})
 
 
 def load(path: str | Path, *, machine: Machine | None = None) -> Trained:
@@ -83,7 +80,8 @@ def load(path: str | Path, *, machine: Machine | None = None) -> Trained:
     state, about = found
     labels, paired = tuple(json.loads(about["labels"])), bool(json.loads(about["paired"]))
     settled = settle(run.spec, machine or Machine())
-    made = adapt(run.spec, len(labels), paired, settled)
+    answer = ANSWERS[json.loads(about["kind"])] if "kind" in about else plain(len(labels))
+    made = adapt(run.spec, len(labels), paired, settled, answer=answer)
     model = made.adapted.model
     if model.digest != about["backbone_sha256"]:
         raise UserError(

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from dpft.card import NOT_PRIVATE, Charge, card, rounded_up
 from dpft.checkpoint import Checkpoints
 from dpft.hardware import Hardware
 from dpft.methods._method import Adapted
+from dpft.privacy import cache
 from dpft.privacy.accountants import epsilon_curve
 from dpft.privacy.ledger import Claim, Ledger, Reservation, default_ledger_place, is_there
 from dpft.privacy.ledger.summary import summarize
@@ -31,19 +32,21 @@ from dpft.privacy.step import PlainStep, PrivateStep
 from dpft.progress import Progress
 from dpft.run import Run
 from dpft.spec import Machine, Schedule, Spec, UserError, canonical_json
-from dpft.tasks.encode import Encoded, encode
+from dpft.tasks.encode import Encoded
 from dpft.tasks.microbatch import microbatches
+from dpft.tasks.store import encoded
 
 WARMUP = 0.06
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run found. `value`: `metric` on the validation rows, without noise. `epsilon`: None if not private."""
+    """What a run found. `value`: `metric` on the validation rows, without noise, None where there are none; `further`:
+    what else was judged, by name. `epsilon`: None if not private."""
 
     path: Path
     metric: str
-    value: float
+    value: float | None
     epsilon: float | None
     delta: float | None
     steps: int
@@ -51,6 +54,7 @@ class Result:
     seconds: int
     precision: str
     device: str
+    further: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict, for result.json and --json; `from_json` reads it back."""
@@ -60,8 +64,9 @@ class Result:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Result:
         """The Result that `to_json` wrote. Raises UserError where a field is missing."""
+        wanted = [f.name for f in fields(cls) if f.name in values or f.default_factory is MISSING]
         try:
-            return cls(**{f.name: values[f.name] for f in fields(cls)})
+            return cls(**{name: values[name] for name in wanted})
         except KeyError as error:
             raise UserError(f"result.json must hold {error}, got none; restore the file") from None
 
@@ -72,7 +77,7 @@ class Prepared:
 
     task: tasks.Task
     train: Encoded
-    validation: Encoded
+    judged: dict[str, Encoded]
     adapted: Adapted
     hardware: Hardware
 
@@ -101,6 +106,8 @@ def train(
     models.check(spec.model)
     progress.stage("reading the data")
     own = tasks.load(spec)
+    for note in own.notes:
+        progress.note(note)
     task = planting.planted(own, spec)
     progress.stage("planning the noise")
     plan = make_plan(spec, task.train.protected)
@@ -109,6 +116,7 @@ def train(
         ready = _prepare(spec, task, settled, progress)
         place = book.place if book else Path()
         run = Run.create(Path(runs), spec, plan, place, lambda id: _reserve(book, plan, id, claim))
+        run.write_json("task", _about(task))
         return _run(run, ready, book, progress)
 
 
@@ -130,6 +138,10 @@ def resume(path: str | Path, *, machine: Machine | None = None, progress: Progre
             f"a run resumes on as many {run.spec.unit}s as it began with, got {task.train.protected}; "
             "restore the data of the run"
         )
+    if run.read_json("task") not in (None, _about(task)):
+        raise UserError(
+            "a run resumes with the labels it began with, got other label names or another kind; restore its data"
+        )
     ready = _prepare(run.spec, task, settle(run.spec, machine or Machine()), progress)
     if run.plan.budget is not None and not is_there(run.ledger):
         raise UserError(f"a run resumes with its ledger, got none at {str(run.ledger)!r}; restore that file")
@@ -142,6 +154,12 @@ def resume(path: str | Path, *, machine: Machine | None = None, progress: Progre
                 )
             book.verify(run.ledger_head)
         return _run(run, ready, book, progress)
+
+
+def _about(task: tasks.Task) -> dict[str, Any]:
+    """What is learned to answer, and what of it was read off the training data."""
+    about = {"task": task.name, "kind": task.answer.kind, "labels": task.labels, "metrics": task.metrics}
+    return {**{key: list(v) if isinstance(v, tuple) else v for key, v in about.items()}, "taken": list(task.taken)}
 
 
 @contextlib.contextmanager
@@ -183,20 +201,23 @@ def _reserve(book: Ledger | None, plan: Plan, run: str, claim: Claim | None) -> 
 
 def _prepare(spec: Spec, task: tasks.Task, settled: Hardware, progress: Progress) -> Prepared:
     progress.stage("loading the model")
-    model = adapt(spec, len(task.labels), task.train.pairs is not None, settled, rehearsed=True)
+    model = adapt(spec, len(task.labels), task.paired, settled, answer=task.answer, rehearsed=True)
     progress.stage("encoding the texts")
-    train_rows, validation = (
-        encode(rows, model.tokenizer, spec.representation, spec.max_length) for rows in (task.train, task.validation)
+    stored = cache.path().parent / "encoded"
+    train_rows, *judged = (
+        encoded(rows, model.tokenizer, spec.representation, spec.max_length, stored)
+        for rows in (task.train, *task.judged.values())
     )
+    if task.train.digest is not None:
+        progress.note(f"the tokens of the texts are kept in {stored}, readable by you alone; delete them as you like")
     if model.adapted.gradients == "single":
         progress.note(f"here the method takes one {spec.unit} at a time: exact, and many times slower")
     if model.adapted.frozen:
         progress.stage("computing the frozen features")
-        train_rows, validation = (
-            rows.with_features(evaluate.features(model.adapted.model, rows, settled))
-            for rows in (train_rows, validation)
+        train_rows, *judged = (
+            rows.with_features(evaluate.features(model.adapted.model, rows, settled)) for rows in (train_rows, *judged)
         )
-    return Prepared(task, train_rows, validation, model.adapted, settled)
+    return Prepared(task, train_rows, dict(zip(task.judged, judged, strict=True)), model.adapted, settled)
 
 
 def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress) -> Result:
@@ -240,13 +261,14 @@ def _spent(plan: Plan) -> Callable[[int], float | None]:
 
 def _finish(run: Run, ready: Prepared, book: Ledger | None, seconds: float, progress: Progress) -> Result:
     progress.stage("judging on the validation rows")
-    plan, adapted, settled = run.plan, ready.adapted, ready.hardware
-    outputs = evaluate.logits(adapted.model, ready.validation, settled)
-    value = evaluate.score(ready.task.metric, outputs, ready.validation.labels)
+    plan, adapted, settled, task = run.plan, ready.adapted, ready.hardware, ready.task
+    outputs = {part: evaluate.logits(adapted.model, rows, settled) for part, rows in ready.judged.items()}
+    found = evaluate.figures(task.metrics, {part: (outputs[part], ready.judged[part].labels) for part in outputs})
     about = {
         "spec": canonical_json(run.spec.to_json()),
-        "labels": canonical_json(list(ready.task.labels)),
-        "paired": canonical_json(ready.task.validation.pairs is not None),
+        "kind": canonical_json(task.answer.kind),
+        "labels": canonical_json(list(task.labels)),
+        "paired": canonical_json(task.paired),
         "backbone_sha256": adapted.model.digest,
     }
     run.save_tensors("adapter", adapted.state(), about)
@@ -254,11 +276,12 @@ def _finish(run: Run, ready: Prepared, book: Ledger | None, seconds: float, prog
     if book is not None:
         book.settle(run.id)
         charge = Charge(book.charged(run.id), book.head(), _together(book, plan, run.id))
-    promised = card(run.spec, plan, ready.train.protected, charge, settled.precision)
+    promised = card(run.spec, plan, ready.train.protected, charge, settled.precision, task.taken)
     run.write_json("privacy", {**promised, "adapter_sha256": adapter_digest(run)})
     result = Result(
-        run.path, ready.task.metric, value, plan.epsilon_upper, plan.budget.delta if plan.budget else None,
-        plan.steps, sum(p.numel() for p in adapted.private), round(seconds), settled.precision, settled.device.type,
+        run.path, task.metric, found.pop(task.metric, None), plan.epsilon_upper,
+        plan.budget.delta if plan.budget else None, plan.steps, sum(p.numel() for p in adapted.private),
+        round(seconds), settled.precision, settled.device.type, found,
     )  # fmt: skip
     run.write_json("result", result.to_json())
     return result

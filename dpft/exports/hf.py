@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dpft.answers import ANSWERS
 from dpft.exports import own_code, stock_heads, tokens, verify
 from dpft.exports.source import Source
 from dpft.methods import CannotMerge
@@ -49,7 +50,7 @@ def stock(source: Source) -> Any:
         raise CannotMerge(_REASONS[source.spec.representation])
     encoder = source.merged()
     config: Any = copy.deepcopy(encoder.config)
-    for name, value in own_code.labelling(source.labels).items():
+    for name, value in own_code.labelling(source).items():
         setattr(config, name, value)
     config.dtype = torch.float32
     with torch.random.fork_rng(devices=[]):  # it starts from random weights, all of which are replaced
@@ -74,8 +75,9 @@ def _refusal(source: Source, reason: str) -> str:
 def _usage(source: Source, trusted: bool) -> list[str]:
     trust = ", trust_remote_code=True" if trusted else ""
     text = '{"text": "a text", "text_pair": "its partner"}' if source.trained.paired else '"a text"'
+    every = ", top_k=None" if source.trained.adapted.answer == ANSWERS["multi-label"] else ""
     return [
         "from transformers import pipeline",
         f'classify = pipeline("text-classification", model="DIR"{trust})',
-        f"classify({text}, truncation=True)",
+        f"classify({text}, truncation=True{every})",
     ]

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 
 import numpy as np
 
+from dpft.answers import Answer
 from dpft.spec import Spec, UserError
-from dpft.tasks import glue
+from dpft.tasks import files, glue
 from dpft.tasks._task import Rows, Task
 
 SAMPLE = "sample"
-__all__ = ["Rows", "Task", "check", "load", "names"]
+__all__ = ["Rows", "Task", "check", "judged", "load", "metrics", "names"]
 
 
 def names() -> dict[str, str]:
     """Every task and a line about it."""
-    return {SAMPLE: "built-in: short support messages, generated, metric accuracy", **glue.NAMES}
+    return {
+        SAMPLE: "built-in: short support messages, generated, metric accuracy",
+        files.NAME: files.ABOUT,
+        **glue.NAMES,
+    }
 
 
 def check(spec: Spec) -> None:
@@ -29,6 +35,14 @@ def check(spec: Spec) -> None:
         raise UserError(f"the task sample brings its own data, got --data {spec.data!r}; drop --data or name a --task")
     if spec.task == SAMPLE and spec.unit != Spec.unit:
         raise UserError(f"the task sample has no column but its text, got --unit {spec.unit!r}; name a --task")
+    if spec.task == files.NAME:
+        files.check(spec)
+        return
+    for flag in ("text", "pair", "label", "validation", "kind", "labels"):
+        if getattr(spec, flag) is not None:
+            raise UserError(
+                f"only the task files takes --{flag}, got the task {spec.task}; pass --task files or drop it"
+            )
 
 
 def load(spec: Spec) -> Task:
@@ -36,7 +50,20 @@ def load(spec: Spec) -> Task:
     check(spec)
     if spec.task == SAMPLE:
         return _sample()
-    return glue.load(spec)
+    return files.load(spec) if spec.task == files.NAME else glue.load(spec)
+
+
+def judged(spec: Spec, data: str | None, answer: Answer, labels: tuple[str, ...]) -> dict[str, Rows]:
+    """The rows that a run of `spec` is judged by, as `Task.judged` has them; with `data`, those of other data."""
+    if spec.task == files.NAME:
+        rows = files.judged(spec, data, answer, labels)
+        return {} if rows is None else {"": rows}
+    return load(spec if data is None else replace(spec, data=data)).judged
+
+
+def metrics(spec: Spec, answer: Answer) -> tuple[str, ...]:
+    """The metrics of a task, the main one first."""
+    return glue.metrics(spec.task) if spec.task in glue.NAMES else answer.metrics
 
 
 def _sample() -> Task:

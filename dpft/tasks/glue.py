@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dpft.answers import CLASSES, Answer, Score
 from dpft.spec import Spec, UserError
 from dpft.tasks._task import Rows, Task
 from dpft.tasks.units import kept, numbered
@@ -16,39 +17,56 @@ from dpft.tasks.units import kept, numbered
 
 @dataclass(frozen=True)
 class Config:
-    """Columns, label names (none for a score), validation split and metric of one GLUE task."""
+    """Columns, label names (none for a score) and metric of one GLUE task; its validation split, others by name, and
+    what GLUE reports beside the metric."""
 
     columns: tuple[str, ...]
     labels: tuple[str, ...]
     metric: str
     validation: str = "validation"
+    further: tuple[str, ...] = ()
+    others: tuple[tuple[str, str], ...] = ()
+    answer: Answer = CLASSES
 
 
 _ENTAILS = ("entailment", "not_entailment")
 CONFIGS = {
     "sst2": Config(("sentence",), ("negative", "positive"), "accuracy"),
     "cola": Config(("sentence",), ("unacceptable", "acceptable"), "matthews"),
-    "mrpc": Config(("sentence1", "sentence2"), ("not_equivalent", "equivalent"), "f1"),
-    "qqp": Config(("question1", "question2"), ("not_duplicate", "duplicate"), "f1"),
-    "stsb": Config(("sentence1", "sentence2"), (), "pearson"),
+    "mrpc": Config(("sentence1", "sentence2"), ("not_equivalent", "equivalent"), "f1", further=("accuracy",)),
+    "qqp": Config(("question1", "question2"), ("not_duplicate", "duplicate"), "f1", further=("accuracy",)),
+    "stsb": Config(("sentence1", "sentence2"), (), "pearson", further=("spearman",), answer=Score(0, 5)),
     "mnli": Config(
-        ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), "accuracy", "validation_matched"
+        ("premise", "hypothesis"),
+        ("entailment", "neutral", "contradiction"),
+        "accuracy",
+        "validation_matched",
+        others=(("mismatched", "validation_mismatched"),),
     ),
     "qnli": Config(("question", "sentence"), _ENTAILS, "accuracy"),
     "rte": Config(("sentence1", "sentence2"), _ENTAILS, "accuracy"),
 }
-NAMES = {f"glue/{name}": f"GLUE {name}, metric {c.metric}" for name, c in CONFIGS.items()}
+NAMES = {f"glue/{name}": f"GLUE {name}, metric {', '.join((c.metric, *c.further))}" for name, c in CONFIGS.items()}
 
 
 def load(spec: Spec) -> Task:
     """The task `glue/NAME`. Raises UserError on an unknown name, missing files, columns or labels."""
     name = spec.task.removeprefix("glue/")
     config = CONFIGS[name]
-    train, validation = (_table(spec, name, split) for split in ("train", config.validation))
+    train = _with_units(_table(spec, name, "train"), config, spec)
+    validation, *others = (
+        _rows(_table(spec, name, split), config, split) for split in (config.validation, *dict(config.others).values())
+    )
     return Task(
-        spec.task, _with_units(train, config, spec), _rows(validation, config, config.validation), config.labels,
-        config.metric,
+        spec.task, train, validation, config.labels, config.metric, config.answer,
+        config.further, dict(zip(dict(config.others), others, strict=True)),
     )  # fmt: skip
+
+
+def metrics(task: str) -> tuple[str, ...]:
+    """Of the task `glue/NAME`, the main one first."""
+    config = CONFIGS[task.removeprefix("glue/")]
+    return (config.metric, *config.further)
 
 
 def _table(spec: Spec, name: str, split: str) -> Any:
@@ -96,8 +114,9 @@ def _with_units(table: Any, config: Config, spec: Spec) -> Rows:
     if spec.unit not in table.columns or spec.max_per_unit is None:
         raise UserError(f"the unit must be a column of train, got none named {spec.unit!r}; pass --unit COLUMN")
     numbers = numbered(table[spec.unit])
-    rows = kept(numbers, spec.max_per_unit)
-    return replace(_rows(table.iloc[rows], config, "train"), units=numbers[rows])
+    rows, whole = kept(numbers, spec.max_per_unit), _rows(table, config, "train")
+    texts, pairs = (None if column is None else [column[row] for row in rows] for column in (whole.texts, whole.pairs))
+    return Rows(texts or [], pairs, whole.labels[rows], numbers[rows])
 
 
 def _rows(table: Any, config: Config, split: str) -> Rows:
@@ -107,8 +126,12 @@ def _rows(table: Any, config: Config, split: str) -> Rows:
             f"the columns must be {', '.join((*config.columns, 'label'))}, got none named {', '.join(missing)} "
             f"in {split}; rename them"
         )
-    if table["label"].isna().any():
-        raise UserError(f"every row of {split} must have a label, got missing ones; drop those rows")
+    missed = np.flatnonzero(table["label"].isna())
+    if len(missed):
+        raise UserError(
+            f"every row of {split} must have a label, got missing ones, the first in row {missed[0] + 1}; "
+            "drop those rows"
+        )
     texts = [table[c].astype(object).where(table[c].notna(), "").astype(str).tolist() for c in config.columns]
     return Rows(texts[0], texts[1] if len(texts) > 1 else None, _labels(table["label"], config, split))
 
@@ -123,6 +146,12 @@ def _labels(column: Any, config: Config, split: str) -> Any:
     if not config.labels:
         with np.errstate(over="ignore"):  # Task refuses infinities
             return values.astype(np.float32)
-    if not (np.isfinite(values) & (np.abs(values) < 2**53) & (values == np.round(values))).all():
-        raise UserError(f"the labels of {split} must be whole numbers, got fractions or huge ones; map them first")
-    return values.astype(np.int64)
+    bad = np.flatnonzero(~(np.isfinite(values) & (np.abs(values) < 2**53) & (values == np.round(values))))
+    if len(bad):
+        raise UserError(
+            f"the labels of {split} must be whole numbers, got fractions or huge ones, the first in row {bad[0] + 1}; "
+            "map them first"
+        )
+    found = values.astype(np.int64)
+    config.answer.check(found, config.labels, split)
+    return found
