@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-Representation = Literal["mask", "cls", "mean"]
+Representation = Literal["mask", "cls", "mean", "token"]
 Schedule = Literal["constant", "linear", "cosine"]
 Optimizer = Literal["adam", "sgd"]
 Precision = Literal["auto", "fp32", "bf16"]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpft.spec import UserError
+from dpft.tasks.words import Words
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,15 @@ class Rows:
     """Texts, their partners where the task is about pairs, and labels: (N,) int64 classes or float32 scores.
 
     units: (N,) the number of the unit that each row belongs to, from 0 on; None where each row is its own.
+    words: where the words of each text stand, for tasks that label words; labels are then (W,) int64, all texts' words
+    end to end.
     """
 
     texts: Sequence[str]
     pairs: Sequence[str] | None
     labels: NDArray[np.int64] | NDArray[np.float32]
     units: NDArray[np.int64] | None = None
+    words: Words | None = None
 
     def __len__(self) -> int:
         return len(self.texts)

@@ -13,7 +13,8 @@ from dpft.spec import Representation, UserError
 from dpft.tasks._task import Rows
 from dpft.tasks.units import Units
 
-_CHUNK = 4096
+CHUNK = 4096
+IGNORED = -100  # the label of a token that is not judged, as torch's losses have it
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Encoded:
     there is none). read: (N,) the token that is read. labels: (N,). padding: the pad token's id. typed: whether
     the model takes segment ids. features: (N, D) float32, what a frozen encoder made of each row; a row is then one
     token that nobody looks at. units: whose rows they are, None where each row is its own unit.
+    words: where words are labelled, (total,) int32, the word of its row that each token is the first of, -1 for other
+    tokens. labels are then (total,), IGNORED at other tokens, and features (total, D).
     """
 
     ids: NDArray[np.int32]
@@ -35,14 +38,34 @@ class Encoded:
     typed: bool
     features: NDArray[np.float32] | None = None
     units: Units | None = None
+    words: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     def with_features(self, features: NDArray[np.float32]) -> Encoded:
-        """The same rows as `features` (N, D), without their tokens."""
+        """The same rows as `features` (N, D), without their tokens; (K, D) of the tokens that are `kept` of words."""
+        if self.words is not None:
+            return self._with_features_of(self.kept, features)
         rows = np.zeros(len(self), np.int32)
         return replace(self, ids=rows, starts=np.arange(len(self) + 1), second=rows + 1, read=rows, features=features)
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        """(total,) Tokens that have a label, and the first of each row that has none: no row is without a token."""
+        assert self.words is not None
+        kept = self.words >= 0
+        labelled = np.concatenate([[0], np.cumsum(kept)])[self.starts]
+        kept[self.starts[:-1][np.diff(labelled) == 0]] = True
+        return kept
+
+    def _with_features_of(self, kept: NDArray[np.bool_], features: NDArray[np.float32]) -> Encoded:
+        assert self.words is not None
+        starts = np.concatenate([[0], np.cumsum(kept)])[self.starts]
+        return replace(
+            self, ids=np.zeros(len(features), np.int32), starts=starts, second=np.diff(starts).astype(np.int32),
+            read=np.zeros(len(self), np.int32), labels=self.labels[kept], features=features, words=self.words[kept],
+        )  # fmt: skip
 
     @property
     def protected(self) -> int:
@@ -89,14 +112,18 @@ def encode(rows: Rows, tokenizer: Any, representation: Representation, max_lengt
     separator, and is what is read (Hambardzumyan et al. 2021, section 3.1); it is never truncated. A pair is
     shortened longest first. Empty texts are rows of special tokens; a lone surrogate becomes a question mark.
     """
+    if rows.words is not None:
+        from dpft.tasks.encode_words import encode_words
+
+        return encode_words(rows, rows.words, tokenizer, max_length)
     template = Template.of(tokenizer, rows.pairs is not None)
     mask = _mask(tokenizer, representation)
     room = max_length - len(template.before) - len(template.between) - len(template.after) - len(mask)
     pieces: list[list[int]] = []
     second, read = [], []
-    for start in range(0, len(rows), _CHUNK):
-        texts = _tokens(rows.texts[start : start + _CHUNK], tokenizer)
-        pairs = None if rows.pairs is None else _tokens(rows.pairs[start : start + _CHUNK], tokenizer)
+    for start in range(0, len(rows), CHUNK):
+        texts = _tokens(rows.texts[start : start + CHUNK], tokenizer)
+        pairs = None if rows.pairs is None else _tokens(rows.pairs[start : start + CHUNK], tokenizer)
         for i, text in enumerate(texts):
             a, b = _shorten(text, pairs[i] if pairs else [], room)
             head = template.before + a
@@ -125,11 +152,15 @@ def _mask(tokenizer: Any, representation: Representation) -> list[int]:
 
 
 def _tokens(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    clean = [t.encode("utf-8", "replace").decode("utf-8") if not t.isascii() else t for t in texts]
     found: list[list[int]] = tokenizer(
-        clean, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+        clean(texts), add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
     )["input_ids"]
     return found
+
+
+def clean(texts: Sequence[str]) -> list[str]:
+    """Texts as UTF-8 can hold them, character for character."""
+    return [t.encode("utf-8", "replace").decode("utf-8") if not t.isascii() else t for t in texts]
 
 
 def _shorten(a: list[int], b: list[int], room: int) -> tuple[list[int], list[int]]:
