@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dpft import hardware, methods, models
+from dpft import answers, hardware, methods, models
+from dpft.answers import Answer
 from dpft.batch import Batch
 from dpft.hardware import Hardware
 from dpft.methods._method import Adapted
@@ -36,8 +37,11 @@ def settle(spec: Spec, machine: Machine) -> Hardware:
     return hardware.resolve(machine)
 
 
-def adapt(spec: Spec, labels: int, paired: bool, settled: Hardware, *, rehearsed: bool = False) -> Model:
-    """`spec.method` attached to `spec.model`, on its device; `labels` is 0 for a score.
+def adapt(
+    spec: Spec, labels: int, paired: bool, settled: Hardware, *, answer: Answer | None = None, rehearsed: bool = False
+) -> Model:
+    """`spec.method` attached to `spec.model`, on its device; `labels` is 0 for a score. `answer`: the task's, where
+    it is not the plain one for so many labels.
 
     What the head reads is standardised by the encoder's answers to texts that we made up: they are public. With
     `rehearsed` some of them go forward and backward, so that a model that cannot be trained so is refused before
@@ -46,13 +50,14 @@ def adapt(spec: Spec, labels: int, paired: bool, settled: Hardware, *, rehearsed
     tokenizer = models.tokenizer(spec.model)
     texts, _ = sample.generate(2 * PUBLIC_TEXTS, seed=PUBLIC_SEED)
     pairs = texts[PUBLIC_TEXTS:] if paired else None
-    rows = Rows(texts[:PUBLIC_TEXTS], pairs, np.zeros(PUBLIC_TEXTS, np.int64))
+    answer = answer or answers.plain(labels)
+    rows = Rows(texts[:PUBLIC_TEXTS], pairs, answer.blank(PUBLIC_TEXTS, labels))
     public = encode(rows, tokenizer, spec.representation, spec.max_length)
     batches = list(microbatches(public, np.arange(PUBLIC_TEXTS), settled.tokens))
     model = models.load(spec, labels or 1, settled, batches)
     adapted = methods.load(spec.method, spec.options).attach(model, spec.seed)
     models.check_length(model.backbone, spec.max_length, model.prompts)
-    adapted = dataclasses.replace(adapted, regression=labels == 0)
+    adapted = dataclasses.replace(adapted, answer=answer)
     if spec.unit != Spec.unit and adapted.gradients == "ghost":
         adapted = dataclasses.replace(adapted, gradients="single")  # ghost norms are of single rows
     adapted.model.to(settled.device)

@@ -15,17 +15,26 @@ from torch import Tensor
 from dpft.batch import Batch
 from dpft.hardware import Hardware
 from dpft.models.heads import Classifier
-from dpft.tasks.encode import Encoded
+from dpft.tasks.encode import Encoded, Spoken
 from dpft.tasks.microbatch import collate, cut
+
+_NEVER = -30.0  # a logit beside 0: next to no probability
 
 
 def logits(model: Classifier, data: Encoded, hardware: Hardware) -> NDArray[np.float32]:
-    """The model's outputs for every row, in the rows' order: (N, outputs). N may be 0."""
+    """The model's outputs for every row, in the rows' order: (N, outputs). N may be 0.
+
+    Where words are judged, for every word: (W, outputs). A word without a token gets the first label, outside.
+    """
+    if data.words is not None:
+        return _every_word(model, data, data.words, hardware)
     return _every_row(model, model, data, model.head.out_features, hardware)
 
 
 def features(model: Classifier, data: Encoded, hardware: Hardware) -> NDArray[np.float32]:
-    """What the head reads of every row: (N, D)."""
+    """What the head reads of every row: (N, D); where words are judged, of every token that is `kept`: (K, D)."""
+    if data.words is not None:
+        return _every_token(model, model.represent, data, data.kept, model.head.in_features, hardware)
     return _every_row(model, model.represent, data, model.head.in_features, hardware)
 
 
@@ -39,6 +48,33 @@ def _every_row(
     for part in cut(data.lengths[order], 2 * hardware.tokens):
         rows = order[part]
         out[rows] = of(collate(data, rows, hardware.device)).float().cpu().numpy()
+    model.per_example = per_example
+    return out
+
+
+def _every_word(model: Classifier, data: Encoded, words: Spoken, hardware: Hardware) -> NDArray[np.float32]:
+    out = np.full((words.count, model.head.out_features), _NEVER, np.float32)
+    out[:, 0] = 0.0
+    judged = words.at >= 0
+    out[words.at[judged]] = _every_token(model, model, data, judged, model.head.out_features, hardware)
+    return out
+
+
+@torch.inference_mode()
+def _every_token(
+    model: Classifier, of: Callable[[Batch], Tensor], data: Encoded, wanted: NDArray[np.bool_], width: int,
+    hardware: Hardware,
+) -> NDArray[np.float32]:  # fmt: skip
+    """(K, width) for the tokens that are wanted of all, in their order."""
+    out, place = np.zeros((int(wanted.sum()), width), np.float32), np.cumsum(wanted) - 1
+    order = np.argsort(-data.lengths, kind="stable")
+    per_example, model.per_example = model.per_example, False
+    for part in cut(data.lengths[order], 2 * hardware.tokens):
+        rows = order[part]
+        found = of(collate(data, rows, hardware.device)).float().cpu().numpy()
+        for row, tokens in zip(rows, found, strict=True):
+            own = np.arange(data.starts[row], data.starts[row + 1])
+            out[place[own[wanted[own]]]] = tokens[: len(own)][wanted[own]]
     model.per_example = per_example
     return out
 

@@ -11,6 +11,7 @@ import torch
 
 from dpft import Machine, Spec, models
 from dpft.adapt import adapt
+from dpft.answers import Score
 from dpft.batch import Batch
 from dpft.hardware import resolve
 from dpft.tasks import Rows, sample
@@ -51,7 +52,7 @@ def test_the_head_is_standardised_alike_in_every_precision(tiny_bert: Path) -> N
 def test_a_score_has_one_output_and_a_squared_loss(tiny_bert: Path) -> None:
     made = adapt(spec(tiny_bert), 0, True, FP32).adapted
     assert made.model.head.out_features == 1
-    assert made.regression
+    assert made.answer == Score()
 
 
 def test_a_saved_run_keeps_its_standardisation(tiny_bert: Path) -> None:

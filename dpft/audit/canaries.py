@@ -76,7 +76,7 @@ def _least_likely(adapted: Adapted, count: int, scale: float) -> tuple[Tensor, T
     """Each planted row's label, and the unit vector that its loss's gradient in the outputs has."""
     head = adapted.model.head
     outputs = head(torch.eye(head.in_features, device=head.weight.device)[:count] * scale)
-    labels = outputs[:, 0] - 1 - outputs[:, 0].abs() if adapted.regression else outputs.argmin(1)
+    labels = adapted.answer.least_likely(outputs)
     with torch.enable_grad():
         outputs.requires_grad_(True)
         blank = torch.zeros(count, 1, dtype=torch.int64, device=outputs.device)

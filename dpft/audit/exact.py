@@ -83,12 +83,10 @@ def make(trained: Trained, clip: float, extra: Sequence[str] = ("aligned", "oppo
 
 
 def _labels(trained: Trained, found: NDArray[np.int64], opposed: Sequence[int]) -> Tensor:
-    """Classes, or scores far on either side of what is predicted; another one for the opposed rows."""
+    """Labels on two sides; those of the opposed rows on the other one."""
     classes = trained.adapted.model.head.out_features
     other = np.isin(np.arange(len(found)), opposed)
-    if trained.adapted.regression:
-        return torch.as_tensor(np.where((found == 1) ^ other, 100.0, -100.0), dtype=torch.float32)
-    return torch.as_tensor((found + other) % classes)
+    return trained.adapted.answer.opposing(found, other, classes)
 
 
 def _length(name: str) -> float:

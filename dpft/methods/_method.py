@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from dpft.answers import Answer, Classes
 from dpft.batch import Batch
 from dpft.models.blocks import Dense, architecture, replace
 from dpft.models.heads import Classifier
@@ -35,13 +36,13 @@ class Adapted:
     """A model with a method inside: gradients are privatised on `private`, the optimizer moves `updated`.
 
     `named` maps names to the private parameters of `model`. `losses` gives one loss per example:
-    (B, outputs) -> (B,). `gradients` is the way to the clipped sum: per-example gradients by hooks, by ghost
+    (B, outputs) -> (B,), as the `answer` has it. `gradients` is the way to the clipped sum: per-example gradients by hooks, by ghost
     clipping, or one example at a time. `frozen`: what the head reads never changes, so it may be kept.
     """
 
     model: Classifier
     named: dict[str, nn.Parameter]
-    regression: bool = False
+    answer: Answer = Classes()
     gradients: Gradients = "hooks"
     frozen: bool = False
 
@@ -54,9 +55,7 @@ class Adapted:
         return self.named
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        if self.regression:
-            return (outputs[:, 0] - batch.labels).square()
-        return nn.functional.cross_entropy(outputs, batch.labels, reduction="none")
+        return self.answer.losses(outputs, batch.labels)
 
     def begin(self, step: int) -> None:
         """Called before each step, with its number from 0."""

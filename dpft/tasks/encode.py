@@ -18,6 +18,15 @@ IGNORED = -100  # the label of a token that is not judged, as torch's losses hav
 
 
 @dataclass(frozen=True)
+class Spoken:
+    """at: (total,) the word that each token is the first of, numbered over all rows, -1 for other tokens. count: how
+    many words there are; those that were cut off, or that the tokenizer makes nothing of, have no token."""
+
+    at: NDArray[np.int64]
+    count: int
+
+
+@dataclass(frozen=True)
 class Encoded:
     """N rows of tokens end to end: row i is `ids[starts[i] : starts[i + 1]]`.
 
@@ -25,8 +34,8 @@ class Encoded:
     there is none). read: (N,) the token that is read. labels: (N,). padding: the pad token's id. typed: whether
     the model takes segment ids. features: (N, D) float32, what a frozen encoder made of each row; a row is then one
     token that nobody looks at. units: whose rows they are, None where each row is its own unit.
-    words: where words are labelled, (total,) int32, the word of its row that each token is the first of, -1 for other
-    tokens. labels are then (total,), IGNORED at other tokens, and features (total, D).
+    words: which tokens are judged, where words are; labels are then (total,), IGNORED at other tokens, and features
+    (total, D).
     """
 
     ids: NDArray[np.int32]
@@ -38,7 +47,7 @@ class Encoded:
     typed: bool
     features: NDArray[np.float32] | None = None
     units: Units | None = None
-    words: NDArray[np.int32] | None = None
+    words: Spoken | None = None
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -46,25 +55,26 @@ class Encoded:
     def with_features(self, features: NDArray[np.float32]) -> Encoded:
         """The same rows as `features` (N, D), without their tokens; (K, D) of the tokens that are `kept` of words."""
         if self.words is not None:
-            return self._with_features_of(self.kept, features)
+            return self._with_features_of(self.words, features)
         rows = np.zeros(len(self), np.int32)
         return replace(self, ids=rows, starts=np.arange(len(self) + 1), second=rows + 1, read=rows, features=features)
 
     @property
     def kept(self) -> NDArray[np.bool_]:
-        """(total,) Tokens that have a label, and the first of each row that has none: no row is without a token."""
+        """(total,) Tokens that are judged, and the first of each row without any: no row is left without a token."""
         assert self.words is not None
-        kept = self.words >= 0
-        labelled = np.concatenate([[0], np.cumsum(kept)])[self.starts]
-        kept[self.starts[:-1][np.diff(labelled) == 0]] = True
+        kept = self.words.at >= 0
+        judged = np.concatenate([[0], np.cumsum(kept)])[self.starts]
+        kept[self.starts[:-1][np.diff(judged) == 0]] = True
         return kept
 
-    def _with_features_of(self, kept: NDArray[np.bool_], features: NDArray[np.float32]) -> Encoded:
-        assert self.words is not None
+    def _with_features_of(self, words: Spoken, features: NDArray[np.float32]) -> Encoded:
+        kept = self.kept
         starts = np.concatenate([[0], np.cumsum(kept)])[self.starts]
         return replace(
             self, ids=np.zeros(len(features), np.int32), starts=starts, second=np.diff(starts).astype(np.int32),
-            read=np.zeros(len(self), np.int32), labels=self.labels[kept], features=features, words=self.words[kept],
+            read=np.zeros(len(self), np.int32), labels=self.labels[kept], features=features,
+            words=replace(words, at=words.at[kept]),
         )  # fmt: skip
 
     @property

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dpft.spec import UserError
 from dpft.tasks._task import Rows
-from dpft.tasks.encode import CHUNK, IGNORED, Encoded, Template, clean
+from dpft.tasks.encode import CHUNK, IGNORED, Encoded, Spoken, Template, clean
 from dpft.tasks.units import Units
 from dpft.tasks.words import Words, first_tokens
 
@@ -39,20 +39,18 @@ def encode_words(rows: Rows, words: Words, tokenizer: Any, max_length: int) -> E
             firsts.append(np.pad(own, (len(template.before), len(template.after)), constant_values=-1))
             ids += [*template.before, *tokens[:room], *template.after]
     lengths = np.array([len(first) for first in firsts[1:]], np.int32)
-    first = np.concatenate(firsts)
-    starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    first = _of_all(np.concatenate(firsts), words, lengths)
+    labels = np.full(len(first), IGNORED, np.int64)
+    labels[first >= 0] = rows.labels[first[first >= 0]]
     return Encoded(
-        np.array(ids, np.int32), starts, lengths, np.zeros(len(rows), np.int32),
-        _at_tokens(rows, words, first, starts), int(tokenizer.pad_token_id or 0),
-        "token_type_ids" in tokenizer.model_input_names,
-        units=None if rows.units is None else Units.of(rows.units), words=first,
+        np.array(ids, np.int32), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), lengths,
+        np.zeros(len(rows), np.int32), labels, int(tokenizer.pad_token_id or 0),
+        "token_type_ids" in tokenizer.model_input_names, units=None if rows.units is None else Units.of(rows.units),
+        words=Spoken(first, len(words.spans)),
     )  # fmt: skip
 
 
-def _at_tokens(rows: Rows, words: Words, first: NDArray[np.int32], starts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Each word's label at its first token."""
-    labels = np.full(len(first), IGNORED, np.int64)
-    labelled = first >= 0
-    base = np.repeat(words.starts[:-1], np.diff(starts))
-    labels[labelled] = rows.labels[(base + first)[labelled]]
-    return labels
+def _of_all(first: NDArray[np.int32], words: Words, lengths: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Words numbered over all rows instead of inside each."""
+    before = np.repeat(words.starts[:-1], lengths)
+    return np.where(first >= 0, before + first, -1)

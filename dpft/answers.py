@@ -1,0 +1,162 @@
+"""What kind of answer a task wants of each row: how it is lost, read, and put for an audit. One class a kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dpft.spec import UserError
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A label with its probability; a score (no probability); or the labels that apply, with theirs."""
+
+    label: str | float | tuple[str, ...]
+    probability: float | tuple[float, ...] | None
+
+
+class Answer(Protocol):
+    """One kind of answer. `kind` is its name, `problem` its `problem_type` in a Hugging Face config.
+
+    `metrics`: of a user's own data, the main one first. `losses`: one loss per example, which no other example's
+    outputs enter: (B, outputs) and the labels of B rows -> (B,).
+    """
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def problem(self) -> str: ...
+    @property
+    def metrics(self) -> tuple[str, ...]: ...
+    def check(self, values: NDArray[Any], labels: tuple[str, ...], split: str) -> None:
+        """Raise UserError where a split's label array does not fit the label names."""
+        ...
+
+    def blank(self, rows: int, labels: int) -> NDArray[Any]:
+        """Labels of `rows` made-up rows, that anything can be computed with."""
+        ...
+
+    def losses(self, outputs: Tensor, labels: Tensor) -> Tensor: ...
+    def least_likely(self, outputs: Tensor) -> Tensor:
+        """For each row a label that the outputs are far from: its loss has a gradient of some size."""
+        ...
+
+    def opposing(self, sides: NDArray[np.int64], turned: NDArray[np.bool_], outputs: int) -> Tensor:
+        """Labels of an audit's rows: (N,) `sides` 0 or 1 pull apart, and `turned` rows pull the other way."""
+        ...
+
+    def read(self, outputs: Floats, labels: tuple[str, ...]) -> list[Prediction]: ...
+
+
+@dataclass(frozen=True)
+class Classes:
+    """One label of several: softmax and cross-entropy. Labels: (N,) int64."""
+
+    kind = "classification"
+    problem = "single_label_classification"
+    metrics = ("accuracy", "f1_macro")
+
+    def check(self, values: NDArray[Any], labels: tuple[str, ...], split: str) -> None:
+        if not np.isin(values, np.arange(len(labels))).all():
+            raise UserError(
+                f"{split} labels must be whole numbers from 0 to {len(labels) - 1}, got others or "
+                "missing ones; drop unlabelled rows (GLUE's test split has none)"
+            )
+
+    def blank(self, rows: int, labels: int) -> NDArray[Any]:
+        return np.zeros(rows, np.int64)
+
+    def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs, labels, reduction="none")
+
+    def least_likely(self, outputs: Tensor) -> Tensor:
+        return outputs.argmin(1)
+
+    def opposing(self, sides: NDArray[np.int64], turned: NDArray[np.bool_], outputs: int) -> Tensor:
+        return torch.as_tensor((sides + turned) % outputs)
+
+    def read(self, outputs: Floats, labels: tuple[str, ...]) -> list[Prediction]:
+        shifted = np.exp(outputs.astype(np.float64) - outputs.max(1, keepdims=True, initial=-np.inf))
+        chances = shifted / shifted.sum(1, keepdims=True)
+        return [Prediction(labels[int(c.argmax())], float(c.max())) for c in chances]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number: squared error of the one output. Labels: (N,) float32."""
+
+    kind = "regression"
+    problem = "regression"
+    metrics = ("pearson", "spearman")
+
+    def check(self, values: NDArray[Any], labels: tuple[str, ...], split: str) -> None:
+        if not np.isfinite(values).all():
+            raise UserError(f"{split} scores must be finite numbers, got missing ones; drop those rows")
+
+    def blank(self, rows: int, labels: int) -> NDArray[Any]:
+        return np.zeros(rows, np.float32)
+
+    def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return (outputs[:, 0] - labels).square()
+
+    def least_likely(self, outputs: Tensor) -> Tensor:
+        return outputs[:, 0] - 1 - outputs[:, 0].abs()
+
+    def opposing(self, sides: NDArray[np.int64], turned: NDArray[np.bool_], outputs: int) -> Tensor:
+        return torch.as_tensor(np.where((sides == 1) ^ turned, 100.0, -100.0), dtype=torch.float32)
+
+    def read(self, outputs: Floats, labels: tuple[str, ...]) -> list[Prediction]:
+        return [Prediction(float(row[0]), None) for row in outputs]
+
+
+@dataclass(frozen=True)
+class ManyLabels:
+    """Any number of labels, each by itself: a sigmoid and binary cross-entropy, summed over the labels of one
+    example. Labels: (N, L) float32 of 0 and 1. A label applies from a probability of 0.5 on."""
+
+    kind = "multi-label"
+    problem = "multi_label_classification"
+    metrics = ("f1_micro", "f1_macro")
+
+    def check(self, values: NDArray[Any], labels: tuple[str, ...], split: str) -> None:
+        if values.ndim != 2 or values.shape[1] != len(labels) or not np.isin(values, (0, 1)).all():
+            raise UserError(
+                f"{split} labels must be 0 or 1 for each of {len(labels)} names, got others; check --labels"
+            )
+
+    def blank(self, rows: int, labels: int) -> NDArray[Any]:
+        return np.zeros((rows, labels), np.float32)
+
+    def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(outputs, labels, reduction="none").sum(1)
+
+    def least_likely(self, outputs: Tensor) -> Tensor:
+        return (outputs < 0).to(outputs.dtype)
+
+    def opposing(self, sides: NDArray[np.int64], turned: NDArray[np.bool_], outputs: int) -> Tensor:
+        applies = torch.as_tensor((sides == 1) ^ turned, dtype=torch.float32)
+        return applies.unsqueeze(1).expand(-1, outputs)
+
+    def read(self, outputs: Floats, labels: tuple[str, ...]) -> list[Prediction]:
+        chances = torch.from_numpy(outputs).double().sigmoid().numpy()
+        found = []
+        for row in chances:
+            applies = [int(label) for label in np.flatnonzero(row >= 0.5)]
+            found.append(Prediction(tuple(labels[i] for i in applies), tuple(float(row[i]) for i in applies)))
+        return found
+
+
+ANSWERS: dict[str, Answer] = {answer.kind: answer for answer in (Classes(), Score(), ManyLabels())}
+
+
+def plain(labels: int) -> Answer:
+    """Where nothing else is said: one label of several, or a score where there are none."""
+    return Classes() if labels else Score()
