@@ -26,7 +26,7 @@ class Prediction:
 class Answer(Protocol):
     """One kind of answer. `kind` is its name, `problem` its `problem_type` in a Hugging Face config.
 
-    `metrics`: of a user's own data, the main one first. `losses`: one loss per example, which no other example's
+    `metrics`: of a user's own data, the main one first. `spoken`: each word of a row has an answer, not the row. `losses`: one loss per example, which no other example's
     outputs enter: (B, outputs) and the labels of B rows -> (B,).
     """
 
@@ -36,6 +36,8 @@ class Answer(Protocol):
     def problem(self) -> str: ...
     @property
     def metrics(self) -> tuple[str, ...]: ...
+    @property
+    def spoken(self) -> bool: ...
     def check(self, values: NDArray[Any], labels: tuple[str, ...], split: str) -> None:
         """Raise UserError where a split's label array does not fit the label names."""
         ...
@@ -63,6 +65,7 @@ class Classes:
     kind = "classification"
     problem = "single_label_classification"
     metrics = ("accuracy", "f1_macro")
+    spoken = False
 
     def check(self, values: NDArray[Any], labels: tuple[str, ...], split: str) -> None:
         if not np.isin(values, np.arange(len(labels))).all():
@@ -96,6 +99,7 @@ class Score:
     kind = "regression"
     problem = "regression"
     metrics = ("pearson", "spearman")
+    spoken = False
 
     def check(self, values: NDArray[Any], labels: tuple[str, ...], split: str) -> None:
         if not np.isfinite(values).all():
@@ -125,6 +129,7 @@ class ManyLabels:
     kind = "multi-label"
     problem = "multi_label_classification"
     metrics = ("f1_micro", "f1_macro")
+    spoken = False
 
     def check(self, values: NDArray[Any], labels: tuple[str, ...], split: str) -> None:
         if values.ndim != 2 or values.shape[1] != len(labels) or not np.isin(values, (0, 1)).all():
@@ -154,9 +159,32 @@ class ManyLabels:
         return found
 
 
-ANSWERS: dict[str, Answer] = {answer.kind: answer for answer in (Classes(), Score(), ManyLabels())}
+@dataclass(frozen=True)
+class Tags(Classes):
+    """One label for each word: softmax and cross-entropy, averaged over the words of one example and of no other.
+
+    An example without words has a loss of 0. Labels: of all words end to end; in a batch (B, T) int64 at each word's
+    first token, below 0 at tokens that are not judged, with outputs (B, T, C).
+    """
+
+    kind = "token-classification"
+    metrics = ("entity_f1", "entity_precision", "entity_recall")
+    spoken = True
+
+    def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        judged = labels >= 0
+        known = labels.clamp(min=0).flatten()
+        each = nn.functional.cross_entropy(outputs.flatten(0, 1), known, reduction="none").view_as(labels)
+        return (each * judged).sum(1) / judged.sum(1).clamp(min=1)
+
+    def least_likely(self, outputs: Tensor) -> Tensor:
+        return outputs.argmin(-1)
+
+
+CLASSES: Answer = Classes()
+ANSWERS: dict[str, Answer] = {answer.kind: answer for answer in (CLASSES, Score(), ManyLabels(), Tags())}
 
 
 def plain(labels: int) -> Answer:
     """Where nothing else is said: one label of several, or a score where there are none."""
-    return Classes() if labels else Score()
+    return CLASSES if labels else Score()

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import pearsonr
+from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor
 
+from dpft import tagged
 from dpft.batch import Batch
 from dpft.hardware import Hardware
 from dpft.models.heads import Classifier
-from dpft.tasks.encode import Encoded, Spoken
+from dpft.tasks import Task
+from dpft.tasks.encode import Encoded
 from dpft.tasks.microbatch import collate, cut
+from dpft.tasks.words import Spoken
 
 _NEVER = -30.0  # a logit beside 0: next to no probability
 
@@ -52,6 +56,27 @@ def _every_row(
     return out
 
 
+def judge(task: Task, outputs: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
+    """Every figure of a task, from the logits of each part of its rows to judge by; the main metric first."""
+    if not task.answer.spoken:
+        return figures(task.metrics, {part: (outputs[part], rows.labels) for part, rows in task.judged.items()})
+    found = {}
+    for part, rows in task.judged.items():
+        assert rows.words is not None
+        own = tagged.figures(outputs[part], rows.labels, rows.words, task.labels)
+        found.update({f"{name}_{part}" if part else name: value for name, value in own.items()})
+    return found
+
+
+def figures(metrics: Sequence[str], parts: Mapping[str, tuple[NDArray[np.float32], NDArray[Any]]]) -> dict[str, float]:
+    """Every metric of every part's outputs and labels: `accuracy`, or `accuracy_mismatched` of a part with a name."""
+    return {
+        f"{metric}_{part}" if part else metric: score(metric, *found)
+        for part, found in parts.items()
+        for metric in metrics
+    }
+
+
 def _every_word(model: Classifier, data: Encoded, words: Spoken, hardware: Hardware) -> NDArray[np.float32]:
     out = np.full((words.count, model.head.out_features), _NEVER, np.float32)
     out[:, 0] = 0.0
@@ -80,16 +105,25 @@ def _every_token(
 
 
 def score(metric: str, outputs: NDArray[np.float32], labels: NDArray[Any]) -> float:
-    """The metric by its GLUE name: accuracy, f1 (of class 1), matthews, or pearson for scores.
+    """The metric by its name: accuracy, f1 (of class 1), f1_macro, f1_micro, matthews; pearson, spearman for scores.
 
-    outputs: (N, C) logits or (N, 1) scores; labels: (N,). Returns a number of at most 1: 0 for a model that
-    has diverged.
+    outputs: (N, C) logits or (N, 1) scores; labels: (N,), or (N, C) of 0 and 1 where any number of labels applies.
+    Returns a number of at most 1: 0 for a model that has diverged.
     """
     if not np.isfinite(outputs).all():
         return 0.0
-    if metric == "pearson":
-        constant = np.ptp(outputs[:, 0]) == 0 or len(labels) < 2
-        return 0.0 if constant else float(pearsonr(outputs[:, 0], labels).statistic)
-    chosen = outputs.argmax(1)
-    judge = {"accuracy": accuracy_score, "f1": f1_score, "matthews": matthews_corrcoef}[metric]
-    return float(judge(labels, chosen))
+    if metric in _OF_SCORES:
+        constant = np.ptp(outputs[:, 0]) == 0 or np.ptp(labels) == 0
+        return 0.0 if constant else float(_OF_SCORES[metric](outputs[:, 0], labels).statistic)
+    chosen = outputs.argmax(1) if labels.ndim == 1 else outputs >= 0
+    return float(_OF_LABELS[metric](labels, chosen))
+
+
+_OF_SCORES: dict[str, Callable[..., Any]] = {"pearson": pearsonr, "spearman": spearmanr}
+_OF_LABELS: dict[str, Callable[..., Any]] = {
+    "accuracy": accuracy_score,
+    "f1": f1_score,
+    "f1_macro": partial(f1_score, average="macro", zero_division=0.0),
+    "f1_micro": partial(f1_score, average="micro", zero_division=0.0),
+    "matthews": matthews_corrcoef,
+}

@@ -67,7 +67,9 @@ class Spec:
     an example is drawn. `learning_rate=None` takes the method's own. `unit` is whom privacy is promised to: an
     example, or all examples with one value in the column it names, of which the first `max_per_unit` count; batch
     size and epochs are then of units. `canaries`: made-up rows that are planted among the training data, each by a
-    fair coin, for an audit. Raises UserError on values out of range.
+    fair coin, for an audit. Of files of one's own, `text`, `pair` and `label` name columns, `validation` a second file,
+    `kind` and `labels` (names, or a score's lowest and highest value) what is otherwise read off the label column.
+    Raises UserError on values out of range.
     """
 
     task: str = "sample"
@@ -88,12 +90,28 @@ class Spec:
     max_per_unit: int | None = None
     seed: int = 0
     canaries: int = 0
+    text: str | None = None
+    pair: str | None = None
+    label: str | None = None
+    validation: str | None = None
+    kind: str | None = None
+    labels: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("task", "model", "method", "unit"):
             value = getattr(self, name)
             _require(isinstance(value, str) and value != "", f"{name} must be a name", value, f"pass --{name}")
-        _require(self.data is None or isinstance(self.data, str), "data must be a folder", self.data, "pass --data DIR")
+        _require(
+            self.data is None or isinstance(self.data, str), "data must be a file or a folder", self.data,
+            "pass --data PATH",
+        )  # fmt: skip
+        for name in ("text", "pair", "label", "validation", "kind"):
+            value = getattr(self, name)
+            _require(
+                value is None or (isinstance(value, str) and value != ""), f"{name} must be a name", value,
+                f"pass --{name}",
+            )  # fmt: skip
+        self._settle_labels()
         for name in ("epochs", "learning_rate", "clip"):
             flag = name.replace("_", "-")
             value = getattr(self, name)
@@ -132,6 +150,14 @@ class Spec:
         _require(isinstance(self.options, Mapping), "options must be key=value", self.options, "pass --option")
         object.__setattr__(self, "options", dict(self.options))
         self._settle_unit()
+
+    def _settle_labels(self) -> None:
+        if self.labels is None:
+            return
+        rule, remedy = "labels must be at least two different names", "pass --labels a,b"
+        listed = isinstance(self.labels, (list, tuple)) and all(isinstance(x, str) and x for x in self.labels)
+        _require(listed and len(set(self.labels)) == len(self.labels) >= 2, rule, self.labels, remedy)
+        object.__setattr__(self, "labels", tuple(self.labels))
 
     def _settle_unit(self) -> None:
         if self.unit == Spec.unit:

@@ -11,22 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpft import evaluate, tasks
+from dpft import evaluate, tagged, tasks
 from dpft.adapt import adapt, settle
+from dpft.answers import ANSWERS, Prediction, plain
 from dpft.hardware import Hardware
 from dpft.methods._method import Adapted
 from dpft.run import Run
 from dpft.spec import Machine, UserError
+from dpft.tagged import Tagged
 from dpft.tasks import Rows
 from dpft.tasks.encode import encode
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A label with its probability, or a score where the task has no labels (probability None)."""
-
-    label: str | float
-    probability: float | None
+from dpft.tasks.words import found_in
 
 
 @dataclass(frozen=True)
@@ -58,17 +53,27 @@ class Trained:
             raise UserError(f"{rule}, got {'single ones' if self.paired else 'pairs'}; see `dpft predict --help`")
         if pairs is not None and len(pairs) != len(texts):
             raise UserError(f"texts and pairs must be as many, got {len(texts)} and {len(pairs)}; pair them up")
+        if self.adapted.answer.spoken:
+            raise UserError("this run tags words, got a call for one answer a text; call `tag` instead")
         outputs = self.logits(Rows(texts, pairs, np.zeros(len(texts), np.int64)))
-        if not self.labels:
-            return [Prediction(float(row[0]), None) for row in outputs]
-        shifted = np.exp(outputs.astype(np.float64) - outputs.max(1, keepdims=True, initial=-np.inf))
-        chances = shifted / shifted.sum(1, keepdims=True)
-        return [Prediction(self.labels[int(c.argmax())], float(c.max())) for c in chances]
+        return self.adapted.answer.read(outputs, self.labels)
+
+    def tag(self, texts: Sequence[str]) -> list[Tagged]:
+        """Each text's words with their tags, and the entities that they spell. Texts are split into words here."""
+        if not self.adapted.answer.spoken:
+            raise UserError("this run gives one answer a text, got a call for tags of words; call `predict` instead")
+        words = found_in(texts)
+        outputs = self.logits(Rows(texts, None, np.zeros(len(words.spans), np.int64), words=words))
+        return tagged.read(texts, words, outputs, self.labels)
 
     def evaluate(self) -> tuple[str, float]:
         """The task's metric and its value on the validation rows."""
+        return next(iter(self.figures().items()))
+
+    def figures(self) -> dict[str, float]:
+        """Every metric of the task on its validation rows, the main one first."""
         task = tasks.load(self.run.spec)
-        return task.metric, evaluate.score(task.metric, self.logits(task.validation), task.validation.labels)
+        return evaluate.judge(task, {part: self.logits(rows) for part, rows in task.judged.items()})
 
 
 def load(path: str | Path, *, machine: Machine | None = None) -> Trained:
@@ -83,7 +88,8 @@ def load(path: str | Path, *, machine: Machine | None = None) -> Trained:
     state, about = found
     labels, paired = tuple(json.loads(about["labels"])), bool(json.loads(about["paired"]))
     settled = settle(run.spec, machine or Machine())
-    made = adapt(run.spec, len(labels), paired, settled)
+    answer = ANSWERS[json.loads(about["kind"])] if "kind" in about else plain(len(labels))
+    made = adapt(run.spec, len(labels), paired, settled, answer=answer)
     model = made.adapted.model
     if model.digest != about["backbone_sha256"]:
         raise UserError(

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,12 @@ WARMUP = 0.06
 
 @dataclass(frozen=True)
 class Result:
-    """What a run found. `value`: `metric` on the validation rows, without noise. `epsilon`: None if not private."""
+    """What a run found. `value`: `metric` on the validation rows, without noise, None where there are none; `further`:
+    what else was judged, by name. `epsilon`: None if not private."""
 
     path: Path
     metric: str
-    value: float
+    value: float | None
     epsilon: float | None
     delta: float | None
     steps: int
@@ -51,6 +52,7 @@ class Result:
     seconds: int
     precision: str
     device: str
+    further: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict, for result.json and --json; `from_json` reads it back."""
@@ -60,8 +62,9 @@ class Result:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Result:
         """The Result that `to_json` wrote. Raises UserError where a field is missing."""
+        wanted = [f.name for f in fields(cls) if f.name in values or f.default_factory is MISSING]
         try:
-            return cls(**{f.name: values[f.name] for f in fields(cls)})
+            return cls(**{name: values[name] for name in wanted})
         except KeyError as error:
             raise UserError(f"result.json must hold {error}, got none; restore the file") from None
 
@@ -72,7 +75,7 @@ class Prepared:
 
     task: tasks.Task
     train: Encoded
-    validation: Encoded
+    judged: dict[str, Encoded]
     adapted: Adapted
     hardware: Hardware
 
@@ -97,6 +100,7 @@ def train(
     if spec.learning_rate is None:
         spec = replace(spec, learning_rate=method.learning_rate)
     tasks.check(spec)
+    spec = tasks.settled(spec)
     settled = settle(spec, machine or Machine())
     models.check(spec.model)
     progress.stage("reading the data")
@@ -183,20 +187,20 @@ def _reserve(book: Ledger | None, plan: Plan, run: str, claim: Claim | None) -> 
 
 def _prepare(spec: Spec, task: tasks.Task, settled: Hardware, progress: Progress) -> Prepared:
     progress.stage("loading the model")
-    model = adapt(spec, len(task.labels), task.train.pairs is not None, settled, rehearsed=True)
+    model = adapt(spec, len(task.labels), task.paired, settled, answer=task.answer, rehearsed=True)
     progress.stage("encoding the texts")
-    train_rows, validation = (
-        encode(rows, model.tokenizer, spec.representation, spec.max_length) for rows in (task.train, task.validation)
+    train_rows, *judged = (
+        encode(rows, model.tokenizer, spec.representation, spec.max_length)
+        for rows in (task.train, *task.judged.values())
     )
     if model.adapted.gradients == "single":
         progress.note(f"here the method takes one {spec.unit} at a time: exact, and many times slower")
     if model.adapted.frozen:
         progress.stage("computing the frozen features")
-        train_rows, validation = (
-            rows.with_features(evaluate.features(model.adapted.model, rows, settled))
-            for rows in (train_rows, validation)
+        train_rows, *judged = (
+            rows.with_features(evaluate.features(model.adapted.model, rows, settled)) for rows in (train_rows, *judged)
         )
-    return Prepared(task, train_rows, validation, model.adapted, settled)
+    return Prepared(task, train_rows, dict(zip(task.judged, judged, strict=True)), model.adapted, settled)
 
 
 def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress) -> Result:
@@ -240,13 +244,14 @@ def _spent(plan: Plan) -> Callable[[int], float | None]:
 
 def _finish(run: Run, ready: Prepared, book: Ledger | None, seconds: float, progress: Progress) -> Result:
     progress.stage("judging on the validation rows")
-    plan, adapted, settled = run.plan, ready.adapted, ready.hardware
-    outputs = evaluate.logits(adapted.model, ready.validation, settled)
-    value = evaluate.score(ready.task.metric, outputs, ready.validation.labels)
+    plan, adapted, settled, task = run.plan, ready.adapted, ready.hardware, ready.task
+    outputs = {part: evaluate.logits(adapted.model, rows, settled) for part, rows in ready.judged.items()}
+    found = evaluate.judge(task, outputs)
     about = {
         "spec": canonical_json(run.spec.to_json()),
-        "labels": canonical_json(list(ready.task.labels)),
-        "paired": canonical_json(ready.task.validation.pairs is not None),
+        "kind": canonical_json(task.answer.kind),
+        "labels": canonical_json(list(task.labels)),
+        "paired": canonical_json(task.paired),
         "backbone_sha256": adapted.model.digest,
     }
     run.save_tensors("adapter", adapted.state(), about)
@@ -257,8 +262,9 @@ def _finish(run: Run, ready: Prepared, book: Ledger | None, seconds: float, prog
     promised = card(run.spec, plan, ready.train.protected, charge, settled.precision)
     run.write_json("privacy", {**promised, "adapter_sha256": adapter_digest(run)})
     result = Result(
-        run.path, ready.task.metric, value, plan.epsilon_upper, plan.budget.delta if plan.budget else None,
-        plan.steps, sum(p.numel() for p in adapted.private), round(seconds), settled.precision, settled.device.type,
+        run.path, task.metric, found.pop(task.metric, None), plan.epsilon_upper,
+        plan.budget.delta if plan.budget else None, plan.steps, sum(p.numel() for p in adapted.private),
+        round(seconds), settled.precision, settled.device.type, found,
     )  # fmt: skip
     run.write_json("result", result.to_json())
     return result

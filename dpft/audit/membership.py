@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score
 
 from dpft import evaluate, tasks
@@ -93,7 +93,7 @@ def exposure(scores: Floats, found: Planted) -> list[Check]:
 def _people(trained: Trained) -> list[Check]:
     """Training beside validation rows: what tells them apart may be how they were collected. Concerns people."""
     task = tasks.load(trained.run.spec)
-    if not trained.labels:
+    if not trained.labels or task.validation is None:
         return []
     sides = [_losses(trained, _first(rows)) for rows in (task.train, task.validation)]
     scores, members = -np.concatenate(sides), np.repeat([True, False], [len(side) for side in sides])
@@ -104,21 +104,30 @@ def _people(trained: Trained) -> list[Check]:
 
 def _first(rows: Rows) -> Rows:
     pairs = None if rows.pairs is None else rows.pairs[:_PEOPLE]
-    return Rows(rows.texts[:_PEOPLE], pairs, rows.labels[:_PEOPLE])
+    words = None if rows.words is None else rows.words.first(_PEOPLE)
+    count = _PEOPLE if words is None else len(words.spans)
+    return Rows(rows.texts[:_PEOPLE], pairs, rows.labels[:count], words=words)
 
 
 def _losses(trained: Trained, rows: Rows) -> Floats:
-    """Each row's cross-entropy."""
+    """Each row's loss."""
     spec = trained.run.spec
     data = encode(rows, trained.tokenizer, spec.representation, spec.max_length)
-    outputs = evaluate.logits(trained.adapted.model, data, trained.hardware).astype(np.float64)
-    found: Floats = logsumexp(outputs, axis=1) - outputs[np.arange(len(outputs)), rows.labels.astype(np.int64)]
-    return found
+    outputs = torch.from_numpy(evaluate.logits(trained.adapted.model, data, trained.hardware)).double()
+    labels = torch.from_numpy(np.asarray(rows.labels))
+    labels = labels.double() if labels.is_floating_point() else labels
+    answer = trained.adapted.answer
+    if rows.words is None:
+        found: Floats = answer.losses(outputs, labels).numpy()
+        return found
+    sizes = np.diff(rows.words.starts).tolist()
+    own = zip(outputs.split(sizes), labels.split(sizes), strict=True)
+    return np.array([float(answer.losses(o.unsqueeze(0), tags.unsqueeze(0))) for o, tags in own])
 
 
 def _untrained(trained: Trained) -> Trained:
     """The same model before its first step."""
-    made = adapt(trained.run.spec, len(trained.labels), trained.paired, trained.hardware)
+    made = adapt(trained.run.spec, len(trained.labels), trained.paired, trained.hardware, answer=trained.adapted.answer)
     return Trained(trained.run, made.adapted, trained.labels, trained.paired, made.tokenizer, trained.hardware)
 
 

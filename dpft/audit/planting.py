@@ -16,6 +16,7 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
+from dpft.answers import CLASSES
 from dpft.privacy.ledger import Ledger
 from dpft.privacy.secret import Secret
 from dpft.run import Run, write
@@ -54,8 +55,8 @@ def planted(task: Task, spec: Spec) -> Task:
     """`task` with all canaries of `spec` behind its training rows. Raises UserError where the task has no labels."""
     if spec.canaries == 0:
         return task
-    if not task.labels:
-        raise UserError(f"canaries need a task with labels, got {task.name}, which has a score; drop --canaries")
+    if task.answer != CLASSES:
+        raise UserError(f"canaries need a task with one label a row, got one of {task.answer.kind}; drop --canaries")
     made, train = canaries(spec, len(task.labels)), task.train
     pairs = None if train.pairs is None else [*train.pairs, *made.texts]
     labels = np.concatenate([train.labels, made.labels])

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from dpft.answers import Answer, Classes
+from dpft.answers import CLASSES, Answer
 from dpft.batch import Batch
 from dpft.models.blocks import Dense, architecture, replace
 from dpft.models.heads import Classifier
@@ -36,13 +36,13 @@ class Adapted:
     """A model with a method inside: gradients are privatised on `private`, the optimizer moves `updated`.
 
     `named` maps names to the private parameters of `model`. `losses` gives one loss per example:
-    (B, outputs) -> (B,), as the `answer` has it. `gradients` is the way to the clipped sum: per-example gradients by hooks, by ghost
-    clipping, or one example at a time. `frozen`: what the head reads never changes, so it may be kept.
+    (B, outputs) -> (B,), as the `answer` has it. `gradients` is the way to the clipped sum: per-example gradients by
+    hooks, by ghost clipping, or one example at a time. `frozen`: what the head reads never changes, so it may be kept.
     """
 
     model: Classifier
     named: dict[str, nn.Parameter]
-    answer: Answer = Classes()
+    answer: Answer = CLASSES
     gradients: Gradients = "hooks"
     frozen: bool = False
 

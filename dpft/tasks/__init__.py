@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from dpft.answers import Answer
 from dpft.spec import Spec, UserError
-from dpft.tasks import glue
+from dpft.tasks import glue, ner
 from dpft.tasks._task import Rows, Task
+from dpft.tasks.words import found_in
 
 SAMPLE = "sample"
-__all__ = ["Rows", "Task", "check", "load", "names"]
+__all__ = ["Rows", "Task", "check", "load", "made_up", "names", "settled"]
 
 
 def names() -> dict[str, str]:
     """Every task and a line about it."""
-    return {SAMPLE: "built-in: short support messages, generated, metric accuracy", **glue.NAMES}
+    return {SAMPLE: "built-in: short support messages, generated, metric accuracy", **glue.NAMES, **ner.NAMES}
 
 
 def check(spec: Spec) -> None:
@@ -36,7 +40,29 @@ def load(spec: Spec) -> Task:
     check(spec)
     if spec.task == SAMPLE:
         return _sample()
-    return glue.load(spec)
+    return ner.load(spec) if spec.task in ner.NAMES else glue.load(spec)
+
+
+def settled(spec: Spec) -> Spec:
+    """`spec` with the representation that its task needs: where words are labelled, the head reads every token."""
+    words = spec.task in ner.NAMES
+    if words and spec.representation not in (Spec.representation, "token"):
+        raise UserError(
+            f"the head reads every token where words are labelled, got representation {spec.representation!r}; "
+            "drop --representation"
+        )
+    if not words and spec.representation == "token":
+        raise UserError(
+            f"representation token goes with tasks that label words, got {spec.task}; pass mask, cls or mean"
+        )
+    return replace(spec, representation="token") if words else spec
+
+
+def made_up(texts: Sequence[str], pairs: Sequence[str] | None, answer: Answer, labels: int) -> Rows:
+    """Public texts as rows of a task with such answers, with labels that anything can be computed with."""
+    words = found_in(texts) if answer.spoken else None
+    count = len(texts) if words is None else len(words.spans)
+    return Rows(texts, pairs, answer.blank(count, labels), words=words)
 
 
 def _sample() -> Task:

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dpft.answers import CLASSES, Answer
 from dpft.spec import UserError
 from dpft.tasks.words import Words
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Texts, their partners where the task is about pairs, and labels: (N,) int64 classes or float32 scores.
+    """Texts, their partners where the task is about pairs, and labels, N of them, as the task's answer has them.
 
-    units: (N,) the number of the unit that each row belongs to, from 0 on; None where each row is its own.
-    words: where the words of each text stand, for tasks that label words; labels are then (W,) int64, all texts' words
-    end to end.
+    Texts may lie on a disk: go through them in order. units: (N,) the number of the unit that each row belongs to, from
+    0 on; None where each row is its own. digest: names the texts and their order, so that what is made of them may be
+    kept; None where nothing is to be kept. words: where the words of each text stand, for tasks that label words; labels
+    are then (W,), of all texts' words end to end.
     """
 
     texts: Sequence[str]
     pairs: Sequence[str] | None
-    labels: NDArray[np.int64] | NDArray[np.float32]
+    labels: NDArray[Any]
     units: NDArray[np.int64] | None = None
+    digest: str | None = None
     words: Words | None = None
 
     def __len__(self) -> int:
@@ -38,25 +42,44 @@ class Rows:
 
 @dataclass(frozen=True)
 class Task:
-    """Rows to train on, rows to judge by, label names (empty for a score), and the metric's name."""
+    """Rows to train on, rows to judge by (None where there are none), label names (empty for a score), the metric.
+
+    `answer`: the kind of answer that each row has. `further`: metrics beside the main one. `others`: more rows to
+    judge by, by name. `notes`: what a user should know of how the data were read. `taken`: what was read off the
+    training data instead of being stated beforehand, for the privacy card.
+    """
 
     name: str
     train: Rows
-    validation: Rows
+    validation: Rows | None
     labels: tuple[str, ...]
     metric: str
+    answer: Answer = CLASSES
+    further: tuple[str, ...] = ()
+    others: Mapping[str, Rows] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    taken: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for split, rows in (("training", self.train), ("validation", self.validation)):
+        judged = {f"{name} validation".strip(): rows for name, rows in self.judged.items()}
+        for split, rows in {"training": self.train, **judged}.items():
             if len(rows) == 0:
                 raise UserError(f"{split} data must hold at least one row, got none; check --data")
-            if self.labels and not np.isin(rows.labels, np.arange(len(self.labels))).all():
-                raise UserError(
-                    f"{split} labels must be whole numbers from 0 to {len(self.labels) - 1}, got others or "
-                    "missing ones; drop unlabelled rows (GLUE's test split has none)"
-                )
-            if not np.isfinite(rows.labels).all():
-                raise UserError(f"{split} scores must be finite numbers, got missing ones; drop those rows")
+            self.answer.check(rows.labels, self.labels, split)
+
+    @property
+    def judged(self) -> dict[str, Rows]:
+        """All rows to judge by: the main ones under the name "", the others under theirs."""
+        return {} if self.validation is None else {"": self.validation, **self.others}
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The main metric, then the others."""
+        return (self.metric, *self.further)
+
+    @property
+    def paired(self) -> bool:
+        return self.train.pairs is not None
 
     @property
     def outputs(self) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,9 @@ from numpy.typing import NDArray
 from dpft.spec import Representation, UserError
 from dpft.tasks._task import Rows
 from dpft.tasks.units import Units
+from dpft.tasks.words import Spoken
 
-CHUNK = 4096
-IGNORED = -100  # the label of a token that is not judged, as torch's losses have it
-
-
-@dataclass(frozen=True)
-class Spoken:
-    """at: (total,) the word that each token is the first of, numbered over all rows, -1 for other tokens. count: how
-    many words there are; those that were cut off, or that the tokenizer makes nothing of, have no token."""
-
-    at: NDArray[np.int64]
-    count: int
+_CHUNK = 4096
 
 
 @dataclass(frozen=True)
@@ -31,11 +23,11 @@ class Encoded:
     """N rows of tokens end to end: row i is `ids[starts[i] : starts[i + 1]]`.
 
     ids: (total,) int32. starts: (N + 1,) int64. second: (N,) where the second segment starts (its length where
-    there is none). read: (N,) the token that is read. labels: (N,). padding: the pad token's id. typed: whether
-    the model takes segment ids. features: (N, D) float32, what a frozen encoder made of each row; a row is then one
-    token that nobody looks at. units: whose rows they are, None where each row is its own unit.
-    words: which tokens are judged, where words are; labels are then (total,), IGNORED at other tokens, and features
-    (total, D).
+    there is none). read: (N,) the token that is read. labels: (N, ...), as the task's answer has them.
+    padding: the pad token's id. typed: whether the model takes segment ids. features: (N, D) float32, what a frozen
+    encoder made of each row; a row is then one token that nobody looks at. units: whose rows they are, None where each
+    row is its own unit. words: which tokens are judged, where words are; labels are then (total,), IGNORED at other
+    tokens, and features (total, D).
     """
 
     ids: NDArray[np.int32]
@@ -115,39 +107,65 @@ class Template:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows' part of `Encoded`, in order: ids end to end, and of each row its length, `second` and `read`."""
+
+    ids: NDArray[np.int32]
+    lengths: NDArray[np.int64]
+    second: NDArray[np.int32]
+    read: NDArray[np.int32]
+
+
 def encode(rows: Rows, tokenizer: Any, representation: Representation, max_length: int) -> Encoded:
-    """Token arrays of `rows`, at most `max_length` each, special tokens included.
+    """Token arrays of `rows`, at most `max_length` each, special tokens included, in memory."""
+    if rows.words is not None:
+        from dpft.tasks.encode_words import encode_words
+
+        return encode_words(rows, rows.words, tokenizer, max_length)
+    parts = [_NO_ROWS, *chunks(rows, tokenizer, representation, max_length)]
+    whole = Chunk(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Chunk)))
+    return joined(rows, tokenizer, whole)
+
+
+def joined(rows: Rows, tokenizer: Any, whole: Chunk) -> Encoded:
+    """`rows` with their tokens."""
+    starts = np.concatenate([[0], np.cumsum(whole.lengths)])
+    return Encoded(
+        whole.ids, starts, whole.second, whole.read, np.asarray(rows.labels), int(tokenizer.pad_token_id or 0),
+        "token_type_ids" in tokenizer.model_input_names, units=None if rows.units is None else Units.of(rows.units),
+    )  # fmt: skip
+
+
+def chunks(rows: Rows, tokenizer: Any, representation: Representation, max_length: int) -> Iterator[Chunk]:
+    """The tokens of `rows`, a few thousand at a time: no more texts than that are in memory.
 
     With `mask` the mask token stands after a single sentence and between the two of a pair, before the
     separator, and is what is read (Hambardzumyan et al. 2021, section 3.1); it is never truncated. A pair is
     shortened longest first. Empty texts are rows of special tokens; a lone surrogate becomes a question mark.
     """
-    if rows.words is not None:
-        from dpft.tasks.encode_words import encode_words
-
-        return encode_words(rows, rows.words, tokenizer, max_length)
     template = Template.of(tokenizer, rows.pairs is not None)
     mask = _mask(tokenizer, representation)
     room = max_length - len(template.before) - len(template.between) - len(template.after) - len(mask)
-    pieces: list[list[int]] = []
-    second, read = [], []
-    for start in range(0, len(rows), CHUNK):
-        texts = _tokens(rows.texts[start : start + CHUNK], tokenizer)
-        pairs = None if rows.pairs is None else _tokens(rows.pairs[start : start + CHUNK], tokenizer)
-        for i, text in enumerate(texts):
-            a, b = _shorten(text, pairs[i] if pairs else [], room)
+    texts, pairs = iter(rows.texts), None if rows.pairs is None else iter(rows.pairs)
+    while some := list(islice(texts, _CHUNK)):
+        others = None if pairs is None else _tokens(list(islice(pairs, len(some))), tokenizer)
+        pieces: list[list[int]] = []
+        second, read = [], []
+        for i, text in enumerate(_tokens(some, tokenizer)):
+            a, b = _shorten(text, others[i] if others else [], room)
             head = template.before + a
             read.append(len(head) if mask else 0)
             middle = head + mask + template.between
-            second.append(len(middle) - template.second_typed if pairs else len(middle) + len(template.after))
+            second.append(len(middle) - template.second_typed if others else len(middle) + len(template.after))
             pieces.append(middle + b + template.after)
-    starts = np.cumsum([0] + [len(p) for p in pieces], dtype=np.int64)
-    ids = np.fromiter((t for p in pieces for t in p), dtype=np.int32, count=int(starts[-1]))
-    return Encoded(
-        ids, starts, np.array(second, np.int32), np.array(read, np.int32), np.asarray(rows.labels),
-        int(tokenizer.pad_token_id or 0), "token_type_ids" in tokenizer.model_input_names,
-        units=None if rows.units is None else Units.of(rows.units),
-    )  # fmt: skip
+        yield Chunk(
+            np.fromiter(chain.from_iterable(pieces), np.int32), np.array([len(p) for p in pieces], np.int64),
+            np.array(second, np.int32), np.array(read, np.int32),
+        )  # fmt: skip
+
+
+_NO_ROWS = Chunk(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32))
 
 
 def _mask(tokenizer: Any, representation: Representation) -> list[int]:

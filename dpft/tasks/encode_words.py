@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from dpft.spec import UserError
 from dpft.tasks._task import Rows
-from dpft.tasks.encode import CHUNK, IGNORED, Encoded, Spoken, Template, clean
+from dpft.tasks.encode import Encoded, Template, clean
 from dpft.tasks.units import Units
-from dpft.tasks.words import Words, first_tokens
+from dpft.tasks.words import IGNORED, Spoken, Words, first_tokens
+
+_CHUNK = 4096
 
 
 def encode_words(rows: Rows, words: Words, tokenizer: Any, max_length: int) -> Encoded:
@@ -29,9 +31,9 @@ def encode_words(rows: Rows, words: Words, tokenizer: Any, max_length: int) -> E
     room = max_length - len(template.before) - len(template.after)
     ids: list[int] = []
     firsts = [np.zeros(0, np.int32)]
-    for start in range(0, len(rows), CHUNK):
+    for start in range(0, len(rows), _CHUNK):
         found = tokenizer(
-            clean(rows.texts[start : start + CHUNK]), add_special_tokens=False, return_offsets_mapping=True,
+            clean(rows.texts[start : start + _CHUNK]), add_special_tokens=False, return_offsets_mapping=True,
             return_attention_mask=False, return_token_type_ids=False, verbose=False,
         )  # fmt: skip
         for number, (tokens, offsets) in enumerate(zip(found["input_ids"], found["offset_mapping"], strict=True), start):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dpft.answers import plain
 from dpft.spec import Spec, UserError
 from dpft.tasks._task import Rows, Task
 from dpft.tasks.units import kept, numbered
@@ -16,38 +17,48 @@ from dpft.tasks.units import kept, numbered
 
 @dataclass(frozen=True)
 class Config:
-    """Columns, label names (none for a score), validation split and metric of one GLUE task."""
+    """Columns, label names (none for a score) and metric of one GLUE task; its validation split, others by name, and
+    what GLUE reports beside the metric."""
 
     columns: tuple[str, ...]
     labels: tuple[str, ...]
     metric: str
     validation: str = "validation"
+    further: tuple[str, ...] = ()
+    others: tuple[tuple[str, str], ...] = ()
 
 
 _ENTAILS = ("entailment", "not_entailment")
 CONFIGS = {
     "sst2": Config(("sentence",), ("negative", "positive"), "accuracy"),
     "cola": Config(("sentence",), ("unacceptable", "acceptable"), "matthews"),
-    "mrpc": Config(("sentence1", "sentence2"), ("not_equivalent", "equivalent"), "f1"),
-    "qqp": Config(("question1", "question2"), ("not_duplicate", "duplicate"), "f1"),
-    "stsb": Config(("sentence1", "sentence2"), (), "pearson"),
+    "mrpc": Config(("sentence1", "sentence2"), ("not_equivalent", "equivalent"), "f1", further=("accuracy",)),
+    "qqp": Config(("question1", "question2"), ("not_duplicate", "duplicate"), "f1", further=("accuracy",)),
+    "stsb": Config(("sentence1", "sentence2"), (), "pearson", further=("spearman",)),
     "mnli": Config(
-        ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), "accuracy", "validation_matched"
+        ("premise", "hypothesis"),
+        ("entailment", "neutral", "contradiction"),
+        "accuracy",
+        "validation_matched",
+        others=(("mismatched", "validation_mismatched"),),
     ),
     "qnli": Config(("question", "sentence"), _ENTAILS, "accuracy"),
     "rte": Config(("sentence1", "sentence2"), _ENTAILS, "accuracy"),
 }
-NAMES = {f"glue/{name}": f"GLUE {name}, metric {c.metric}" for name, c in CONFIGS.items()}
+NAMES = {f"glue/{name}": f"GLUE {name}, metric {', '.join((c.metric, *c.further))}" for name, c in CONFIGS.items()}
 
 
 def load(spec: Spec) -> Task:
     """The task `glue/NAME`. Raises UserError on an unknown name, missing files, columns or labels."""
     name = spec.task.removeprefix("glue/")
     config = CONFIGS[name]
-    train, validation = (_table(spec, name, split) for split in ("train", config.validation))
+    train = _with_units(_table(spec, name, "train"), config, spec)
+    validation, *others = (
+        _rows(_table(spec, name, split), config, split) for split in (config.validation, *dict(config.others).values())
+    )
     return Task(
-        spec.task, _with_units(train, config, spec), _rows(validation, config, config.validation), config.labels,
-        config.metric,
+        spec.task, train, validation, config.labels, config.metric, plain(len(config.labels)),
+        config.further, dict(zip(dict(config.others), others, strict=True)),
     )  # fmt: skip
 
 

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from dpft.batch import Batch
-from dpft.tasks.encode import IGNORED, Encoded
+from dpft.tasks.encode import Encoded
 from dpft.tasks.units import Units
+from dpft.tasks.words import IGNORED
 
 
 def cut(lengths: NDArray[np.int64], tokens: int) -> Iterator[slice]:
@@ -65,7 +66,7 @@ def _of_units(data: Encoded, rows: list[NDArray[np.int64]], device: torch.device
 
 def collate(data: Encoded, rows: NDArray[np.int64], device: torch.device | str = "cpu") -> Batch:
     """Rows padded to the longest of them."""
-    lengths = data.lengths[rows]
+    lengths = data.starts[rows + 1] - data.starts[rows]
     columns = np.arange(int(lengths.max()))
     inside = columns < lengths[:, None]
     source = np.where(inside, data.starts[rows][:, None] + columns, 0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dpft.answers import Tags
 from dpft.spec import Spec, UserError
 from dpft.tasks import tags
 from dpft.tasks._task import Rows, Task
@@ -14,7 +15,7 @@ from dpft.tasks.sentences import Sentences, names_of, of_columns, of_table
 from dpft.tasks.units import kept
 from dpft.tasks.words import joined
 
-METRIC = "entity_f1"
+TAGS = Tags()
 # Where the hub keeps its conversions of data sets whose own form is a script: no script is run.
 PARQUET = "refs/convert/parquet"
 # What files of a split are called: ours, and as CoNLL-2003 and WNUT-17 are handed out.
@@ -59,7 +60,7 @@ def load(spec: Spec) -> Task:
     for split, found in (("train", train), ("validation", validation)):
         _check_types(found, types, split, config is None)
     labels = tags.names(types)
-    return Task(spec.task, _rows(_limited(train, spec), labels), _rows(validation, labels), labels, METRIC)
+    return Task(spec.task, _rows(_limited(train, spec), labels), _rows(validation, labels), labels, TAGS.metrics[0], TAGS, TAGS.metrics[1:])
 
 
 def _sentences(spec: Spec, config: Config | None, split: str) -> Sentences:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 # Names keep their inner hyphens, dots and at signs; what follows an apostrophe, as in "Anna's", is a word of its own.
 _WORD = re.compile(r"['’]\w+|\w+(?:[-.@&/]\w+)*|[^\w\s]")
 
+IGNORED = -100  # the label of a token that is not judged, as torch's losses have it
+
 
 @dataclass(frozen=True)
 class Words:
@@ -40,6 +42,15 @@ class Words:
         """Those of the first `count` texts."""
         starts = self.starts[: count + 1]
         return Words(self.spans[: starts[-1]], starts)
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """at: (total,) the word that each token is the first of, numbered over all rows, -1 for other tokens. count: how
+    many words there are; those that were cut off, or that the tokenizer makes nothing of, have no token."""
+
+    at: NDArray[np.int64]
+    count: int
 
 
 def joined(sentences: Sequence[Sequence[str]]) -> tuple[list[str], Words]:

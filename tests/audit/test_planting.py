@@ -125,7 +125,7 @@ def test_a_number_of_canaries_that_proves_nothing_is_refused(spec: Spec, count: 
 
 def test_a_task_with_scores_takes_no_canaries(spec: Spec, glue_folder: Callable[..., Path], tmp_path: Path) -> None:
     scored = dataclasses.replace(spec, task="glue/stsb", data=str(glue_folder("stsb", train=80, validation=20)))
-    with pytest.raises(UserError, match="canaries need a task with labels"):
+    with pytest.raises(UserError, match="canaries need a task with one label a row"):
         train(scored, runs=tmp_path / "runs", ledger=tmp_path / "l", machine=FP32)
 
 

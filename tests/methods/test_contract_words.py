@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dpft import methods
-from dpft.answers_words import Tags
+from dpft.answers import Tags
 from dpft.batch import Batch
 from dpft.methods._method import Adapted, CannotMerge
 from dpft.models import heads

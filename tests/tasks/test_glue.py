@@ -61,11 +61,13 @@ def test_a_folder_of_two_parquet_files_is_a_task(glue_folder: Folder, name: str,
     assert task.outputs == outputs
 
 
-def test_mnli_is_judged_on_its_matched_rows(tmp_path: Path) -> None:
-    row = {"premise": ["a"], "hypothesis": ["b"], "label": [2]}
-    for split in ("train", "validation_matched"):
+def test_mnli_is_judged_on_its_matched_rows_and_beside_them_on_the_mismatched(tmp_path: Path) -> None:
+    for split, text in (("train", "a"), ("validation_matched", "b"), ("validation_mismatched", "c")):
+        row = {"premise": [text], "hypothesis": ["h"], "label": [2]}
         pd.DataFrame(row).to_parquet(tmp_path / f"{split}.parquet")
-    assert load(tmp_path, "mnli").outputs == 3
+    task = load(tmp_path, "mnli")
+    assert task.outputs == 3
+    assert {part: list(rows.texts) for part, rows in task.judged.items()} == {"": ["b"], "mismatched": ["c"]}
 
 
 def test_shards_are_read_in_order(tmp_path: Path) -> None:
