@@ -26,7 +26,8 @@ class Prediction:
 class Answer(Protocol):
     """One kind of answer. `kind` is its name, `problem` its `problem_type` in a Hugging Face config.
 
-    `metrics`: of a user's own data, the main one first. `spoken`: each word of a row has an answer, not the row. `losses`: one loss per example, which no other example's
+    `metrics`: of a user's own data, the main one first. `spoken`: each word of a row has an answer, not the row.
+    `losses`: one loss per example, which no other example's
     outputs enter: (B, outputs) and the labels of B rows -> (B,).
     """
 

@@ -17,7 +17,7 @@ from dpft import tagged
 from dpft.batch import Batch
 from dpft.hardware import Hardware
 from dpft.models.heads import Classifier
-from dpft.tasks import Task
+from dpft.tasks import Rows
 from dpft.tasks.encode import Encoded
 from dpft.tasks.microbatch import collate, cut
 from dpft.tasks.words import Spoken
@@ -56,15 +56,16 @@ def _every_row(
     return out
 
 
-def judge(task: Task, outputs: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
-    """Every figure of a task, from the logits of each part of its rows to judge by; the main metric first."""
-    if not task.answer.spoken:
-        return figures(task.metrics, {part: (outputs[part], rows.labels) for part, rows in task.judged.items()})
-    found = {}
-    for part, rows in task.judged.items():
-        assert rows.words is not None
-        own = tagged.figures(outputs[part], rows.labels, rows.words, task.labels)
-        found.update({f"{name}_{part}" if part else name: value for name, value in own.items()})
+def judge(
+    metrics: Sequence[str], labels: Sequence[str], parts: Mapping[str, tuple[NDArray[np.float32], Rows]]
+) -> dict[str, float]:
+    """Every figure of rows to judge by, from each part's logits: the metrics, or those of entities where words are
+    labelled."""
+    found = figures(metrics, {part: (out, rows.labels) for part, (out, rows) in parts.items() if rows.words is None})
+    for part, (outputs, rows) in parts.items():
+        if rows.words is not None:
+            own = tagged.figures(outputs, rows.labels, rows.words, labels)
+            found.update({f"{name}_{part}" if part else name: value for name, value in own.items()})
     return found
 
 

@@ -84,7 +84,9 @@ def figures(
     report = _report(right, guessed)
     types = [label[2:] for label in labels if label.startswith("B-")]
     rows = {"entity": report.get("micro avg", {}), **{kind: report.get(kind, {}) for kind in types}}
-    return {f"{name}_{ours}": float(row.get(theirs, 0.0)) for name, row in rows.items() for ours, theirs in _FIGURES.items()}
+    return {
+        f"{name}_{ours}": float(row.get(theirs, 0.0)) for name, row in rows.items() for ours, theirs in _FIGURES.items()
+    }
 
 
 def _report(right: Sequence[list[str]], guessed: Sequence[list[str]]) -> dict[str, Any]:

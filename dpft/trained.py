@@ -73,7 +73,8 @@ class Trained:
     def figures(self) -> dict[str, float]:
         """Every metric of the task on its validation rows, the main one first."""
         task = tasks.load(self.run.spec)
-        return evaluate.judge(task, {part: self.logits(rows) for part, rows in task.judged.items()})
+        judged = {part: (self.logits(rows), rows) for part, rows in task.judged.items()}
+        return evaluate.judge(task.metrics, self.labels, judged)
 
 
 def load(path: str | Path, *, machine: Machine | None = None) -> Trained:

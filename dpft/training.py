@@ -246,7 +246,8 @@ def _finish(run: Run, ready: Prepared, book: Ledger | None, seconds: float, prog
     progress.stage("judging on the validation rows")
     plan, adapted, settled, task = run.plan, ready.adapted, ready.hardware, ready.task
     outputs = {part: evaluate.logits(adapted.model, rows, settled) for part, rows in ready.judged.items()}
-    found = evaluate.judge(task, outputs)
+    judged = {part: (outputs[part], rows) for part, rows in task.judged.items()}
+    found = evaluate.judge(task.metrics, task.labels, judged)
     about = {
         "spec": canonical_json(run.spec.to_json()),
         "kind": canonical_json(task.answer.kind),

@@ -49,7 +49,7 @@ def _front(source: Source, library: str) -> list[str]:
     values: dict[str, Any] = {
         "library_name": library,
         "base_model": base_model(source.spec),
-        "pipeline_tag": "text-classification",
+        "pipeline_tag": _kind(source),
         "tags": ["dpft", source.spec.method, *(["differential-privacy", "dp-sgd"] if private else ["not-private"])],
         "metrics": [metric["type"]],
         "model-index": [
@@ -57,7 +57,7 @@ def _front(source: Source, library: str) -> list[str]:
                 "name": f"{_task(source.spec)} by dpft",
                 "results": [
                     {
-                        "task": {"type": "text-classification"},
+                        "task": {"type": _kind(source)},
                         "dataset": {"type": source.spec.task, "name": _task(source.spec), "split": "validation"},
                         "metrics": [metric],
                     }
@@ -67,6 +67,10 @@ def _front(source: Source, library: str) -> list[str]:
     }
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if value is not None]
     return ["---", *lines, "---"]
+
+
+def _kind(source: Source) -> str:
+    return "token-classification" if source.spoken else "text-classification"
 
 
 def _task(spec: Spec) -> str:
@@ -82,7 +86,7 @@ def _about(source: Source, usage: Sequence[str]) -> list[str]:
     spec, result = source.spec, source.result
     mark = "" if source.privacy.get("private") else f" ({NOT_PRIVATE})"
     labels = f"labels: {', '.join(source.labels)}" if source.labels else "its output is a score"
-    inputs = "pairs of texts" if source.trained.paired else "single texts"
+    inputs = "pairs of texts" if source.trained.paired else "the words of texts" if source.spoken else "single texts"
     return [
         f"# {spec.task}, {spec.method}{mark}",
         "",

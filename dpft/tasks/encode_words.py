@@ -36,7 +36,9 @@ def encode_words(rows: Rows, words: Words, tokenizer: Any, max_length: int) -> E
             clean(rows.texts[start : start + _CHUNK]), add_special_tokens=False, return_offsets_mapping=True,
             return_attention_mask=False, return_token_type_ids=False, verbose=False,
         )  # fmt: skip
-        for number, (tokens, offsets) in enumerate(zip(found["input_ids"], found["offset_mapping"], strict=True), start):
+        for number, (tokens, offsets) in enumerate(
+            zip(found["input_ids"], found["offset_mapping"], strict=True), start
+        ):
             own = first_tokens(offsets[:room], words.of_text(number))
             firsts.append(np.pad(own, (len(template.before), len(template.after)), constant_values=-1))
             ids += [*template.before, *tokens[:room], *template.after]

@@ -60,7 +60,15 @@ def load(spec: Spec) -> Task:
     for split, found in (("train", train), ("validation", validation)):
         _check_types(found, types, split, config is None)
     labels = tags.names(types)
-    return Task(spec.task, _rows(_limited(train, spec), labels), _rows(validation, labels), labels, TAGS.metrics[0], TAGS, TAGS.metrics[1:])
+    return Task(
+        spec.task,
+        _rows(_limited(train, spec), labels),
+        _rows(validation, labels),
+        labels,
+        TAGS.metrics[0],
+        TAGS,
+        TAGS.metrics[1:],
+    )
 
 
 def _sentences(spec: Spec, config: Config | None, split: str) -> Sentences:
@@ -116,7 +124,9 @@ def _table(file: Path) -> tuple[Any, tuple[str, ...]]:
             return pd.read_parquet(file), names_of(file)
         return pd.read_json(file, lines=True, convert_dates=False), ()
     except (OSError, ValueError):
-        raise UserError(f"{file.name} must be a {file.suffix[1:]} file, got one that cannot be read; write it again") from None
+        raise UserError(
+            f"{file.name} must be a {file.suffix[1:]} file, got one that cannot be read; write it again"
+        ) from None
 
 
 def _rows(found: Sentences, labels: tuple[str, ...]) -> Rows:
@@ -135,5 +145,9 @@ def _check_types(found: Sentences, types: list[str], split: str, own: bool) -> N
     known = {"", *types}
     for row, marks in enumerate(found.tags):
         if not {tags.type_of(mark) for mark in marks} <= known:
-            rule = "entities of validation must be of a type that train has" if own else f"the types must be {', '.join(types)}"
+            rule = (
+                "entities of validation must be of a type that train has"
+                if own
+                else f"the types must be {', '.join(types)}"
+            )
             raise UserError(f"{rule}, got another in sentence {row} of {split}; mend the data")

@@ -99,9 +99,13 @@ def _name(mark: Any, named: Sequence[str], where: str) -> str:
     """A tag's name, of a name or a number."""
     if isinstance(mark, (int, np.integer)) and not isinstance(mark, bool):
         if not named:
-            raise UserError(f"tags must be names, or numbers with names in the file, got bare numbers in {where}; map them")
+            raise UserError(
+                f"tags must be names, or numbers with names in the file, got bare numbers in {where}; map them"
+            )
         if not 0 <= mark < len(named):
-            raise UserError(f"tags must be whole numbers from 0 to {len(named) - 1}, got another in {where}; mend the data")
+            raise UserError(
+                f"tags must be whole numbers from 0 to {len(named) - 1}, got another in {where}; mend the data"
+            )
         mark = named[mark]
     if not isinstance(mark, str) or not is_tag(mark):
         raise UserError(f"tags must be O, B-TYPE or I-TYPE, got another in {where}; convert the tags")

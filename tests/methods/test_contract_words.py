@@ -42,7 +42,9 @@ def batch() -> Batch:
 def loss_alone(outputs: Tensor, labels: Tensor) -> Tensor:
     """By the definition: minus the mean of the log-probabilities of one example's labels. (1, T, C), (1, T) -> ()"""
     terms = [
-        outputs[0, at, int(label)] - torch.logsumexp(outputs[0, at], 0) for at, label in enumerate(labels[0]) if label >= 0
+        outputs[0, at, int(label)] - torch.logsumexp(outputs[0, at], 0)
+        for at, label in enumerate(labels[0])
+        if label >= 0
     ]
     return -sum(terms, outputs.sum() * 0) / max(1, len(terms))
 
