@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -100,5 +101,4 @@ def _report(right: Sequence[list[str]], guessed: Sequence[list[str]]) -> dict[st
 
 def _sentences(tags: NDArray[np.int64], words: Words, labels: Sequence[str]) -> list[list[str]]:
     names = [labels[tag] for tag in tags]
-    starts = words.starts.tolist()
-    return [names[start:end] for start, end in zip(starts[:-1], starts[1:], strict=True)]
+    return [names[start:end] for start, end in pairwise(words.starts.tolist())]

@@ -43,7 +43,7 @@ class Parts:
 
 
 def model(source: Source) -> Any:
-    """The run as a DpftForSequenceClassification, or ...TokenClassification. Raises CannotMerge where neither holds it."""
+    """The run as a DpftForSequenceClassification, or ...TokenClassification. Raises CannotMerge where they cannot."""
     parts, own = take_apart(source), source.trained.tokenizer
     encoder = {key: value for key, value in parts.encoder.config.to_dict().items() if key not in _LEFT_OUT}
     config = DpftConfig(

@@ -20,7 +20,7 @@ class Rows:
 
     Texts may lie on a disk: go through them in order. units: (N,) the number of the unit that each row belongs to, from
     0 on; None where each row is its own. digest: names the texts and their order, so that what is made of them may be
-    kept; None where nothing is to be kept. words: where the words of each text stand, for tasks that label words; labels
+    kept; None where nothing is to be kept. words: where the words of each text stand, where they are labelled; labels
     are then (W,), of all texts' words end to end.
     """
 

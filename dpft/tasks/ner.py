@@ -46,7 +46,7 @@ FILES = "ner/files"
 NAMES = {
     "ner/conll2003": "named entities in news, metric entity F1",
     "ner/wnut17": "novel entities in messages, metric entity F1",
-    FILES: "your own: --data DIR with train and validation, a token a line with its BIO tag, or tokens and tags columns",
+    FILES: "your own: --data DIR, a token a line with its BIO tag, or columns of tokens and tags; metric entity F1",
 }
 
 
@@ -60,15 +60,9 @@ def load(spec: Spec) -> Task:
     for split, found in (("train", train), ("validation", validation)):
         _check_types(found, types, split, config is None)
     labels = tags.names(types)
-    return Task(
-        spec.task,
-        _rows(_limited(train, spec), labels),
-        _rows(validation, labels),
-        labels,
-        TAGS.metrics[0],
-        TAGS,
-        TAGS.metrics[1:],
-    )
+    metric, *further = TAGS.metrics
+    rows = _rows(_limited(train, spec), labels), _rows(validation, labels)
+    return Task(spec.task, *rows, labels, metric, TAGS, tuple(further))
 
 
 def _sentences(spec: Spec, config: Config | None, split: str) -> Sentences:
@@ -143,11 +137,7 @@ def _limited(train: Sentences, spec: Spec) -> Sentences:
 
 def _check_types(found: Sentences, types: list[str], split: str, own: bool) -> None:
     known = {"", *types}
-    for row, marks in enumerate(found.tags):
+    rule = "entities of validation must be of a type that train has" if own else f"types must be {', '.join(types)}"
+    for number, marks in enumerate(found.tags, 1):
         if not {tags.type_of(mark) for mark in marks} <= known:
-            rule = (
-                "entities of validation must be of a type that train has"
-                if own
-                else f"the types must be {', '.join(types)}"
-            )
-            raise UserError(f"{rule}, got another in sentence {row} of {split}; mend the data")
+            raise UserError(f"{rule}, got another in sentence {number} of {split}; mend the data")

@@ -51,13 +51,13 @@ def of_columns(file: Path, unit: str | None) -> Sentences:
 def of_table(table: Any, named: Sequence[str], unit: str | None, split: str) -> Sentences:
     """From a pandas table with a column of tokens and one of tags: lists, as long as each other.
 
-    named: what whole numbers among the tags stand for. Raises UserError that names a row, counted from 0.
+    named: what whole numbers among the tags stand for. Raises UserError that names a row, counted from 1.
     """
     tokens, tags = _column(table, TOKENS, split), _column(table, TAGS, split)
     if unit is not None and unit not in table.columns:
         raise UserError(f"the unit must be a column of {split}, got none named {unit!r}; pass --unit COLUMN")
     found: list[list[str]] = []
-    for row, (words, marks) in enumerate(zip(tokens, tags, strict=True)):
+    for row, (words, marks) in enumerate(zip(tokens, tags, strict=True), 1):
         where = f"row {row} of {split}"
         if not _is_list(words) or not _is_list(marks) or not all(isinstance(word, str) for word in words):
             raise UserError(f"tokens and tags must be lists, tokens of texts, got others in {where}; mend the data")
@@ -99,13 +99,9 @@ def _name(mark: Any, named: Sequence[str], where: str) -> str:
     """A tag's name, of a name or a number."""
     if isinstance(mark, (int, np.integer)) and not isinstance(mark, bool):
         if not named:
-            raise UserError(
-                f"tags must be names, or numbers with names in the file, got bare numbers in {where}; map them"
-            )
+            raise UserError(f"tags must be names, or numbers that the file names, got others in {where}; map them")
         if not 0 <= mark < len(named):
-            raise UserError(
-                f"tags must be whole numbers from 0 to {len(named) - 1}, got another in {where}; mend the data"
-            )
+            raise UserError(f"tags must be numbers from 0 to {len(named) - 1}, got another in {where}; mend the data")
         mark = named[mark]
     if not isinstance(mark, str) or not is_tag(mark):
         raise UserError(f"tags must be O, B-TYPE or I-TYPE, got another in {where}; convert the tags")
