@@ -129,6 +129,28 @@ def together(population: dict[str, Any]) -> str:
     )
 
 
+_BESIDE = 4
+
+
+def beside(further: dict[str, float]) -> str:
+    """Metrics beside the main one, in brackets: the first few of many."""
+    listed = ", ".join(f"{name} {value:.4f}" for name, value in list(further.items())[:_BESIDE])
+    more = f", {len(further) - _BESIDE} more in result.json" if len(further) > _BESIDE else ""
+    return f" ({listed}{more})" if listed else ""
+
+
+def by_type(figures: dict[str, float]) -> list[str]:
+    """A table of what has an F1, a precision and a recall of its own; no lines where nothing has."""
+    names = [name.removesuffix("_f1") for name in figures if name.endswith("_f1")]
+    kinds = [name for name in names if f"{name}_precision" in figures]
+    if not kinds:
+        return []
+    width = max(map(len, kinds)) + 2
+    rows = [(name, *(figures[f"{name}_{of}"] for of in ("precision", "recall", "f1"))) for name in kinds]
+    head = f"{'':<{width}}{'precision':>10}{'recall':>10}{'F1':>10}"
+    return [head, *(f"{name:<{width}}{p:>10.4f}{r:>10.4f}{f:>10.4f}" for name, p, r, f in rows)]
+
+
 def upward(epsilon: float | None) -> str:
     """Four digits, rounded up."""
     from dpft.card import rounded_up
@@ -139,7 +161,10 @@ def upward(epsilon: float | None) -> str:
 def outcome(result: dict[str, Any], card: dict[str, Any]) -> None:
     """What a run found, what it promises, where it lies and what to do next."""
     run = shlex.quote(result["path"])
-    print(f"{result['metric']:<12}{result['value']:.4f} on the validation rows")
+    if result["value"] is None:
+        print(f"not judged  there are no validation rows; dpft evaluate {run} --data FILE")
+    else:
+        print(f"{result['metric']:<12}{result['value']:.4f} on the validation rows{beside(result['further'])}")
     if card["private"]:
         print(f"privacy     {card['statement']}")
         print(

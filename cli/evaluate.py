@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
 from dpft.cli import _flags, _show
 
 
 def evaluate(
     run: _flags.RunArgument,
+    data: Annotated[
+        str | None, typer.Option(help="Judge on this file's rows instead.", metavar="PATH", show_default=False)
+    ] = None,
     device: _flags.Device = "auto",
     precision: _flags.Precision = "auto",
     tokens_per_microbatch: _flags.Tokens = None,
     as_json: _flags.Json = False,
 ) -> None:
-    """Judge a finished run on its task's validation rows."""
+    """Judge a finished run on its task's validation rows, or on labelled rows of the same columns."""
     from dpft.card import NOT_PRIVATE
     from dpft.trained import load
 
     trained = load(run, machine=_flags.machine(device, precision, tokens_per_microbatch))
-    metric, value = trained.evaluate()
+    further = trained.figures(data)
+    table = _show.by_type(further)
+    metric = next(iter(further))
+    value = further.pop(metric)
     if as_json:
-        _show.print_json({"run": str(run), "metric": metric, "value": value, "private": trained.private})
+        about = {"run": str(run), "metric": metric, "value": value, "further": further, "private": trained.private}
+        _show.print_json(about)
         return
     mark = "" if trained.private else f"   {NOT_PRIVATE}"
-    print(f"{metric} {value:.4f} on the validation rows of {trained.run.spec.task} (without noise){mark}")
+    rows = f"the rows of {data}" if data else f"the validation rows of {trained.run.spec.task}"
+    print(f"{metric} {value:.4f} on {rows} (without noise){'' if table else _show.beside(further)}{mark}")
+    for line in table:
+        print(line)

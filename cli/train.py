@@ -21,12 +21,28 @@ def train(
     method: Annotated[str | None, typer.Option(help=f"See dpft methods. [default: {Spec.method}]")] = None,
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the method.")] = None,
     task: Annotated[str | None, typer.Option(help=f"See dpft tasks. [default: {Spec.task}]")] = None,
-    data: Annotated[str | None, typer.Option(help="Folder with the task's parquet files.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Folder with the task's files; without --task: a file, folder or hub id of your own."),
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="Of your own data: the column of texts.", metavar="COLUMN")] = None,
+    pair: Annotated[str | None, typer.Option(help="The column of their partners.", metavar="COLUMN")] = None,
+    label: Annotated[str | None, typer.Option(help="The column of labels or scores.", metavar="COLUMN")] = None,
+    validation: Annotated[str | None, typer.Option(help="A file to judge by.", metavar="FILE")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="classification, regression or multi-label. [default: found out]")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="All label names: a,b,c. They are public. [default: taken from the data]")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help=f"Local folder or hub id of an encoder. [default: {Spec.model}]")
     ] = None,
     representation: Annotated[
-        str | None, typer.Option(help=f"What the head reads: mask, cls, mean. [default: {Spec.representation}]")
+        str | None,
+        typer.Option(
+            help=f"What the head reads: mask, cls, mean; of words every token. [default: {Spec.representation}]"
+        ),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help=f"Expected examples per step. [default: {Spec.batch_size}]")
@@ -76,7 +92,8 @@ def train(
         "task": task, "data": data, "model": model, "method": method, "representation": representation,
         "batch_size": batch_size, "epochs": epochs, "learning_rate": learning_rate, "schedule": schedule,
         "clip": clip, "optimizer": optimizer, "max_length": max_length, "unit": unit, "max_per_unit": max_per_unit,
-        "seed": seed, "canaries": canaries,
+        "seed": seed, "canaries": canaries, "text": text, "pair": pair, "label": label, "validation": validation,
+        "kind": kind, "labels": None if labels is None else tuple(name.strip() for name in labels.split(",")),
         "options": _flags.options(option) if option else None,
     }  # fmt: skip
     asked = {key: value for key, value in named.items() if value is not None}
@@ -107,6 +124,8 @@ def _spec(
         )
     if base is None and not given and not non_private:
         raise UserError("a private run needs a budget, got none; pass --epsilon 6.7 --delta 1e-6, or --non-private")
+    if base is None and "data" in asked:
+        asked = {"task": "files", **asked}
     return dataclasses.replace(base or Spec(), **asked, budget=None if non_private else kept)
 
 
@@ -131,6 +150,9 @@ def _builtins(spec: Spec) -> list[str]:
     """What the run uses that comes with dpft, and how to use one's own."""
     known = (
         ("the built-in encoder all-MiniLM-L6-v2 (your own: --model FOLDER_OR_HUB_ID)", spec.model == Spec.model),
-        ("the built-in task sample (your own: --task NAME --data DIR, see dpft tasks)", spec.task == Spec.task),
+        (
+            "the built-in task sample (your own: --data FILE --text COLUMN --label COLUMN, see dpft tasks)",
+            spec.task == Spec.task,
+        ),
     )
     return [f"using {text}" for text, is_used in known if is_used]

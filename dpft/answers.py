@@ -24,7 +24,8 @@ class Prediction:
 
 
 class Answer(Protocol):
-    """One kind of answer. `kind` is its name, `problem` its `problem_type` in a Hugging Face config.
+    """One kind of answer. `kind` is its name, `problem` its `problem_type` in a Hugging Face config; `named`: its
+    outputs have label names.
 
     `metrics`: of a user's own data, the main one first. `spoken`: each word of a row has an answer, not the row.
     `losses`: one loss per example, which no other example's
@@ -35,6 +36,8 @@ class Answer(Protocol):
     def kind(self) -> str: ...
     @property
     def problem(self) -> str: ...
+    @property
+    def named(self) -> bool: ...
     @property
     def metrics(self) -> tuple[str, ...]: ...
     @property
@@ -65,6 +68,7 @@ class Classes:
 
     kind = "classification"
     problem = "single_label_classification"
+    named = True
     metrics = ("accuracy", "f1_macro")
     spoken = False
 
@@ -99,6 +103,7 @@ class Score:
 
     kind = "regression"
     problem = "regression"
+    named = False
     metrics = ("pearson", "spearman")
     spoken = False
 
@@ -129,6 +134,7 @@ class ManyLabels:
 
     kind = "multi-label"
     problem = "multi_label_classification"
+    named = True
     metrics = ("f1_micro", "f1_macro")
     spoken = False
 

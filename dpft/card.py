@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal, localcontext
 from importlib.metadata import PackageNotFoundError, version
@@ -45,9 +46,11 @@ class Charge:
     population: dict[str, Any] | None
 
 
-def card(spec: Spec, plan: Plan, units: int, charge: Charge, precision: str) -> dict[str, Any]:
-    """The content of privacy.json. Its label is the run's own; `units`: how many are protected;
-    `population`: about all runs on the same data."""
+def card(
+    spec: Spec, plan: Plan, units: int, charge: Charge, precision: str, taken: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The content of privacy.json. Its label is the run's own; `units`: how many are protected; `taken`: what was read
+    off the training data without noise; `population`: about all runs on the same data."""
     common: dict[str, Any] = {"versions": versions(), "python": platform.python_version(), "precision": precision}
     if spec.canaries:
         common["canaries"] = f"{spec.canaries} {CANARIES}"
@@ -75,11 +78,20 @@ def card(spec: Spec, plan: Plan, units: int, charge: Charge, precision: str) -> 
         "units": units,
         "randomness": "AES-256-CTR keyed by the operating system; float64 normals",
         "covers": COVERS,
-        "does_not_cover": DOES_NOT_COVER,
+        "does_not_cover": [*_taken(taken), *DOES_NOT_COVER],
         "ledger_head": charge.head,
         "population": charge.population,
         **common,
     }
+
+
+def _taken(what: Sequence[str]) -> list[str]:
+    if not what:
+        return []
+    return [
+        f"{' and '.join(what)}: read off the training data and shown as they are, so that a label which one row alone "
+        "has tells of that row; --kind and --labels state them beforehand"
+    ]
 
 
 def adjacency(spec: Spec) -> str:

@@ -39,6 +39,11 @@ class Trained:
     def private(self) -> bool:
         return self.run.plan.budget is not None
 
+    @property
+    def spoken(self) -> bool:
+        """Whether it tags the words of a text: call `tag`, not `predict`."""
+        return self.adapted.answer.spoken
+
     def logits(self, rows: Rows) -> NDArray[np.float32]:
         """(N, outputs) for N rows, in their order."""
         spec = self.run.spec
@@ -53,28 +58,31 @@ class Trained:
             raise UserError(f"{rule}, got {'single ones' if self.paired else 'pairs'}; see `dpft predict --help`")
         if pairs is not None and len(pairs) != len(texts):
             raise UserError(f"texts and pairs must be as many, got {len(texts)} and {len(pairs)}; pair them up")
-        if self.adapted.answer.spoken:
+        if self.spoken:
             raise UserError("this run tags words, got a call for one answer a text; call `tag` instead")
         outputs = self.logits(Rows(texts, pairs, np.zeros(len(texts), np.int64)))
         return self.adapted.answer.read(outputs, self.labels)
 
     def tag(self, texts: Sequence[str]) -> list[Tagged]:
         """Each text's words with their tags, and the entities that they spell. Texts are split into words here."""
-        if not self.adapted.answer.spoken:
+        if not self.spoken:
             raise UserError("this run gives one answer a text, got a call for tags of words; call `predict` instead")
         words = found_in(texts)
         outputs = self.logits(Rows(texts, None, np.zeros(len(words.spans), np.int64), words=words))
         return tagged.read(texts, words, outputs, self.labels)
 
-    def evaluate(self) -> tuple[str, float]:
-        """The task's metric and its value on the validation rows."""
-        return next(iter(self.figures().items()))
+    def evaluate(self, data: str | None = None) -> tuple[str, float]:
+        """The task's metric and its value on the validation rows, or on those of `data`."""
+        return next(iter(self.figures(data).items()))
 
-    def figures(self) -> dict[str, float]:
-        """Every metric of the task on its validation rows, the main one first."""
-        task = tasks.load(self.run.spec)
-        judged = {part: (self.logits(rows), rows) for part, rows in task.judged.items()}
-        return evaluate.judge(task.metrics, self.labels, judged)
+    def figures(self, data: str | None = None) -> dict[str, float]:
+        """Every metric of the task on its validation rows, or on those of `data`, the main one first."""
+        spec = self.run.spec
+        parts = tasks.judged(spec, data, self.adapted.answer, self.labels)
+        if not parts:
+            raise UserError("a run is judged by labelled rows, got one without a validation set; pass --data FILE")
+        metrics = tasks.metrics(spec, self.adapted.answer)
+        return evaluate.judge(metrics, self.labels, {part: (self.logits(rows), rows) for part, rows in parts.items()})
 
 
 def load(path: str | Path, *, machine: Machine | None = None) -> Trained:

@@ -21,6 +21,7 @@ from dpft.card import NOT_PRIVATE, Charge, card, rounded_up
 from dpft.checkpoint import Checkpoints
 from dpft.hardware import Hardware
 from dpft.methods._method import Adapted
+from dpft.privacy import cache
 from dpft.privacy.accountants import epsilon_curve
 from dpft.privacy.ledger import Claim, Ledger, Reservation, default_ledger_place, is_there
 from dpft.privacy.ledger.summary import summarize
@@ -31,8 +32,9 @@ from dpft.privacy.step import PlainStep, PrivateStep
 from dpft.progress import Progress
 from dpft.run import Run
 from dpft.spec import Machine, Schedule, Spec, UserError, canonical_json
-from dpft.tasks.encode import Encoded, encode
+from dpft.tasks.encode import Encoded
 from dpft.tasks.microbatch import microbatches
+from dpft.tasks.store import encoded
 
 WARMUP = 0.06
 
@@ -105,6 +107,8 @@ def train(
     models.check(spec.model)
     progress.stage("reading the data")
     own = tasks.load(spec)
+    for note in own.notes:
+        progress.note(note)
     task = planting.planted(own, spec)
     progress.stage("planning the noise")
     plan = make_plan(spec, task.train.protected)
@@ -113,6 +117,7 @@ def train(
         ready = _prepare(spec, task, settled, progress)
         place = book.place if book else Path()
         run = Run.create(Path(runs), spec, plan, place, lambda id: _reserve(book, plan, id, claim))
+        run.write_json("task", _about(task))
         return _run(run, ready, book, progress)
 
 
@@ -134,6 +139,10 @@ def resume(path: str | Path, *, machine: Machine | None = None, progress: Progre
             f"a run resumes on as many {run.spec.unit}s as it began with, got {task.train.protected}; "
             "restore the data of the run"
         )
+    if run.read_json("task") not in (None, _about(task)):
+        raise UserError(
+            "a run resumes with the labels it began with, got other label names or another kind; restore its data"
+        )
     ready = _prepare(run.spec, task, settle(run.spec, machine or Machine()), progress)
     if run.plan.budget is not None and not is_there(run.ledger):
         raise UserError(f"a run resumes with its ledger, got none at {str(run.ledger)!r}; restore that file")
@@ -146,6 +155,12 @@ def resume(path: str | Path, *, machine: Machine | None = None, progress: Progre
                 )
             book.verify(run.ledger_head)
         return _run(run, ready, book, progress)
+
+
+def _about(task: tasks.Task) -> dict[str, Any]:
+    """What is learned to answer, and what of it was read off the training data."""
+    about = {"task": task.name, "kind": task.answer.kind, "labels": task.labels, "metrics": task.metrics}
+    return {**{key: list(v) if isinstance(v, tuple) else v for key, v in about.items()}, "taken": list(task.taken)}
 
 
 @contextlib.contextmanager
@@ -189,10 +204,13 @@ def _prepare(spec: Spec, task: tasks.Task, settled: Hardware, progress: Progress
     progress.stage("loading the model")
     model = adapt(spec, len(task.labels), task.paired, settled, answer=task.answer, rehearsed=True)
     progress.stage("encoding the texts")
+    stored = cache.path().parent / "encoded"
     train_rows, *judged = (
-        encode(rows, model.tokenizer, spec.representation, spec.max_length)
+        encoded(rows, model.tokenizer, spec.representation, spec.max_length, stored)
         for rows in (task.train, *task.judged.values())
     )
+    if task.train.digest is not None:
+        progress.note(f"the tokens of the texts are kept in {stored}, readable by you alone; delete them as you like")
     if model.adapted.gradients == "single":
         progress.note(f"here the method takes one {spec.unit} at a time: exact, and many times slower")
     if model.adapted.frozen:
@@ -260,7 +278,7 @@ def _finish(run: Run, ready: Prepared, book: Ledger | None, seconds: float, prog
     if book is not None:
         book.settle(run.id)
         charge = Charge(book.charged(run.id), book.head(), _together(book, plan, run.id))
-    promised = card(run.spec, plan, ready.train.protected, charge, settled.precision)
+    promised = card(run.spec, plan, ready.train.protected, charge, settled.precision, task.taken)
     run.write_json("privacy", {**promised, "adapter_sha256": adapter_digest(run)})
     result = Result(
         run.path, task.metric, found.pop(task.metric, None), plan.epsilon_upper,

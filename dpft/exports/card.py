@@ -14,7 +14,7 @@ from dpft.spec import Spec
 
 UPSTREAM = "sentence-transformers/all-MiniLM-L6-v2"
 # The hub's names of metrics, where they differ from GLUE's.
-_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr"}
+_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
 _NUMBERS = {
     "adjacency": "neighbouring data sets",
     "unit": "unit of privacy",
@@ -44,14 +44,14 @@ def base_model(spec: Spec) -> str | None:
 
 def _front(source: Source, library: str) -> list[str]:
     """YAML. A JSON value is one, so that every name is quoted as it must be."""
-    metric = _metric(source)
+    metrics = _metrics(source)
     private = bool(source.privacy.get("private"))
     values: dict[str, Any] = {
         "library_name": library,
         "base_model": base_model(source.spec),
         "pipeline_tag": _kind(source),
         "tags": ["dpft", source.spec.method, *(["differential-privacy", "dp-sgd"] if private else ["not-private"])],
-        "metrics": [metric["type"]],
+        "metrics": [metric["type"] for metric in metrics] or None,
         "model-index": [
             {
                 "name": f"{_task(source.spec)} by dpft",
@@ -59,12 +59,12 @@ def _front(source: Source, library: str) -> list[str]:
                     {
                         "task": {"type": _kind(source)},
                         "dataset": {"type": source.spec.task, "name": _task(source.spec), "split": "validation"},
-                        "metrics": [metric],
+                        "metrics": metrics,
                     }
                 ],
             }
-        ],
-    }
+        ] if metrics else None,
+    }  # fmt: skip
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if value is not None]
     return ["---", *lines, "---"]
 
@@ -77,23 +77,33 @@ def _task(spec: Spec) -> str:
     return f"{spec.task} (local files)" if spec.data else spec.task
 
 
-def _metric(source: Source) -> dict[str, Any]:
-    name = source.result["metric"]
-    return {"type": _METRICS.get(name, name), "name": name, "value": round(float(source.result["value"]), 6)}
+def _metrics(source: Source) -> list[dict[str, Any]]:
+    """What the run was judged by, the main metric first; nothing where it had no validation rows."""
+    result = source.result
+    if result["value"] is None:
+        return []
+    figures = {result["metric"]: result["value"], **result.get("further", {})}
+    types = {name: name.partition("_")[0] for name in figures}  # of f1_macro, and of accuracy on other rows
+    return [
+        {"type": _METRICS.get(types[name], types[name]), "name": name, "value": round(float(value), 6)}
+        for name, value in figures.items()
+    ]
 
 
 def _about(source: Source, usage: Sequence[str]) -> list[str]:
     spec, result = source.spec, source.result
     mark = "" if source.privacy.get("private") else f" ({NOT_PRIVATE})"
     labels = f"labels: {', '.join(source.labels)}" if source.labels else "its output is a score"
+    judged = "not judged: the run had no validation rows"
+    if result["value"] is not None:
+        judged = f"{result['metric']} {float(result['value']):.4f} on the validation rows"
     inputs = "pairs of texts" if source.trained.paired else "the words of texts" if source.spoken else "single texts"
     return [
         f"# {spec.task}, {spec.method}{mark}",
         "",
         f"{base_model(spec) or 'A local encoder'}, fine-tuned on {_task(spec)} with dpft by the method {spec.method}.",
         f"It judges {inputs} of up to {spec.max_length} tokens; {labels}. Its head reads `{spec.representation}`.",
-        f"{result['metric']} {float(result['value']):.4f} on the validation rows, {result['trainable']:,} trained "
-        "numbers.",
+        f"{judged}; {result['trainable']:,} trained numbers.",
         "",
         *_special(source),
         "## Use",

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dpft.answers import ANSWERS
 from dpft.exports import own_code, stock_heads, tokens, verify
 from dpft.exports.source import Source
 from dpft.methods import CannotMerge
@@ -50,7 +51,7 @@ def stock(source: Source) -> Any:
         raise CannotMerge(_REASONS[source.spec.representation])
     encoder = source.merged()
     config: Any = copy.deepcopy(encoder.config)
-    for name, value in own_code.labelling(source.labels).items():
+    for name, value in own_code.labelling(source).items():
         setattr(config, name, value)
     config.dtype = torch.float32
     with torch.random.fork_rng(devices=[]):  # it starts from random weights, all of which are replaced
@@ -82,8 +83,9 @@ def _usage(source: Source, trusted: bool) -> list[str]:
             'tag("a text")',
         ]
     text = '{"text": "a text", "text_pair": "its partner"}' if source.trained.paired else '"a text"'
+    every = ", top_k=None" if source.trained.adapted.answer == ANSWERS["multi-label"] else ""
     return [
         "from transformers import pipeline",
         f'classify = pipeline("text-classification", model="DIR"{trust})',
-        f"classify({text}, truncation=True)",
+        f"classify({text}, truncation=True{every})",
     ]

@@ -18,9 +18,9 @@ class DpftConfig(PreTrainedConfig):
     """How the parts fit together.
 
     encoder: the stock encoder's own config, as a dict. representation: what the head reads: `mask`, `cls`, `mean`, or
-    every `token`. mask, separator: ids of the tokens by which the read one is found. paired: texts come in pairs. words:
-    path of the word vectors inside the encoder. prompts: places after the first token; deep: paths of the blocks whose
-    input gains vectors there. shifts: paths of the dense layers whose output gains a vector. adapters: paths of the
+    every `token`. mask, separator: ids of the tokens by which the read one is found. paired: texts come in pairs.
+    words: path of the word vectors inside the encoder. prompts: places after the first token; deep: paths of the
+    blocks whose input gains vectors there. shifts: paths of the dense layers whose output gains a vector. adapters: paths of the
     dense layers with an adapter, and its size.
     """
 
@@ -103,6 +103,8 @@ class DpftForSequenceClassification(PreTrainedModel):
         loss = None
         if labels is not None and self.config.problem_type == "regression":
             loss = nn.functional.mse_loss(logits[:, 0], labels.to(logits.dtype).view(-1))
+        elif labels is not None and self.config.problem_type == "multi_label_classification":
+            loss = nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
         elif labels is not None:
             loss = nn.functional.cross_entropy(logits, labels.view(-1))
         return SequenceClassifierOutput(loss=loss, logits=logits)

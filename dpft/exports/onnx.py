@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dpft.answers import ANSWERS
 from dpft.exports import own_code, tokens, verify
 from dpft.exports.source import Source
 from dpft.methods import CannotMerge
@@ -165,7 +166,10 @@ def _run(session: Any, tokenizer: Any, rows: Rows) -> Any:
 
 def _usage(source: Source) -> list[str]:
     text = '["a text"], ["its partner"]' if source.trained.paired else '["a text", "another"]'
-    labels = [f"labels = {list(source.labels)!r}", "[labels[i] for i in logits.argmax(1)]"] if source.labels else []
+    read = "[labels[i] for i in logits.argmax(1)]"
+    if source.trained.adapted.answer == ANSWERS["multi-label"]:
+        read = "[[labels[i] for i in (row >= 0).nonzero()[0]] for row in logits]"
+    labels = [f"labels = {list(source.labels)!r}", read] if source.labels else []
     return [
         "from onnxruntime import InferenceSession",
         "from transformers import AutoTokenizer",

@@ -57,7 +57,7 @@ def model(source: Source) -> Any:
         deep=list(parts.additions),
         shifts=[[path, len(shift)] for path, shift in parts.shifts.items()],
         adapters=[[path, adapter.down.out_features] for path, adapter in parts.adapters.items()],
-        **labelling(source.labels),
+        **labelling(source),
     )
     kind = DpftForTokenClassification if source.spoken else DpftForSequenceClassification
     config.auto_map = {
@@ -78,14 +78,14 @@ def model(source: Source) -> Any:
     return made.eval()
 
 
-def labelling(labels: tuple[str, ...]) -> dict[str, Any]:
-    """What a config says of the outputs: names of classes, or a score."""
-    names = labels or ("score",)
+def labelling(source: Source) -> dict[str, Any]:
+    """What a config says of the outputs: names of labels, or a score."""
+    names = source.labels or ("score",)
     return {
         "num_labels": len(names),
         "id2label": dict(enumerate(names)),
         "label2id": {name: number for number, name in enumerate(names)},
-        "problem_type": "single_label_classification" if labels else "regression",
+        "problem_type": source.trained.adapted.answer.problem,
     }
 
 

@@ -63,7 +63,7 @@ class Source:
     @property
     def spoken(self) -> bool:
         """Whether it labels words."""
-        return self.trained.adapted.answer.spoken
+        return self.trained.spoken
 
     def merged(self) -> nn.Module:
         """The stock encoder with the method inside its own weights. Raises methods.CannotMerge."""

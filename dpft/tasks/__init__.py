@@ -10,17 +10,22 @@ import numpy as np
 
 from dpft.answers import Answer
 from dpft.spec import Spec, UserError
-from dpft.tasks import glue, ner
+from dpft.tasks import files, glue, ner
 from dpft.tasks._task import Rows, Task
 from dpft.tasks.words import found_in
 
 SAMPLE = "sample"
-__all__ = ["Rows", "Task", "check", "load", "made_up", "names", "settled"]
+__all__ = ["Rows", "Task", "check", "judged", "load", "made_up", "metrics", "names", "settled"]
 
 
 def names() -> dict[str, str]:
     """Every task and a line about it."""
-    return {SAMPLE: "built-in: short support messages, generated, metric accuracy", **glue.NAMES, **ner.NAMES}
+    return {
+        SAMPLE: "built-in: short support messages, generated, metric accuracy",
+        files.NAME: files.ABOUT,
+        **glue.NAMES,
+        **ner.NAMES,
+    }
 
 
 def check(spec: Spec) -> None:
@@ -33,6 +38,14 @@ def check(spec: Spec) -> None:
         raise UserError(f"the task sample brings its own data, got --data {spec.data!r}; drop --data or name a --task")
     if spec.task == SAMPLE and spec.unit != Spec.unit:
         raise UserError(f"the task sample has no column but its text, got --unit {spec.unit!r}; name a --task")
+    if spec.task == files.NAME:
+        files.check(spec)
+        return
+    for flag in ("text", "pair", "label", "validation", "kind", "labels"):
+        if getattr(spec, flag) is not None and flag not in ner.FLAGS.get(spec.task, ()):
+            raise UserError(
+                f"only the task files takes --{flag}, got the task {spec.task}; pass --task files or drop it"
+            )
 
 
 def load(spec: Spec) -> Task:
@@ -40,7 +53,9 @@ def load(spec: Spec) -> Task:
     check(spec)
     if spec.task == SAMPLE:
         return _sample()
-    return ner.load(spec) if spec.task in ner.NAMES else glue.load(spec)
+    if spec.task in ner.NAMES:
+        return ner.load(spec)
+    return files.load(spec) if spec.task == files.NAME else glue.load(spec)
 
 
 def settled(spec: Spec) -> Spec:
@@ -63,6 +78,19 @@ def made_up(texts: Sequence[str], pairs: Sequence[str] | None, answer: Answer, l
     words = found_in(texts) if answer.spoken else None
     count = len(texts) if words is None else len(words.spans)
     return Rows(texts, pairs, answer.blank(count, labels), words=words)
+
+
+def judged(spec: Spec, data: str | None, answer: Answer, labels: tuple[str, ...]) -> dict[str, Rows]:
+    """The rows that a run of `spec` is judged by, as `Task.judged` has them; with `data`, those of other data."""
+    if spec.task == files.NAME or spec.task in ner.NAMES:
+        rows = ner.judged(spec, data, labels) if answer.spoken else files.judged(spec, data, answer, labels)
+        return {} if rows is None else {"": rows}
+    return load(spec if data is None else replace(spec, data=data)).judged
+
+
+def metrics(spec: Spec, answer: Answer) -> tuple[str, ...]:
+    """The metrics of a task, the main one first."""
+    return glue.metrics(spec.task) if spec.task in glue.NAMES else answer.metrics
 
 
 def _sample() -> Task:

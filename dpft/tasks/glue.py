@@ -62,6 +62,12 @@ def load(spec: Spec) -> Task:
     )  # fmt: skip
 
 
+def metrics(task: str) -> tuple[str, ...]:
+    """Of the task `glue/NAME`, the main one first."""
+    config = CONFIGS[task.removeprefix("glue/")]
+    return (config.metric, *config.further)
+
+
 def _table(spec: Spec, name: str, split: str) -> Any:
     """One split as a pandas table."""
     if spec.data is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,7 @@ _STEMS = {
     "train": ("train", "eng.train", "wnut17train"),
     "validation": ("validation", "valid", "dev", "eng.testa", "emerging.dev"),
 }
-_COLUMNS = (".conll", ".txt", ".bio", ".iob", ".iob2", ".tsv", "")
-_SUFFIXES = (".parquet", ".jsonl", *_COLUMNS)
+_SUFFIXES = (".parquet", ".jsonl", ".conll", ".txt", ".bio", ".iob", ".iob2", ".tsv", "")
 
 
 @dataclass(frozen=True)
@@ -46,33 +45,86 @@ FILES = "ner/files"
 NAMES = {
     "ner/conll2003": "named entities in news, metric entity F1",
     "ner/wnut17": "novel entities in messages, metric entity F1",
-    FILES: "your own: --data DIR, a token a line with its BIO tag, or columns of tokens and tags; metric entity F1",
+    FILES: "your own: --data FILE or DIR, a token a line with its BIO tag, or columns of tokens and tags; entity F1",
 }
+
+
+# What of one's own may be stated beside --data: a file to judge by, and the entity types.
+FLAGS = {**dict.fromkeys(NAMES, ("validation",)), FILES: ("validation", "labels")}
 
 
 def load(spec: Spec) -> Task:
     """The task `ner/NAME`. Raises UserError on missing files, and on what is no sentence with a tag for each token."""
     config = CONFIGS.get(spec.task.removeprefix("ner/"))
-    train, validation = (_sentences(spec, config, split) for split in ("train", "validation"))
-    types = list(config.types) if config else tags.types_in(train.tags)
+    train, validation = _sentences(spec, config, "train"), _sentences(spec, config, "validation")
+    assert train is not None
+    stated = config.types if config else spec.labels
+    types = stated or tags.types_in(train.tags)
     if not types:
         raise UserError("training data must hold an entity, got tags of O alone; check --data")
-    for split, found in (("train", train), ("validation", validation)):
-        _check_types(found, types, split, config is None)
     labels = tags.names(types)
+    notes, taken = [], []
+    if stated is None:
+        taken.append("the entity types")
+        notes.append(f"took {len(types)} entity types from the data: they are not private (--labels states them)")
+    if validation is None:
+        notes.append("no validation set: all sentences are trained on, none is held out; judge with dpft evaluate RUN "
+                     "--data FILE")  # fmt: skip
+    judged = None if validation is None else _rows(validation, labels, "validation")
     metric, *further = TAGS.metrics
-    rows = _rows(_limited(train, spec), labels), _rows(validation, labels)
-    return Task(spec.task, *rows, labels, metric, TAGS, tuple(further))
+    return Task(
+        spec.task, _rows(_limited(train, spec), labels, "train"), judged, labels, metric, TAGS, tuple(further),
+        notes=tuple(notes), taken=tuple(taken),
+    )  # fmt: skip
 
 
-def _sentences(spec: Spec, config: Config | None, split: str) -> Sentences:
+def judged(spec: Spec, data: str | None, labels: tuple[str, ...]) -> Rows | None:
+    """The validation rows of a run, or those of `data`, a file or a folder, with the run's tags; None without any."""
+    config = CONFIGS.get(spec.task.removeprefix("ner/"))
+    other = spec if data is None else replace(spec, data=data, validation=None if Path(data).is_dir() else data)
+    found = _sentences(other, config, "validation")
+    return None if found is None else _rows(found, labels, "validation")
+
+
+def _sentences(spec: Spec, config: Config | None, split: str) -> Sentences | None:
+    """A split; None for validation where one's own data have none."""
     unit = spec.unit if split == "train" and spec.unit != Spec.unit else None
     named = tags.names(config.types) if config else ()
+    if split == "validation" and spec.validation is not None:
+        return _read(_file(Path(spec.validation), "--validation"), named, unit, split)
     if spec.data is not None:
-        return _local(Path(spec.data), split, named, unit)
+        return _local(Path(spec.data), split, named, unit, config is None)
     if config is None:
-        raise UserError(f"the task {FILES} reads local files, got no --data; pass --data DIR")
+        raise UserError(f"the task {FILES} reads local files, got no --data; pass --data FILE or DIR")
     return of_table(_from_hub(config, spec.task, split), named, unit, split)
+
+
+def _local(path: Path, split: str, named: tuple[str, ...], unit: str | None, own: bool) -> Sentences | None:
+    if not path.is_dir():
+        return _read(_file(path, "--data"), named, unit, split) if split == "train" else None
+    files = [file for stem in _STEMS[split] for suffix in _SUFFIXES if (file := path / f"{stem}{suffix}").is_file()]
+    if files:
+        return _read(files[0], named, unit, split)
+    if own and split == "validation":
+        return None
+    raise UserError(
+        f"--data must hold a file named {split} ({split}.conll, {split}.parquet, {split}.jsonl), "
+        f"got {str(path)!r} without; name it so"
+    )
+
+
+def _file(path: Path, flag: str) -> Path:
+    if not path.is_file():
+        raise UserError(f"{flag} must name what is there, got {str(path)!r}, which is not; pass another")
+    return path
+
+
+def _read(file: Path, named: tuple[str, ...], unit: str | None, split: str) -> Sentences:
+    """A file's sentences, by the end of its name."""
+    if file.suffix not in (".parquet", ".jsonl"):
+        return of_columns(file, unit)
+    table, own = _table(file)
+    return of_table(table, own or named, unit, file.name)
 
 
 def _from_hub(config: Config, task: str, split: str) -> Any:
@@ -123,7 +175,8 @@ def _table(file: Path) -> tuple[Any, tuple[str, ...]]:
         ) from None
 
 
-def _rows(found: Sentences, labels: tuple[str, ...]) -> Rows:
+def _rows(found: Sentences, labels: tuple[str, ...], split: str) -> Rows:
+    _check_types(found, set(labels), split)
     texts, words = joined(found.tokens)
     return Rows(texts, None, tags.numbered(found.tags, labels), found.units, words=words)
 
@@ -135,9 +188,12 @@ def _limited(train: Sentences, spec: Spec) -> Sentences:
     return train.some(kept(train.units, spec.max_per_unit))
 
 
-def _check_types(found: Sentences, types: list[str], split: str, own: bool) -> None:
-    known = {"", *types}
-    rule = "entities of validation must be of a type that train has" if own else f"types must be {', '.join(types)}"
+def _check_types(found: Sentences, labels: set[str], split: str) -> None:
+    """The message names the types, which are public, and never the one that was found."""
     for number, marks in enumerate(found.tags, 1):
-        if not {tags.type_of(mark) for mark in marks} <= known:
-            raise UserError(f"{rule}, got another in sentence {number} of {split}; mend the data")
+        if not set(tags.begun(marks)) <= labels:
+            types = ", ".join(sorted({tags.type_of(label) for label in labels} - {""}))
+            raise UserError(
+                f"entities must be of the types {types}, got another in sentence {number} of {split}; mend the data, "
+                "or state all types with --labels"
+            )

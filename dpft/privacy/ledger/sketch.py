@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import repeat
+from itertools import islice, repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +35,16 @@ class Sketch:
 
     @classmethod
     def of(cls, key: bytes, texts: Sequence[str], pairs: Sequence[str] | None) -> Sketch:
-        """The sketch of texts, or of pairs, under `key`. Labels, order and repeats make no difference."""
-        found = b"".join(record_key(key, text, pair) for text, pair in zip(texts, pairs or repeat(None), strict=False))
-        return cls(np.unique(np.frombuffer(found, "<u8"))[:SKETCH_KEYS].astype(np.uint64))
+        """The sketch of texts, or of pairs, under `key`. Labels, order and repeats make no difference.
+
+        Goes through them once and holds few: the smallest of all are the smallest of those so far and of the next.
+        """
+        partners: Iterable[str | None] = repeat(None) if pairs is None else pairs
+        found = (record_key(key, text, pair) for text, pair in zip(texts, partners, strict=False))
+        keys = np.zeros(0, "<u8")
+        while some := b"".join(islice(found, SKETCH_KEYS)):
+            keys = np.union1d(keys, np.frombuffer(some, "<u8"))[:SKETCH_KEYS]
+        return cls(keys.astype(np.uint64))
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> Sketch:

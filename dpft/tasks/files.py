@@ -1,0 +1,209 @@
+"""The task `files`: a user's own tables, from files, a folder or the hub."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpft.answers import Answer
+from dpft.spec import Spec, UserError, canonical_json
+from dpft.tasks import hub
+from dpft.tasks._task import Rows, Task
+from dpft.tasks.labelling import RULES, Column, answer_of, kind_of, names_in, values
+from dpft.tasks.reading import FORMATS, Source, in_folder, of_file
+from dpft.tasks.units import kept
+
+NAME = "files"
+ABOUT = "your own data: --data FILE.csv|.tsv|.jsonl|.parquet, a folder or a hub id, with --text and --label"
+STORED_ROWS = 50_000  # from here on encoding takes long enough that its tokens are kept
+
+
+@dataclass(frozen=True)
+class Texts(Sequence[str]):
+    """A column of texts, read off the disk whenever it is gone through. kept: the rows that count, None for all."""
+
+    source: Source
+    column: str
+    count: int
+    kept: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[str]:
+        found = (text for _, (text,) in self.source.rows((self.column,)))
+        yielded = 0
+        for text in found if self.kept is None else _chosen(found, self.kept):
+            yielded += 1
+            yield text
+        if yielded != self.count:
+            raise UserError(f"data must stay as they are while they are read, got {yielded} rows; start again")
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        places = range(self.count)[at]
+        if isinstance(places, int):
+            return next(islice(iter(self), places, None))
+        ahead = list(islice(iter(self), max(places, default=-1) + 1))
+        return [ahead[place] for place in places]
+
+
+def _chosen(texts: Iterable[str], kept: NDArray[np.int64]) -> Iterator[str]:
+    wanted = iter(kept.tolist())
+    following = next(wanted, None)
+    for number, text in enumerate(texts):
+        if number == following:
+            yield text
+            following = next(wanted, None)
+
+
+def check(spec: Spec) -> None:
+    """Raise UserError where the columns or the data are not named, before anything is read."""
+    for flag, value in (("data PATH", spec.data), ("text COLUMN", spec.text), ("label COLUMN", spec.label)):
+        if value is None:
+            raise UserError(
+                f"the task files needs --data, --text and --label, got no --{flag.split()[0]}; pass --{flag}"
+            )
+    named = [column for column in (spec.text, spec.pair, spec.label) if column is not None]
+    if len(set(named)) != len(named):
+        raise UserError("text, pair and label must be different columns, got one twice; pass --text, --pair, --label")
+    if spec.kind is not None:
+        answer_of(spec.kind)
+    if spec.labels is not None and len(spec.labels) < 2:
+        raise UserError(f"labels must be at least two, got {len(spec.labels)}; pass --labels a,b")
+
+
+def load(spec: Spec) -> Task:
+    """The task of a user's own files. Raises UserError with the row's number for one that does not fit."""
+    source, judged = _sources(spec)
+    read = _Read.of(source, spec, spec.unit)
+    answer = answer_of(spec.kind or kind_of(read.labels))
+    if spec.labels and not answer.named:
+        raise UserError(
+            f"a score has no labels, got --labels and a column of {answer.kind}; drop --labels, or pass --kind"
+        )
+    labels = spec.labels or names_in(read.labels, answer)
+    train = read.rows(spec, answer, labels, "train")
+    validation = None
+    if judged is not None:
+        validation = _Read.of(judged, spec).rows(spec, answer, labels, "validation")
+    notes, taken = _told(spec, answer, labels, validation is None)
+    return Task(
+        NAME, train, validation, labels, answer.metrics[0], answer, answer.metrics[1:], notes=notes, taken=taken
+    )
+
+
+def judged(spec: Spec, data: str | None, answer: Answer, labels: tuple[str, ...]) -> Rows | None:
+    """The validation rows of a run, or those of `data`, with the run's columns, kind and labels; None without any."""
+    source = _sources(spec)[1] if data is None else _other(Path(data))
+    return None if source is None else _Read.of(source, spec).rows(spec, answer, labels, "validation")
+
+
+def _other(path: Path) -> Source:
+    if not path.is_dir():
+        return of_file(path)
+    found = in_folder(path, "validation")
+    if found is None:
+        raise UserError(f"--data must hold a file named validation, got {str(path)!r} without; pass --data FILE")
+    return found
+
+
+def _sources(spec: Spec) -> tuple[Source, Source | None]:
+    assert spec.data is not None
+    path, apart = Path(spec.data), None if spec.validation is None else of_file(Path(spec.validation))
+    if path.is_dir():
+        train, beside = in_folder(path, "train"), in_folder(path, "validation")
+        if train is None:
+            raise UserError(
+                f"a folder must hold train{', train'.join(FORMATS)}, got {spec.data!r} without; pass --data FILE"
+            )
+        return train, apart or beside
+    if hub.is_id(spec.data):
+        return hub.split(spec.data, "train"), apart or hub.validation(spec.data)
+    return of_file(path), apart
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What one walk through a table found: its labels, the unit of each row, and that texts are texts."""
+
+    source: Source
+    labels: Column
+    units: NDArray[np.int64] | None
+
+    @classmethod
+    def of(cls, source: Source, spec: Spec, unit: str = Spec.unit) -> _Read:
+        texts = [column for column in (spec.text, spec.pair) if column is not None]
+        named = unit != Spec.unit
+        labels, numbers, known = Column(source), [], {}
+        for number, cells in source.rows([*texts, spec.label or "", *([unit] if named else [])]):
+            for column, text in zip(texts, cells, strict=False):
+                if not isinstance(text, str):
+                    raise UserError(
+                        f"each row must have a text, got none in the column {column!r} of {source.where(number)}; "
+                        "fill it in or drop the row"
+                    )
+            labels.add(number, cells[len(texts)])
+            if named:
+                numbers.append(known.setdefault(_unit(cells[-1], unit, source.where(number)), len(known)))
+        if not labels.rows:
+            raise UserError("data must hold at least one row, got none; check --data and --validation")
+        return cls(source, labels, np.array(numbers, np.int64) if named else None)
+
+    def rows(self, spec: Spec, answer: Answer, labels: tuple[str, ...], split: str) -> Rows:
+        found = values(self.labels, answer, labels, split)
+        chosen = None if self.units is None else kept(self.units, spec.max_per_unit or 1)
+        count = len(found) if chosen is None else len(chosen)
+        texts, pairs = (
+            None if column is None else Texts(self.source, column, count, chosen) for column in (spec.text, spec.pair)
+        )
+        assert texts is not None
+        digest = None
+        if count >= STORED_ROWS and self.source.digest is not None:
+            about = [self.source.digest, spec.text, spec.pair, spec.unit, spec.max_per_unit, split]
+            digest = hashlib.sha256(canonical_json(about).encode()).hexdigest()
+        if chosen is None or self.units is None:
+            return Rows(texts, pairs, found, digest=digest)
+        return Rows(texts, pairs, found[chosen], self.units[chosen], digest)
+
+
+def _unit(value: Any, column: str, place: str) -> str:
+    """A unit's name, the same however it was typed: two that are one would share less than they should."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    found = "" if value is None or value != value else str(value).strip()
+    if found == "" or not isinstance(value, (str, int, float)):
+        raise UserError(
+            f"each row must name its {column!r}, got no name or number in {place}; fill it in or drop the row"
+        )
+    return found
+
+
+def _told(
+    spec: Spec, answer: Answer, labels: tuple[str, ...], unjudged: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a user should know of how the data were read, and what was taken from them."""
+    notes, taken = [], []
+    if spec.kind is None:
+        taken.append("the kind of answer")
+        notes.append(f"found {answer.kind} in the label column ({RULES}; --kind states it)")
+    if labels and spec.labels is None:
+        taken.append("the label names")
+        notes.append(
+            f"took {len(labels)} label names from the data: they are not private (--labels states them beforehand)"
+        )
+    if unjudged:
+        notes.append(
+            "no validation set: all rows are trained on, none is held out; judge with dpft evaluate RUN --data FILE"
+        )
+    return tuple(notes), tuple(taken)
