@@ -20,8 +20,8 @@ class DpftConfig(PreTrainedConfig):
     encoder: the stock encoder's own config, as a dict. representation: what the head reads: `mask`, `cls`, `mean`, or
     every `token`. mask, separator: ids of the tokens by which the read one is found. paired: texts come in pairs.
     words: path of the word vectors inside the encoder. prompts: places after the first token; deep: paths of the
-    blocks whose input gains vectors there. shifts: paths of the dense layers whose output gains a vector. adapters: paths of the
-    dense layers with an adapter, and its size.
+    blocks whose input gains vectors there. shifts: paths of the dense layers whose output gains a vector. adapters:
+    paths of the dense layers with an adapter, and its size.
     """
 
     model_type = "dpft"
