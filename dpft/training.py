@@ -265,7 +265,8 @@ def _finish(run: Run, ready: Prepared, book: Ledger | None, seconds: float, prog
     plan, adapted, settled, task = run.plan, ready.adapted, ready.hardware, ready.task
     outputs = {part: evaluate.logits(adapted.model, rows, settled) for part, rows in ready.judged.items()}
     judged = {part: (outputs[part], rows) for part, rows in task.judged.items()}
-    found = evaluate.judge(task.metrics, task.labels, judged)
+    figures = evaluate.judge(task.metrics, task.labels, judged)
+    found = {name: value for name, value in figures.items() if name in task.metrics or not task.answer.spoken}
     about = {
         "spec": canonical_json(run.spec.to_json()),
         "kind": canonical_json(task.answer.kind),

@@ -169,6 +169,8 @@ def _usage(source: Source) -> list[str]:
     read = "[labels[i] for i in logits.argmax(1)]"
     if source.trained.adapted.answer == ANSWERS["multi-label"]:
         read = "[[labels[i] for i in (row >= 0).nonzero()[0]] for row in logits]"
+    if source.spoken:
+        read = "[[labels[i] for i in row] for row in logits.argmax(-1)]"
     labels = [f"labels = {list(source.labels)!r}", read] if source.labels else []
     return [
         "from onnxruntime import InferenceSession",

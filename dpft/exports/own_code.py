@@ -59,7 +59,8 @@ def model(source: Source) -> Any:
         adapters=[[path, adapter.down.out_features] for path, adapter in parts.adapters.items()],
         **labelling(source),
     )
-    kind = DpftForTokenClassification if source.spoken else DpftForSequenceClassification
+    spoken = source.spec.representation == "token"
+    kind = DpftForTokenClassification if spoken else DpftForSequenceClassification
     config.auto_map = {
         "AutoConfig": f"modeling_dpft.{DpftConfig.__name__}",
         kind.__name__.replace("Dpft", "AutoModel"): f"modeling_dpft.{kind.__name__}",

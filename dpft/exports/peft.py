@@ -189,7 +189,12 @@ def _reading(source: Source) -> list[str]:
 def _usage(source: Source) -> list[str]:
     name = base_model(source.spec) or "THE_ENCODER_IT_WAS_TRAINED_ON"
     text = '["a text"], ["its partner"]' if source.trained.paired else '["a text", "another"]'
-    labels = [f"labels = {list(source.labels)!r}", "[labels[i] for i in logits.argmax(1)]"] if source.labels else []
+    read = (
+        "[[labels[i] for i in row] for row in logits.argmax(-1)]"
+        if source.spoken
+        else "[labels[i] for i in logits.argmax(1)]"
+    )
+    labels = [f"labels = {list(source.labels)!r}", read] if source.labels else []
     return [
         "import torch",
         "from peft import PeftModel",

@@ -64,7 +64,7 @@ def _lines(file: Path) -> list[str]:
 
 def _check(parts: list[str], width: int, number: int, name: str) -> None:
     where = f"line {number} of {name}"
-    if len(parts) < 2 or not parts[0].strip() or not parts[-1]:
+    if len(parts) < 2 or not parts[0].strip(" ") or not parts[-1]:
         raise UserError(f"each line must hold a token and its tag, got one without in {where}; mend the file")
     if len(parts) != width:
         raise UserError(

@@ -145,22 +145,6 @@ def _from_hub(config: Config, task: str, split: str) -> Any:
         hub.set_verbosity(level)
 
 
-def _local(folder: Path, split: str, named: tuple[str, ...], unit: str | None) -> Sentences:
-    if not folder.is_dir():
-        raise UserError(f"--data must be a folder, got {str(folder)!r}, which is none; pass --data DIR")
-    files = [file for stem in _STEMS[split] for suffix in _SUFFIXES if (file := folder / f"{stem}{suffix}").is_file()]
-    if not files:
-        raise UserError(
-            f"--data must hold a file named {split} ({split}.conll, {split}.parquet, {split}.jsonl), "
-            f"got {str(folder)!r} without; name it so"
-        )
-    file = files[0]
-    if file.suffix == ".parquet" or file.suffix == ".jsonl":
-        table, own = _table(file)
-        return of_table(table, own or named, unit, split)
-    return of_columns(file, unit)
-
-
 def _table(file: Path) -> tuple[Any, tuple[str, ...]]:
     """A table, and the names of its tags where it holds them."""
     import pandas as pd
