@@ -9,13 +9,13 @@ from typing import Any
 
 from dpft.answers import Tags
 from dpft.spec import Spec, UserError
-from dpft.tasks import tags
+from dpft.tasks import hub, tags
 from dpft.tasks._task import Rows, Task
-from dpft.tasks.sentences import Sentences, names_of, of_columns, of_table
+from dpft.tasks.sentences import TAGS, Sentences, names_of, of_columns, of_table
 from dpft.tasks.units import kept
 from dpft.tasks.words import joined
 
-TAGS = Tags()
+ANSWER = Tags()
 # Where the hub keeps its conversions of data sets whose own form is a script: no script is run.
 PARQUET = "refs/convert/parquet"
 # What files of a split are called: ours, and as CoNLL-2003 and WNUT-17 are handed out.
@@ -71,9 +71,9 @@ def load(spec: Spec) -> Task:
         notes.append("no validation set: all sentences are trained on, none is held out; judge with dpft evaluate RUN "
                      "--data FILE")  # fmt: skip
     judged = None if validation is None else _rows(validation, labels, "validation")
-    metric, *further = TAGS.metrics
+    metric, *further = ANSWER.metrics
     return Task(
-        spec.task, _rows(_limited(train, spec), labels, "train"), judged, labels, metric, TAGS, tuple(further),
+        spec.task, _rows(_limited(train, spec), labels, "train"), judged, labels, metric, ANSWER, tuple(further),
         notes=tuple(notes), taken=tuple(taken),
     )  # fmt: skip
 
@@ -92,11 +92,13 @@ def _sentences(spec: Spec, config: Config | None, split: str) -> Sentences | Non
     named = tags.names(config.types) if config else ()
     if split == "validation" and spec.validation is not None:
         return _read(_file(Path(spec.validation), "--validation"), named, unit, split)
-    if spec.data is not None:
-        return _local(Path(spec.data), split, named, unit, config is None)
-    if config is None:
-        raise UserError(f"the task {FILES} reads local files, got no --data; pass --data FILE or DIR")
-    return of_table(_from_hub(config, spec.task, split), named, unit, split)
+    if spec.data is None:
+        if config is None:
+            raise UserError(f"the task {FILES} reads one's own data, got no --data; pass --data FILE, DIR or HUB_ID")
+        return of_table(_from_hub(config, spec.task, split), named, unit, split)
+    if config is None and hub.is_id(spec.data):
+        return _own_of_hub(spec.data, split, unit)
+    return _local(Path(spec.data), split, named, unit, config is None)
 
 
 def _local(path: Path, split: str, named: tuple[str, ...], unit: str | None, own: bool) -> Sentences | None:
@@ -127,13 +129,23 @@ def _read(file: Path, named: tuple[str, ...], unit: str | None, split: str) -> S
     return of_table(table, own or named, unit, file.name)
 
 
+def _own_of_hub(name: str, split: str, unit: str | None) -> Sentences | None:
+    """A split of a user's data set on the hub; None where it has none to judge by."""
+    found = hub.split(name, split) if split == "train" else hub.validation(name)
+    if found is None:
+        return None
+    column = next((column for column in TAGS if column in found.table.column_names), "")
+    each = getattr(found.table.features.get(column), "feature", None)
+    return of_table(found.table.to_pandas(), tuple(getattr(each, "names", None) or ()), unit, split)
+
+
 def _from_hub(config: Config, task: str, split: str) -> Any:
     """A split as a pandas table, in the hub's own conversion to parquet."""
     import datasets
-    from huggingface_hub.utils import logging as hub
+    from huggingface_hub.utils import logging as client
 
-    level = hub.get_verbosity()
-    hub.set_verbosity(logging.CRITICAL)  # it tells of every retry on stderr
+    level = client.get_verbosity()
+    client.set_verbosity(logging.CRITICAL)  # it tells of every retry on stderr
     try:
         return datasets.load_dataset(config.hub, config.name, split=split, revision=PARQUET).to_pandas()
     except (OSError, ValueError, RuntimeError):
@@ -142,7 +154,7 @@ def _from_hub(config: Config, task: str, split: str) -> Any:
             "offline, pass --data DIR with train.conll and validation.conll, or both as parquet"
         ) from None
     finally:
-        hub.set_verbosity(level)
+        client.set_verbosity(level)
 
 
 def _table(file: Path) -> tuple[Any, tuple[str, ...]]:

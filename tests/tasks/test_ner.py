@@ -242,6 +242,16 @@ def test_the_hub_is_asked_for_parquet_and_no_script(monkeypatch: pytest.MonkeyPa
     ]
 
 
+def test_a_data_set_of_the_hub_is_read_by_the_names_of_its_tags(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = datasets.ClassLabel(names=["O", "I-b", "B-b"])
+    features = datasets.Features({"tokens": [datasets.Value("string")], "ner_tags": [names]})
+    one = datasets.Dataset.from_dict({"tokens": [["x", "y"]], "ner_tags": [[2, 0]]}, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: {"train": one})
+    task = tasks.load(Spec(task="ner/files", data="owner/name"))
+    assert [task.labels[n] for n in task.train.labels] == ["B-b", "O"]
+    assert task.validation is None
+
+
 def test_an_unreachable_hub_is_one_line_that_names_the_way_without_it() -> None:
     assert "got no answer from the hub; offline, pass --data DIR" in refusal(None, "wnut17")
 
