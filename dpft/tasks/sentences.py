@@ -45,7 +45,8 @@ def of_columns(file: Path, unit: str | None) -> Sentences:
             f"the unit of a column file must be {DOCUMENT}, in files with {columns.DOCUMENT} lines, got {unit!r} for "
             f"{file.name}; drop --unit"
         )
-    return Sentences(found.tokens, found.tags, np.array(found.documents, np.int64))
+    _, numbers = np.unique(found.documents, return_inverse=True)  # from 0 on, without documents that hold nothing
+    return Sentences(found.tokens, found.tags, np.asarray(numbers, np.int64))
 
 
 def of_table(table: Any, named: Sequence[str], unit: str | None, split: str) -> Sentences:

@@ -127,7 +127,7 @@ def test_the_unit_is_a_column_of_a_table_or_the_document_of_a_column_file(folder
     few = load(folder, unit="author", max_per_unit=1).train
     assert words_of(few) == [TRAIN[0][0], TRAIN[1][0]]
     (folder / "train.parquet").unlink()
-    documents = [f"-DOCSTART- O\n\n{text}" for text in ("a O\n\nb B-who\n\n", "c O\n\n")]
+    documents = [f"-DOCSTART- O\n\n{text}" for text in ("a O\n\nb B-who\n\n", "", "c O\n\n")]
     (folder / "train.conll").write_text("".join(documents))
     found = load(folder, unit="document").train.units
     assert found is not None
@@ -186,7 +186,7 @@ def test_numbers_beyond_the_names_are_refused(tmp_path: Path, tag: int) -> None:
 @pytest.mark.parametrize("split", ["train", "dev"])
 def test_a_split_without_a_sentence_is_refused(folder: Path, split: str) -> None:
     (folder / f"{split}.conll").write_text(" \n\t\n")
-    line = refusal(folder, labels=("who",))
+    line = refusal(folder, labels=("who", "where"))
     assert f"{'training' if split == 'train' else 'validation'} data must hold at least one row" in line
 
 
