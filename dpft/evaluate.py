@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -42,18 +42,47 @@ def features(model: Classifier, data: Encoded, hardware: Hardware) -> NDArray[np
     return _every_row(model, model.represent, data, model.head.in_features, hardware)
 
 
-@torch.inference_mode()
 def _every_row(
     model: Classifier, of: Callable[[Batch], Tensor], data: Encoded, width: int, hardware: Hardware
 ) -> NDArray[np.float32]:
     out = np.zeros((len(data), width), np.float32)
+    for rows, found in _in_turn(model, of, data, hardware):
+        out[rows] = found
+    return out
+
+
+def _every_word(model: Classifier, data: Encoded, words: Spoken, hardware: Hardware) -> NDArray[np.float32]:
+    out = np.full((words.count, model.head.out_features), _NEVER, np.float32)
+    out[:, 0] = 0.0
+    judged = words.at >= 0
+    out[words.at[judged]] = _every_token(model, model, data, judged, model.head.out_features, hardware)
+    return out
+
+
+def _every_token(
+    model: Classifier, of: Callable[[Batch], Tensor], data: Encoded, wanted: NDArray[np.bool_], width: int,
+    hardware: Hardware,
+) -> NDArray[np.float32]:  # fmt: skip
+    """(K, width) for the tokens that are wanted of all, in their order."""
+    out, place = np.zeros((int(wanted.sum()), width), np.float32), np.cumsum(wanted) - 1
+    for rows, found in _in_turn(model, of, data, hardware):
+        for row, tokens in zip(rows, found, strict=True):
+            own = np.arange(data.starts[row], data.starts[row + 1])
+            out[place[own[wanted[own]]]] = tokens[: len(own)][wanted[own]]
+    return out
+
+
+@torch.inference_mode()
+def _in_turn(
+    model: Classifier, of: Callable[[Batch], Tensor], data: Encoded, hardware: Hardware
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Numbers of rows and what `of` makes of them, all rows, longest first."""
     order = np.argsort(-data.lengths, kind="stable")
     per_example, model.per_example = model.per_example, False
     for part in cut(data.lengths[order], 2 * hardware.tokens):
         rows = order[part]
-        out[rows] = of(collate(data, rows, hardware.device)).float().cpu().numpy()
+        yield rows, of(collate(data, rows, hardware.device)).float().cpu().numpy()
     model.per_example = per_example
-    return out
 
 
 def judge(
@@ -76,33 +105,6 @@ def figures(metrics: Sequence[str], parts: Mapping[str, tuple[NDArray[np.float32
         for part, found in parts.items()
         for metric in metrics
     }
-
-
-def _every_word(model: Classifier, data: Encoded, words: Spoken, hardware: Hardware) -> NDArray[np.float32]:
-    out = np.full((words.count, model.head.out_features), _NEVER, np.float32)
-    out[:, 0] = 0.0
-    judged = words.at >= 0
-    out[words.at[judged]] = _every_token(model, model, data, judged, model.head.out_features, hardware)
-    return out
-
-
-@torch.inference_mode()
-def _every_token(
-    model: Classifier, of: Callable[[Batch], Tensor], data: Encoded, wanted: NDArray[np.bool_], width: int,
-    hardware: Hardware,
-) -> NDArray[np.float32]:  # fmt: skip
-    """(K, width) for the tokens that are wanted of all, in their order."""
-    out, place = np.zeros((int(wanted.sum()), width), np.float32), np.cumsum(wanted) - 1
-    order = np.argsort(-data.lengths, kind="stable")
-    per_example, model.per_example = model.per_example, False
-    for part in cut(data.lengths[order], 2 * hardware.tokens):
-        rows = order[part]
-        found = of(collate(data, rows, hardware.device)).float().cpu().numpy()
-        for row, tokens in zip(rows, found, strict=True):
-            own = np.arange(data.starts[row], data.starts[row + 1])
-            out[place[own[wanted[own]]]] = tokens[: len(own)][wanted[own]]
-    model.per_example = per_example
-    return out
 
 
 def score(metric: str, outputs: NDArray[np.float32], labels: NDArray[Any]) -> float:
