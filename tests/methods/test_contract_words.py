@@ -140,6 +140,21 @@ def test_padding_and_mates_do_not_change_a_tokens_reading(family: str) -> None:
         torch.testing.assert_close(logits[row, : one.ids.shape[1]], made.model(one)[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["ia3", "vera"])
+def test_tuners_of_peft_find_their_way_to_gradients_of_words(kind: str) -> None:
+    pytest.importorskip("peft")
+    model = families.classifier("bert", "token")
+    method = methods.load(
+        "peft", {"type": kind, "target_modules": "query,value", **({"r": 2} if kind == "vera" else {})}
+    )
+    made = dataclasses.replace(method.attach(model, 3), answer=Tags())
+    made.model.double().per_example = True
+    with torch.no_grad():
+        for parameter in made.private:
+            parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)).double()
+    contract.assert_equal(contract.sum_of(made, [batch()]), oracle(made, batch()), 1e-6)
+
+
 # Injected bugs: each must be seen by the comparison with gradients taken one at a time.
 
 
