@@ -11,7 +11,7 @@ validation_matched.parquet and validation_mismatched.parquet):
 
 your own data, in files with a header, a folder of train.csv and validation.csv (or the like), or a hub id:
   dpft train --epsilon 6.7 --delta 1e-6 --data tickets.csv --text message --label team --validation held_out.csv
-  dpft train --epsilon 6.7 --delta 1e-6 --data pairs.jsonl --text question --pair answer --label score --kind regression
+  dpft train --epsilon 6.7 --delta 1e-6 --data pairs.jsonl --text a --pair b --label mark --kind regression --labels 0,5
   dpft train --epsilon 6.7 --delta 1e-6 --data notes.parquet --text note --label topics --labels billing,outage,praise
 kinds: classification, regression, multi-label. Without --kind, lists, or names joined by |, are multi-label; numbers
 of which one has a fraction are regression; all else is classification. Label names are public: without --labels they

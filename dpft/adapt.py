@@ -60,6 +60,8 @@ def adapt(
     adapted = dataclasses.replace(adapted, answer=answer)
     if spec.unit != Spec.unit and adapted.gradients == "ghost":
         adapted = dataclasses.replace(adapted, gradients="single")  # ghost norms are of single rows
+    with torch.no_grad():
+        adapted.model.head.bias.fill_(answer.start)
     adapted.model.to(settled.device)
     if rehearsed:
         first = next(microbatches(public, np.arange(2), settled.tokens, settled.device))

@@ -27,9 +27,9 @@ class Answer(Protocol):
     """One kind of answer. `kind` is its name, `problem` its `problem_type` in a Hugging Face config; `named`: its
     outputs have label names.
 
-    `metrics`: of a user's own data, the main one first. `spoken`: each word of a row has an answer, not the row.
-    `losses`: one loss per example, which no other example's
-    outputs enter: (B, outputs) and the labels of B rows -> (B,).
+    `start`: what outputs are before anything is learned. `metrics`: of a user's own data, the main one first. `spoken`:
+    each word of a row has an answer, not the row. `losses`: one loss per example, which no other example's outputs
+    enter: (B, outputs) and the labels of B rows -> (B,).
     """
 
     @property
@@ -38,6 +38,8 @@ class Answer(Protocol):
     def problem(self) -> str: ...
     @property
     def named(self) -> bool: ...
+    @property
+    def start(self) -> float: ...
     @property
     def metrics(self) -> tuple[str, ...]: ...
     @property
@@ -69,6 +71,7 @@ class Classes:
     kind = "classification"
     problem = "single_label_classification"
     named = True
+    start = 0.0
     metrics = ("accuracy", "f1_macro")
     spoken = False
 
@@ -99,13 +102,24 @@ class Classes:
 
 @dataclass(frozen=True)
 class Score:
-    """A number: squared error of the one output. Labels: (N,) float32."""
+    """A number from `low` to `high`: squared error of the one output over half that range. Labels: (N,) float32.
+
+    The range is public. Outputs start in its middle: from 0 all errors of scores of 0 to 5 have one sign, and once each
+    gradient is cut to the clip, they would push alike, whatever their scores, until the bias had come all the way.
+    """
+
+    low: float = -1.0
+    high: float = 1.0
 
     kind = "regression"
     problem = "regression"
     named = False
     metrics = ("pearson", "spearman")
     spoken = False
+
+    @property
+    def start(self) -> float:
+        return (self.low + self.high) / 2
 
     def check(self, values: NDArray[Any], labels: tuple[str, ...], split: str) -> None:
         if not np.isfinite(values).all():
@@ -115,7 +129,7 @@ class Score:
         return np.zeros(rows, np.float32)
 
     def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        return (outputs[:, 0] - labels).square()
+        return (outputs[:, 0] - labels).square() * (2 / (self.high - self.low))
 
     def least_likely(self, outputs: Tensor) -> Tensor:
         return outputs[:, 0] - 1 - outputs[:, 0].abs()
@@ -135,6 +149,7 @@ class ManyLabels:
     kind = "multi-label"
     problem = "multi_label_classification"
     named = True
+    start = 0.0
     metrics = ("f1_micro", "f1_macro")
     spoken = False
 

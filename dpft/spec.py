@@ -68,7 +68,7 @@ class Spec:
     example, or all examples with one value in the column it names, of which the first `max_per_unit` count; batch
     size and epochs are then of units. `canaries`: made-up rows that are planted among the training data, each by a
     fair coin, for an audit. Of files of one's own, `text`, `pair` and `label` name columns, `validation` a second file,
-    `kind` and `labels` state what is otherwise read off the label column.
+    `kind` and `labels` (names, or a score's lowest and highest) state what is otherwise read off the label column.
     Raises UserError on values out of range.
     """
 
@@ -154,7 +154,7 @@ class Spec:
     def _settle_labels(self) -> None:
         if self.labels is None:
             return
-        rule, remedy = "labels must be different names", "pass --labels a,b"
+        rule, remedy = "labels must be at least two different names (one will do for words)", "pass --labels a,b"
         listed = isinstance(self.labels, (list, tuple)) and all(isinstance(x, str) and x for x in self.labels)
         _require(listed and len(set(self.labels)) == len(self.labels) >= 1, rule, self.labels, remedy)
         object.__setattr__(self, "labels", tuple(self.labels))

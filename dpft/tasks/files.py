@@ -16,7 +16,7 @@ from dpft.answers import Answer
 from dpft.spec import Spec, UserError, canonical_json
 from dpft.tasks import hub
 from dpft.tasks._task import Rows, Task
-from dpft.tasks.labelling import RULES, Column, answer_of, kind_of, names_in, values
+from dpft.tasks.labelling import RULES, Column, answer_of, kind_of, names_in, scored, values
 from dpft.tasks.reading import FORMATS, Source, in_folder, of_file
 from dpft.tasks.units import kept
 
@@ -88,11 +88,10 @@ def load(spec: Spec) -> Task:
     source, judged = _sources(spec)
     read = _Read.of(source, spec, spec.unit)
     answer = answer_of(spec.kind or kind_of(read.labels))
-    if spec.labels and not answer.named:
-        raise UserError(
-            f"a score has no labels, got --labels and a column of {answer.kind}; drop --labels, or pass --kind"
-        )
-    labels = spec.labels or names_in(read.labels, answer)
+    if not answer.named:
+        answer, labels = scored(spec.labels), ()
+    else:
+        labels = spec.labels or names_in(read.labels, answer)
     train = read.rows(spec, answer, labels, "train")
     validation = None
     if judged is not None:
@@ -197,6 +196,8 @@ def _told(
     if spec.kind is None:
         taken.append("the kind of answer")
         notes.append(f"found {answer.kind} in the label column ({RULES}; --kind states it)")
+    if not labels and spec.labels is None:
+        notes.append("scores are taken to lie around 0: state their range, as --labels 0,5, and fewer steps are wasted")
     if labels and spec.labels is None:
         taken.append("the label names")
         notes.append(

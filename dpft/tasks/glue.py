@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dpft.answers import plain
+from dpft.answers import CLASSES, Answer, Score
 from dpft.spec import Spec, UserError
 from dpft.tasks._task import Rows, Task
 from dpft.tasks.units import kept, numbered
@@ -26,6 +26,7 @@ class Config:
     validation: str = "validation"
     further: tuple[str, ...] = ()
     others: tuple[tuple[str, str], ...] = ()
+    answer: Answer = CLASSES
 
 
 _ENTAILS = ("entailment", "not_entailment")
@@ -34,7 +35,7 @@ CONFIGS = {
     "cola": Config(("sentence",), ("unacceptable", "acceptable"), "matthews"),
     "mrpc": Config(("sentence1", "sentence2"), ("not_equivalent", "equivalent"), "f1", further=("accuracy",)),
     "qqp": Config(("question1", "question2"), ("not_duplicate", "duplicate"), "f1", further=("accuracy",)),
-    "stsb": Config(("sentence1", "sentence2"), (), "pearson", further=("spearman",)),
+    "stsb": Config(("sentence1", "sentence2"), (), "pearson", further=("spearman",), answer=Score(0, 5)),
     "mnli": Config(
         ("premise", "hypothesis"),
         ("entailment", "neutral", "contradiction"),
@@ -57,7 +58,7 @@ def load(spec: Spec) -> Task:
         _rows(_table(spec, name, split), config, split) for split in (config.validation, *dict(config.others).values())
     )
     return Task(
-        spec.task, train, validation, config.labels, config.metric, plain(len(config.labels)),
+        spec.task, train, validation, config.labels, config.metric, config.answer,
         config.further, dict(zip(dict(config.others), others, strict=True)),
     )  # fmt: skip
 

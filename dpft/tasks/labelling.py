@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpft.answers import ANSWERS, CLASSES, Answer
+from dpft.answers import ANSWERS, CLASSES, Answer, Score
 from dpft.spec import UserError
 from dpft.tasks.reading import Source
 
@@ -98,10 +98,23 @@ def answer_of(kind: str) -> Answer:
     return ANSWERS[kind]
 
 
+def scored(stated: tuple[str, ...] | None) -> Answer:
+    """A score in the range that was stated, by its ends."""
+    if stated is None:
+        return Score()
+    ends = [_number(end) for end in stated]
+    if len(ends) != 2 or ends[0] is None or ends[1] is None or not ends[0] < ends[1] < 1e30:
+        raise UserError(f"labels of a score are its lowest and highest, got {len(ends)} others; pass --labels 0,5")
+    return Score(ends[0], ends[1])
+
+
 def names_in(column: Column, answer: Answer) -> tuple[str, ...]:
     """All names in the column, in the order of numbers or of letters; none for a score."""
     if not answer.named:
         return ()
+    for cell, first in _each(column):
+        if cell is None and answer == CLASSES:
+            raise _missing(column, first)
     found = {name for cell in column.cells for name in _names(cell, answer)}
     if not 2 <= len(found) <= MOST_NAMES:
         amount = "more" if len(found) > MOST_NAMES else f"{len(found)}"

@@ -34,7 +34,7 @@ def run(tmp_path: Path) -> Finished:
     def make(model: Path, method: str = "slash", **options: Any) -> Path:
         spec = Spec(
             task="ner/files", data=str(home), model=str(model), method=method, options=options, batch_size=15, epochs=1,
-            learning_rate=1e-6, max_length=24,
+            learning_rate=1e-6, max_length=64,
         )  # fmt: skip
         path = train(spec, runs=tmp_path / "runs", machine=FP32).path
         shake(path, 0.5)

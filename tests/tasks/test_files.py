@@ -1,0 +1,268 @@
+"""A user's own tables: what is read from every format, by which rules, and what is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dpft import tasks
+from dpft.answers import Classes, ManyLabels, Score
+from dpft.privacy.ledger.sketch import Sketch
+from dpft.spec import Spec, UserError
+
+SECRET = "patient-4711-has-measles"
+ROWS = [
+    ("the pump, it leaks", "since\nmonday", "water"),
+    ('she said "now"', "", "power"),
+    ("", "café", "water"),
+]
+
+
+def write(path: Path, rows: Sequence[Sequence[Any]], columns: Sequence[str] = ("text", "pair", "label")) -> Path:
+    """A table in the format that the file's name ends with."""
+    table = pd.DataFrame(rows, columns=list(columns))
+    if path.suffix == ".parquet":
+        table.to_parquet(path)
+    elif path.suffix == ".jsonl":
+        lines = (json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) for row in rows)
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    else:
+        table.to_csv(path, index=False, encoding="utf-8")
+    return path
+
+
+def spec(data: Path, **more: Any) -> Spec:
+    return Spec(task="files", data=str(data), **{"text": "text", "label": "label", **more})
+
+
+def labelled(path: Path, *labels: Any) -> Path:
+    return write(path, [(f"{SECRET} {i}", label) for i, label in enumerate(labels)], ("text", "label"))
+
+
+def refusal(wanted: Spec) -> str:
+    with pytest.raises(UserError) as caught:
+        tasks.load(wanted)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert SECRET not in line
+    assert ", got " in line
+    return line
+
+
+@pytest.mark.parametrize("end", ["csv", "jsonl", "parquet"])
+def test_every_format_gives_the_same_rows_in_their_order(tmp_path: Path, end: str) -> None:
+    task = tasks.load(spec(write(tmp_path / f"own.{end}", ROWS), pair="pair"))
+    assert list(task.train.texts) == [text for text, _, _ in ROWS]
+    assert task.train.pairs is not None
+    assert list(task.train.pairs) == [pair for _, pair, _ in ROWS]
+    assert (task.labels, task.train.labels.tolist()) == (("power", "water"), [1, 0, 1])
+    assert (task.answer, task.metrics) == (Classes(), ("accuracy", "f1_macro"))
+    assert task.train.texts[1:] == [text for text, _, _ in ROWS[1:]]
+    assert task.train.texts[-1] == ROWS[-1][0]
+
+
+def test_quotes_mean_nothing_between_tabs(tmp_path: Path) -> None:
+    """As in the original SMS Spam Collection, where a message may open a quotation and never close it."""
+    file = tmp_path / "own.tsv"
+    file.write_text('text\tlabel\n"now\tspam\nhe said "ok"\tham\n')
+    assert list(tasks.load(spec(file)).train.texts) == ['"now', 'he said "ok"']
+
+
+def test_a_folder_holds_both_splits_and_a_second_file_is_judged_instead(tmp_path: Path) -> None:
+    labelled(tmp_path / "train.csv", "a", "b")
+    labelled(tmp_path / "validation.jsonl", "b", "b", "a")
+    apart = labelled(tmp_path / "apart.parquet", "b")
+    assert tasks.load(spec(tmp_path)).judged[""].labels.tolist() == [1, 1, 0]
+    assert tasks.load(spec(tmp_path, validation=str(apart))).judged[""].labels.tolist() == [1]
+
+
+def test_without_a_validation_set_every_row_is_trained_on_and_that_is_said(tmp_path: Path) -> None:
+    task = tasks.load(spec(labelled(tmp_path / "own.csv", *"abab")))
+    assert (len(task.train), task.judged) == (4, {})
+    assert any("none is held out" in note for note in task.notes)
+
+
+@pytest.mark.parametrize(
+    ("labels", "answer", "names", "values"),
+    [
+        (["b", "a", "b"], Classes(), ("a", "b"), [1, 0, 1]),
+        (["10", "9", "9"], Classes(), ("9", "10"), [1, 0, 0]),
+        ([1.0, 0.0, 1.0], Classes(), ("0", "1"), [1, 0, 1]),
+        ([True, False, True], Classes(), ("false", "true"), [1, 0, 1]),
+        (["1", "2.5", "-3"], Score(), (), [1.0, 2.5, -3.0]),
+        ([["a", "c"], [], ["b"]], ManyLabels(), ("a", "b", "c"), [[1, 0, 1], [0, 0, 0], [0, 1, 0]]),
+        (["a|c", "", "b"], ManyLabels(), ("a", "b", "c"), [[1, 0, 1], [0, 0, 0], [0, 1, 0]]),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_the_kind_is_found_by_the_rules_that_are_told(
+    tmp_path: Path, labels: list[Any], answer: Any, names: tuple[str, ...], values: list[Any]
+) -> None:
+    end = "jsonl" if any(not isinstance(label, str) for label in labels) else "csv"
+    task = tasks.load(spec(labelled(tmp_path / f"own.{end}", *labels)))
+    assert (task.answer, task.labels, task.train.labels.tolist()) == (answer, names, values)
+    assert task.train.labels.dtype == (np.int64 if answer == Classes() else np.float32)
+    assert task.taken == (("the kind of answer", "the label names") if names else ("the kind of answer",))
+
+
+def test_what_is_stated_is_not_taken_from_the_data(tmp_path: Path) -> None:
+    file = labelled(tmp_path / "own.csv", "b", "a", "b")
+    task = tasks.load(spec(file, kind="classification", labels=("b", "never", "a")))
+    assert (task.labels, task.train.labels.tolist(), task.taken) == (("b", "never", "a"), [0, 2, 0], ())
+    assert tasks.load(spec(labelled(tmp_path / "n.csv", 1, 2, 3), kind="regression")).answer == Score()
+    assert tasks.load(spec(tmp_path / "n.csv", kind="regression", labels=("1", "5"))).answer == Score(1, 5)
+
+
+def test_a_unit_keeps_its_first_rows_however_its_name_is_typed(tmp_path: Path) -> None:
+    people = [7, 7.0, "7", " ann", "ann", 7]
+    rows = [(f"t{i}", "ab"[i % 2], who) for i, who in enumerate(people)]
+    file = write(tmp_path / "own.jsonl", rows, ("text", "label", "who"))
+    train = tasks.load(spec(file, unit="who", max_per_unit=2)).train
+    assert train.units is not None
+    assert train.units.tolist() == [0, 0, 1, 1]
+    assert list(train.texts) == ["t0", "t1", "t3", "t4"]
+    assert train.labels.tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (f"text,label\nok,a\n{SECRET},b,c\n", "got 3 in line 3"),
+        (f"text,label\nok,a\n{SECRET}\n", "got 1 in line 3"),
+        (f'text,label\nok,a\n"{SECRET},b\n', "closed quotes"),
+        (f'text,label\nok,a\n"{SECRET}"x,b\n', "in line 3"),
+        (f"text,label\nok,a\n{SECRET},\n", "a label, got none in line 3"),
+        (f"text,label\nok,a\n{SECRET},a\n", "2 to 100 different names, got 1"),
+        (f"{SECRET},ham\nok,spam\n", "got none named 'text' among 2"),
+        (f"text,text,label\n{SECRET},b,a\n", "two named 'text'"),
+        ("", "got none named 'text' among 0"),
+        ("text,label\n", "at least one row"),
+        ("text,label\nok,a\ncaf\xe9,b\n".encode("latin-1"), "UTF-8, got other bytes in line 3"),
+        (f"text,label\n{SECRET},a\nok,b\n".encode("utf-16"), "UTF-8, got other bytes in line 1"),
+        ("text,label\n" + "x" * 200_000 + ",a\n", "at most 131072 characters, got another in line 2"),
+    ],
+)  # fmt: skip
+def test_a_csv_that_is_broken_is_refused_with_its_line(tmp_path: Path, content: str | bytes, said: str) -> None:
+    file = tmp_path / "own.csv"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert said in refusal(spec(file))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (f'{{"text": "ok", "label": "a"}}\n{{"text": "{SECRET}"', "one JSON object, got another in line 2"),
+        (f'{{"text": "ok", "label": "a"}}\n["{SECRET}"]', "one JSON object, got another in line 2"),
+        (f'{{"text": "ok", "label": "a"}}\n{{"text": "{SECRET}"}}', "none named 'label' in line 2"),
+        (f'{{"text": "ok", "label": "a"}}\n\n{{"text": ["{SECRET}"], "label": "b"}}', "have a text, got none"),
+        ('{"text": "ok", "label": "a"}\n{"text": "ok", "label": 1}', "must all be names, all numbers or all lists"),
+        ('{"text": "ok", "label": "a"}\n{"text": "ok", "label": ["b"]}', "got another in line 2"),
+        ('{"text": "ok", "label": "a"}\n{"text": "ok", "label": {"b": 1}}', "got another in line 2"),
+        ('{"text": "ok", "label": 1.5}\n{"text": "ok", "label": NaN}', "a label, got none in line 2"),
+        ('{"text": "ok", "label": 1.5}\n{"text": "ok", "label": 1e300}', "finite number, got another in line 2"),
+        ("[" * 100_000, "one JSON object, got another in line 1"),
+    ],
+    ids=range(10),
+)  # fmt: skip
+def test_lines_that_are_no_rows_are_refused_with_their_number(tmp_path: Path, content: str, said: str) -> None:
+    file = tmp_path / "own.jsonl"
+    file.write_text(content)
+    assert said in refusal(spec(file))
+
+
+def test_a_label_that_training_did_not_have_is_refused_with_its_row(tmp_path: Path) -> None:
+    labelled(tmp_path / "train.csv", "a", "b")
+    labelled(tmp_path / "validation.parquet", "a", SECRET)
+    assert "labels of validation must be of the 2 that are known, got another in row 2 of" in refusal(spec(tmp_path))
+    stated = spec(tmp_path / "train.csv", labels=("a", "c"))
+    assert "labels of train must be of the 2 that are known, got another in line 3" in refusal(stated)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"text": None}, "pass --text COLUMN"),
+        ({"label": None}, "pass --label COLUMN"),
+        ({"label": "text"}, "different columns"),
+        ({"pair": "partner"}, "none named 'partner'"),
+        ({"unit": "who"}, "none named 'who'"),
+        ({"kind": "ranking"}, "kind must be one of classification, regression, multi-label"),
+        ({"kind": "regression"}, "a score must be a finite number, got another in line 2"),
+        ({"kind": "regression", "labels": ("a", "b")}, "its lowest and highest"),
+        ({"kind": "regression", "labels": ("5", "0")}, "its lowest and highest"),
+        ({"validation": "nowhere.csv"}, "which is not there"),
+        ({"validation": "own.txt"}, "which is not there"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_is_asked_of_a_file_must_fit_it(tmp_path: Path, more: dict[str, Any], said: str) -> None:
+    assert said in refusal(spec(labelled(tmp_path / "own.csv", "a", "b"), **more))
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "own.xlsx").write_bytes(b"PK")
+    (tmp_path / "own.parquet").write_text(SECRET)
+    assert ".csv, .tsv, .jsonl, .parquet" in refusal(spec(tmp_path / "own.xlsx"))
+    assert "cannot be read" in refusal(spec(tmp_path / "own.parquet"))
+    assert "a folder must hold train.csv" in refusal(spec(tmp_path))
+
+
+def test_only_own_files_take_columns() -> None:
+    with pytest.raises(UserError, match="only the task files takes --text, got the task glue/sst2"):
+        tasks.load(Spec(task="glue/sst2", text="sentence"))
+
+
+def test_a_file_that_changes_between_two_walks_is_refused(tmp_path: Path) -> None:
+    """The texts are read again after the rows were counted: other rows would meet the labels of these."""
+    file = labelled(tmp_path / "own.csv", "a", "b")
+    task = tasks.load(spec(file))
+    file.write_text(file.read_text() + "one more,a\n")
+    with pytest.raises(UserError, match="changed; start again"):
+        list(task.train.texts)
+
+
+def test_a_large_file_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+    file = tmp_path / "own.csv"
+    with open(file, "w") as out:
+        out.write("text,label\n")
+        out.writelines(f"{i} {'x' * 2000},{'ab'[i % 2]}\n" for i in range(8000))
+    tracemalloc.start()
+    task = tasks.load(spec(file))
+    Sketch.of(b"k" * 32, task.train.texts, task.train.pairs)
+    streamed = tracemalloc.get_traced_memory()[1]
+    tracemalloc.reset_peak()
+    whole = list(task.train.texts)  # the injected bug: all texts at once
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(whole) == 8000
+    assert streamed < file.stat().st_size / 4 < file.stat().st_size <= held
+
+
+def test_the_hub_gives_class_names_and_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    kinds = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    train = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 0, 1]}, features=kinds)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: {"train": train})
+    monkeypatch.chdir(tmp_path)
+    task = tasks.load(spec(Path("someone/notes")))
+    assert (task.labels, task.train.labels.tolist(), list(task.train.texts)) == (("no", "yes"), [1, 0, 1], [*"abc"])
+    assert task.judged == {}
+    assert "none named 'body'" in refusal(spec(Path("someone/notes"), text="body"))
+
+
+def test_real_messages_load_from_their_original_lines(shared_data: Path, tmp_path: Path) -> None:
+    """SMS Spam Collection (Almeida et al. 2011): 4,827 ham and 747 spam; the original has no header."""
+    original = shared_data / "sms_spam" / "SMSSpamCollection"
+    file = tmp_path / "sms.tsv"
+    file.write_bytes(b"label\ttext\n" + original.read_bytes())
+    task = tasks.load(spec(file))
+    assert (task.labels, np.bincount(task.train.labels).tolist()) == (("ham", "spam"), [4827, 747])
+    assert tasks.load(spec(shared_data / "sms_spam", text="sms")).labels == ("0", "1")
