@@ -29,10 +29,11 @@ def own(path: Path, kind: str, rows: int, seed: int = 0) -> Path:
     """Texts whose words tell their label, whose length another one."""
     rng = Random(seed)
     with open(path, "w") as out:
-        for _ in range(rows):
+        for number in range(rows):
             good, short = rng.random() < 0.5, rng.random() < 0.5
             words = [rng.choice(GOOD if good else BAD)] * 3 + [rng.choice(WORDS) for _ in range(1 if short else 12)]
-            print(json.dumps({"body": " ".join(words), "answer": LABELS[kind](good, short)}), file=out)
+            row = {"body": " ".join(words), "answer": LABELS[kind](good, short), "who": f"person {number // 2}"}
+            print(json.dumps(row), file=out)
     return path
 
 
@@ -65,19 +66,20 @@ def test_a_private_run_on_own_files_learns_predicts_and_is_carried_away(
     assert [*config["id2label"].values()] == [*trained.labels] or kind == "regression"
 
 
-def test_a_run_without_a_validation_set_says_so_and_is_judged_later(tiny_bert: Path, tmp_path: Path) -> None:
+def test_a_run_of_units_without_a_validation_set_says_so_and_is_judged_later(tiny_bert: Path, tmp_path: Path) -> None:
     notes: list[str] = []
 
     class Heard(Progress):
         def note(self, text: str) -> None:
             notes.append(text)
 
-    asked = spec(tiny_bert, own(tmp_path / "own.jsonl", "classification", 120), epochs=1)
+    data = own(tmp_path / "own.jsonl", "classification", 120)
+    asked = spec(tiny_bert, data, epochs=1, batch_size=30, unit="who")
     result = train(asked, runs=tmp_path / "runs", machine=FP32, progress=Heard())
     assert (result.value, result.further) == (None, {})
     assert any("no validation set" in note for note in notes)
     card = json.loads((result.path / "privacy.json").read_text())
-    assert card["units"] == 120
+    assert (card["units"], card["adjacency"]) == (60, "adding or removing all examples of one who")
     assert card["does_not_cover"][0].startswith("the kind of answer and the label names: read off the training data")
     trained = load(result.path, machine=FP32)
     with pytest.raises(UserError, match="pass --data FILE"):
