@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
-import numpy as np
 import pytest
 from dpft.cli import main
 
@@ -51,7 +50,7 @@ class StopAt(Progress):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("method", ["slash", "linear", "jr_warp"])
+@pytest.mark.parametrize("method", ["linear", "jr_warp"])
 def test_a_private_run_breaks_off_resumes_and_loads(method: str, spec: Spec, tmp_path: Path) -> None:
     spec, stopped = replace(spec, method=method, options={} if method == "linear" else {"dim": 12}), StopAt()
     with pytest.raises(KeyboardInterrupt):
@@ -141,10 +140,8 @@ def test_units_of_several_sentences_are_protected_together(spec: Spec, tmp_path:
     text = (home / "train.conll").read_text().split("\n\n")
     documents = [f"-DOCSTART- O\n\n{a}\n\n{b}" for a, b in zip(text[::2], text[1::2], strict=True)]
     (home / "train.conll").write_text("\n\n".join(documents))
-    for method, options in (("slash", {"dim": 12}), ("linear", {})):
-        asked = replace(spec, unit="document", method=method, options=options)
-        result = train(asked, runs=tmp_path / "runs", machine=FP32)
-        card = json.loads((result.path / "privacy.json").read_text())
-        assert card["units"] == 80
-        assert card["adjacency"] == "adding or removing all examples of one document"
-        assert np.isclose(card["rate"], 0.5)
+    result = train(replace(spec, unit="document"), runs=tmp_path / "runs", machine=FP32)
+    card = json.loads((result.path / "privacy.json").read_text())
+    assert card["units"] == 80
+    assert card["adjacency"] == "adding or removing all examples of one document"
+    assert card["rate"] == 0.5

@@ -23,7 +23,7 @@ from dpft.tasks.microbatch import collate, microbatches
 from dpft.trained import Trained
 from tests.audit.conftest import EXAMPLES
 
-WAYS: dict[str, dict[str, Any]] = {"slash": {"dim": 16}, "linear": {}, "full": {}}
+WAYS: dict[str, dict[str, Any]] = {"slash": {"dim": 16}, "linear": {}}
 
 
 @pytest.fixture(params=WAYS)
