@@ -129,10 +129,26 @@ def together(population: dict[str, Any]) -> str:
     )
 
 
+_BESIDE = 4
+
+
 def beside(further: dict[str, float]) -> str:
-    """Metrics beside the main one, in brackets."""
-    listed = ", ".join(f"{name} {value:.4f}" for name, value in further.items())
-    return f" ({listed})" if listed else ""
+    """Metrics beside the main one, in brackets: the first few of many."""
+    listed = ", ".join(f"{name} {value:.4f}" for name, value in list(further.items())[:_BESIDE])
+    more = f", {len(further) - _BESIDE} more in result.json" if len(further) > _BESIDE else ""
+    return f" ({listed}{more})" if listed else ""
+
+
+def by_type(figures: dict[str, float]) -> list[str]:
+    """A table of what has an F1, a precision and a recall of its own; no lines where nothing has."""
+    names = [name.removesuffix("_f1") for name in figures if name.endswith("_f1")]
+    kinds = [name for name in names if f"{name}_precision" in figures]
+    if not kinds:
+        return []
+    width = max(map(len, kinds)) + 2
+    rows = [(name, *(figures[f"{name}_{of}"] for of in ("precision", "recall", "f1"))) for name in kinds]
+    head = f"{'':<{width}}{'precision':>10}{'recall':>10}{'F1':>10}"
+    return [head, *(f"{name:<{width}}{p:>10.4f}{r:>10.4f}{f:>10.4f}" for name, p, r, f in rows)]
 
 
 def upward(epsilon: float | None) -> str:

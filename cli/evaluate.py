@@ -24,6 +24,7 @@ def evaluate(
 
     trained = load(run, machine=_flags.machine(device, precision, tokens_per_microbatch))
     further = trained.figures(data)
+    table = _show.by_type(further)
     metric = next(iter(further))
     value = further.pop(metric)
     if as_json:
@@ -32,4 +33,6 @@ def evaluate(
         return
     mark = "" if trained.private else f"   {NOT_PRIVATE}"
     rows = f"the rows of {data}" if data else f"the validation rows of {trained.run.spec.task}"
-    print(f"{metric} {value:.4f} on {rows} (without noise){_show.beside(further)}{mark}")
+    print(f"{metric} {value:.4f} on {rows} (without noise){'' if table else _show.beside(further)}{mark}")
+    for line in table:
+        print(line)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from dpft.cli import _flags, _show
 
 from dpft.spec import UserError
+
+if TYPE_CHECKING:
+    from dpft.trained import Trained
 
 
 def predict(
@@ -21,7 +26,8 @@ def predict(
     tokens_per_microbatch: _flags.Tokens = None,
     as_json: _flags.Json = False,
 ) -> None:
-    """Label texts: one line each, the label, its probability, the text."""
+    """Label texts: one line each, the label, its probability, the text. A model of words: a line for each word, with
+    its tag, and an empty line after each text."""
     if bool(text) == bool(file):
         raise UserError("predict needs texts, got both or neither of --text and --file; pass one of them")
     texts = _lines(file) if file else list(text or [])
@@ -31,9 +37,12 @@ def predict(
     trained = load(run, machine=_flags.machine(device, precision, tokens_per_microbatch))
     if file and trained.paired:
         texts, pair = _halves(texts)
-    found = trained.predict(texts, pair)
     if not trained.private:
         _show.say(f"this model is {NOT_PRIVATE}: trained without clipping and noise")
+    if trained.spoken:
+        _tag(trained, texts, pair, as_json)
+        return
+    found = trained.predict(texts, pair)
     for one, prediction in zip(texts, found, strict=True):
         if as_json:
             _show.print_json(
@@ -46,6 +55,19 @@ def predict(
             )
         else:
             print(f"{_shown(prediction.label, prediction.probability)}\t{one}")
+
+
+def _tag(trained: Trained, texts: Sequence[str], pair: Sequence[str] | None, as_json: bool) -> None:
+    """Each text's words with their tags; as JSON, its entities too, with the characters where they stand."""
+    if pair:
+        raise UserError("this run tags the words of single texts, got pairs; drop --pair")
+    for text, found in zip(texts, trained.tag(texts), strict=True):
+        if as_json:
+            _show.print_json({"text": text, **asdict(found), "private": trained.private})
+            continue
+        for word in found.words:
+            print(f"{word.text}\t{word.label}\t{word.probability:.3f}")
+        print()
 
 
 def _shown(label: str | float | tuple[str, ...], probability: float | tuple[float, ...] | None) -> str:

@@ -15,7 +15,12 @@ your own data, in files with a header, a folder of train.csv and validation.csv 
   dpft train --epsilon 6.7 --delta 1e-6 --data notes.parquet --text note --label topics --labels billing,outage,praise
 kinds: classification, regression, multi-label. Without --kind, lists, or names joined by |, are multi-label; numbers
 of which one has a fraction are regression; all else is classification. Label names are public: without --labels they
-are taken from the data, and the privacy card says so. --unit COLUMN protects all rows of one person together."""
+are taken from the data, and the privacy card says so. --unit COLUMN protects all rows of one person together.
+
+named entities, from files of a token a line with its BIO tag last, or tables with columns tokens and ner_tags:
+  dpft train --epsilon 6.7 --delta 1e-5 --task ner/files --data notes.conll --validation held_out.conll --labels PER,LOC
+  dpft train --epsilon 6.7 --delta 1e-5 --task ner/wnut17 --batch-size 512 --epochs 20
+The unit is a sentence, or --unit: a table's column, or document in files with -DOCSTART- lines."""
 
 
 def tasks(as_json: _flags.Json = False) -> None:
@@ -26,5 +31,5 @@ def tasks(as_json: _flags.Json = False) -> None:
         _show.print_json([{"name": name, "summary": text} for name, text in known.names().items()])
         return
     for name, text in known.names().items():
-        print(f"{name:<12}{text}")
+        print(f"{name:<15}{text}")
     print(_EXAMPLES)

@@ -39,7 +39,10 @@ def train(
         str | None, typer.Option(help=f"Local folder or hub id of an encoder. [default: {Spec.model}]")
     ] = None,
     representation: Annotated[
-        str | None, typer.Option(help=f"What the head reads: mask, cls, mean. [default: {Spec.representation}]")
+        str | None,
+        typer.Option(
+            help=f"What the head reads: mask, cls, mean; of words every token. [default: {Spec.representation}]"
+        ),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help=f"Expected examples per step. [default: {Spec.batch_size}]")

@@ -15,7 +15,7 @@ from dpft.batch import Batch
 from dpft.hardware import Hardware
 from dpft.methods._method import Adapted
 from dpft.spec import Machine, Spec, UserError
-from dpft.tasks import Rows, sample
+from dpft.tasks import made_up, sample
 from dpft.tasks.encode import encode
 from dpft.tasks.microbatch import microbatches
 
@@ -51,7 +51,7 @@ def adapt(
     texts, _ = sample.generate(2 * PUBLIC_TEXTS, seed=PUBLIC_SEED)
     pairs = texts[PUBLIC_TEXTS:] if paired else None
     answer = answer or answers.plain(labels)
-    rows = Rows(texts[:PUBLIC_TEXTS], pairs, answer.blank(PUBLIC_TEXTS, labels))
+    rows = made_up(texts[:PUBLIC_TEXTS], pairs, answer, labels)
     public = encode(rows, tokenizer, spec.representation, spec.max_length)
     batches = list(microbatches(public, np.arange(PUBLIC_TEXTS), settled.tokens))
     model = models.load(spec, labels or 1, settled, batches)

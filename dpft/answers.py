@@ -27,9 +27,9 @@ class Answer(Protocol):
     """One kind of answer. `kind` is its name, `problem` its `problem_type` in a Hugging Face config; `named`: its
     outputs have label names.
 
-    `start`: what outputs are before anything is learned. `metrics`: of a user's own data, the main one first.
-    `losses`: one loss per example, which no other example's outputs enter: (B, outputs) and the labels of B rows ->
-    (B,).
+    `start`: what outputs are before anything is learned. `metrics`: of a user's own data, the main one first. `spoken`:
+    each word of a row has an answer, not the row. `losses`: one loss per example, which no other example's outputs
+    enter: (B, outputs) and the labels of B rows -> (B,).
     """
 
     @property
@@ -42,6 +42,8 @@ class Answer(Protocol):
     def start(self) -> float: ...
     @property
     def metrics(self) -> tuple[str, ...]: ...
+    @property
+    def spoken(self) -> bool: ...
     def check(self, values: NDArray[Any], labels: tuple[str, ...], split: str) -> None:
         """Raise UserError where a split's label array does not fit the label names."""
         ...
@@ -71,6 +73,7 @@ class Classes:
     named = True
     start = 0.0
     metrics = ("accuracy", "f1_macro")
+    spoken = False
 
     def check(self, values: NDArray[Any], labels: tuple[str, ...], split: str) -> None:
         bad = np.flatnonzero(~np.isin(values, np.arange(len(labels))))
@@ -113,6 +116,7 @@ class Score:
     problem = "regression"
     named = False
     metrics = ("pearson", "spearman")
+    spoken = False
 
     @property
     def start(self) -> float:
@@ -152,6 +156,7 @@ class ManyLabels:
     named = True
     start = 0.0
     metrics = ("f1_micro", "f1_macro")
+    spoken = False
 
     def check(self, values: NDArray[Any], labels: tuple[str, ...], split: str) -> None:
         if values.ndim != 2 or values.shape[1] != len(labels) or not np.isin(values, (0, 1)).all():
@@ -181,8 +186,30 @@ class ManyLabels:
         return found
 
 
+@dataclass(frozen=True)
+class Tags(Classes):
+    """One label for each word: softmax and cross-entropy, averaged over the words of one example and of no other.
+
+    An example without words has a loss of 0. Labels: of all words end to end; in a batch (B, T) int64 at each word's
+    first token, below 0 at tokens that are not judged, with outputs (B, T, C).
+    """
+
+    kind = "token-classification"
+    metrics = ("entity_f1", "entity_precision", "entity_recall")
+    spoken = True
+
+    def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        judged = labels >= 0
+        known = labels.clamp(min=0).flatten()
+        each = nn.functional.cross_entropy(outputs.flatten(0, 1), known, reduction="none").view_as(labels)
+        return (each * judged).sum(1) / judged.sum(1).clamp(min=1)
+
+    def least_likely(self, outputs: Tensor) -> Tensor:
+        return outputs.argmin(-1)
+
+
 CLASSES: Answer = Classes()
-ANSWERS: dict[str, Answer] = {answer.kind: answer for answer in (CLASSES, Score(), ManyLabels())}
+ANSWERS: dict[str, Answer] = {answer.kind: answer for answer in (CLASSES, Score(), ManyLabels(), Tags())}
 
 
 def plain(labels: int) -> Answer:

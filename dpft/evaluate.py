@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,35 +13,89 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor
 
+from dpft import tagged
 from dpft.batch import Batch
 from dpft.hardware import Hardware
 from dpft.models.heads import Classifier
+from dpft.tasks import Rows
 from dpft.tasks.encode import Encoded
 from dpft.tasks.microbatch import collate, cut
+from dpft.tasks.words import Spoken
+
+_NEVER = -30.0  # a logit beside 0: next to no probability
 
 
 def logits(model: Classifier, data: Encoded, hardware: Hardware) -> NDArray[np.float32]:
-    """The model's outputs for every row, in the rows' order: (N, outputs). N may be 0."""
+    """The model's outputs for every row, in the rows' order: (N, outputs). N may be 0.
+
+    Where words are judged, for every word: (W, outputs). A word without a token gets the first label, outside.
+    """
+    if data.words is not None:
+        return _every_word(model, data, data.words, hardware)
     return _every_row(model, model, data, model.head.out_features, hardware)
 
 
 def features(model: Classifier, data: Encoded, hardware: Hardware) -> NDArray[np.float32]:
-    """What the head reads of every row: (N, D)."""
+    """What the head reads of every row: (N, D); where words are judged, of every token that is `kept`: (K, D)."""
+    if data.words is not None:
+        return _every_token(model, model.represent, data, data.kept, model.head.in_features, hardware)
     return _every_row(model, model.represent, data, model.head.in_features, hardware)
 
 
-@torch.inference_mode()
 def _every_row(
     model: Classifier, of: Callable[[Batch], Tensor], data: Encoded, width: int, hardware: Hardware
 ) -> NDArray[np.float32]:
     out = np.zeros((len(data), width), np.float32)
+    for rows, found in _in_turn(model, of, data, hardware):
+        out[rows] = found
+    return out
+
+
+def _every_word(model: Classifier, data: Encoded, words: Spoken, hardware: Hardware) -> NDArray[np.float32]:
+    out = np.full((words.count, model.head.out_features), _NEVER, np.float32)
+    out[:, 0] = 0.0
+    judged = words.at >= 0
+    out[words.at[judged]] = _every_token(model, model, data, judged, model.head.out_features, hardware)
+    return out
+
+
+def _every_token(
+    model: Classifier, of: Callable[[Batch], Tensor], data: Encoded, wanted: NDArray[np.bool_], width: int,
+    hardware: Hardware,
+) -> NDArray[np.float32]:  # fmt: skip
+    """(K, width) for the tokens that are wanted of all, in their order."""
+    out, place = np.zeros((int(wanted.sum()), width), np.float32), np.cumsum(wanted) - 1
+    for rows, found in _in_turn(model, of, data, hardware):
+        for row, tokens in zip(rows, found, strict=True):
+            own = np.arange(data.starts[row], data.starts[row + 1])
+            out[place[own[wanted[own]]]] = tokens[: len(own)][wanted[own]]
+    return out
+
+
+@torch.inference_mode()
+def _in_turn(
+    model: Classifier, of: Callable[[Batch], Tensor], data: Encoded, hardware: Hardware
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Numbers of rows and what `of` makes of them, all rows, longest first."""
     order = np.argsort(-data.lengths, kind="stable")
     per_example, model.per_example = model.per_example, False
     for part in cut(data.lengths[order], 2 * hardware.tokens):
         rows = order[part]
-        out[rows] = of(collate(data, rows, hardware.device)).float().cpu().numpy()
+        yield rows, of(collate(data, rows, hardware.device)).float().cpu().numpy()
     model.per_example = per_example
-    return out
+
+
+def judge(
+    metrics: Sequence[str], labels: Sequence[str], parts: Mapping[str, tuple[NDArray[np.float32], Rows]]
+) -> dict[str, float]:
+    """Every figure of rows to judge by, from each part's logits: the metrics, or those of entities where words are
+    labelled."""
+    found = figures(metrics, {part: (out, rows.labels) for part, (out, rows) in parts.items() if rows.words is None})
+    for part, (outputs, rows) in parts.items():
+        if rows.words is not None:
+            own = tagged.figures(outputs, rows.labels, rows.words, labels)
+            found.update({f"{name}_{part}" if part else name: value for name, value in own.items()})
+    return found
 
 
 def figures(metrics: Sequence[str], parts: Mapping[str, tuple[NDArray[np.float32], NDArray[Any]]]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-Representation = Literal["mask", "cls", "mean"]
+Representation = Literal["mask", "cls", "mean", "token"]
 Schedule = Literal["constant", "linear", "cosine"]
 Optimizer = Literal["adam", "sgd"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -154,9 +154,9 @@ class Spec:
     def _settle_labels(self) -> None:
         if self.labels is None:
             return
-        rule, remedy = "labels must be at least two different names", "pass --labels a,b"
+        rule, remedy = "labels must be at least two different names (one will do for words)", "pass --labels a,b"
         listed = isinstance(self.labels, (list, tuple)) and all(isinstance(x, str) and x for x in self.labels)
-        _require(listed and len(set(self.labels)) == len(self.labels) >= 2, rule, self.labels, remedy)
+        _require(listed and len(set(self.labels)) == len(self.labels) >= 1, rule, self.labels, remedy)
         object.__setattr__(self, "labels", tuple(self.labels))
 
     def _settle_unit(self) -> None:

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpft import evaluate, tasks
+from dpft import evaluate, tagged, tasks
 from dpft.adapt import adapt, settle
 from dpft.answers import ANSWERS, Prediction, plain
 from dpft.hardware import Hardware
 from dpft.methods._method import Adapted
 from dpft.run import Run
 from dpft.spec import Machine, UserError
+from dpft.tagged import Tagged
 from dpft.tasks import Rows
 from dpft.tasks.encode import encode
+from dpft.tasks.words import found_in
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class Trained:
     def private(self) -> bool:
         return self.run.plan.budget is not None
 
+    @property
+    def spoken(self) -> bool:
+        """Whether it tags the words of a text: call `tag`, not `predict`."""
+        return self.adapted.answer.spoken
+
     def logits(self, rows: Rows) -> NDArray[np.float32]:
         """(N, outputs) for N rows, in their order."""
         spec = self.run.spec
@@ -51,8 +58,18 @@ class Trained:
             raise UserError(f"{rule}, got {'single ones' if self.paired else 'pairs'}; see `dpft predict --help`")
         if pairs is not None and len(pairs) != len(texts):
             raise UserError(f"texts and pairs must be as many, got {len(texts)} and {len(pairs)}; pair them up")
+        if self.spoken:
+            raise UserError("this run tags words, got a call for one answer a text; call `tag` instead")
         outputs = self.logits(Rows(texts, pairs, np.zeros(len(texts), np.int64)))
         return self.adapted.answer.read(outputs, self.labels)
+
+    def tag(self, texts: Sequence[str]) -> list[Tagged]:
+        """Each text's words with their tags, and the entities that they spell. Texts are split into words here."""
+        if not self.spoken:
+            raise UserError("this run gives one answer a text, got a call for tags of words; call `predict` instead")
+        words = found_in(texts)
+        outputs = self.logits(Rows(texts, None, np.zeros(len(words.spans), np.int64), words=words))
+        return tagged.read(texts, words, outputs, self.labels)
 
     def evaluate(self, data: str | None = None) -> tuple[str, float]:
         """The task's metric and its value on the validation rows, or on those of `data`."""
@@ -65,7 +82,7 @@ class Trained:
         if not parts:
             raise UserError("a run is judged by labelled rows, got one without a validation set; pass --data FILE")
         metrics = tasks.metrics(spec, self.adapted.answer)
-        return evaluate.figures(metrics, {part: (self.logits(rows), rows.labels) for part, rows in parts.items()})
+        return evaluate.judge(metrics, self.labels, {part: (self.logits(rows), rows) for part, rows in parts.items()})
 
 
 def load(path: str | Path, *, machine: Machine | None = None) -> Trained:

@@ -102,6 +102,7 @@ def train(
     if spec.learning_rate is None:
         spec = replace(spec, learning_rate=method.learning_rate)
     tasks.check(spec)
+    spec = tasks.settled(spec)
     settled = settle(spec, machine or Machine())
     models.check(spec.model)
     progress.stage("reading the data")
@@ -263,7 +264,9 @@ def _finish(run: Run, ready: Prepared, book: Ledger | None, seconds: float, prog
     progress.stage("judging on the validation rows")
     plan, adapted, settled, task = run.plan, ready.adapted, ready.hardware, ready.task
     outputs = {part: evaluate.logits(adapted.model, rows, settled) for part, rows in ready.judged.items()}
-    found = evaluate.figures(task.metrics, {part: (outputs[part], ready.judged[part].labels) for part in outputs})
+    judged = {part: (outputs[part], rows) for part, rows in task.judged.items()}
+    figures = evaluate.judge(task.metrics, task.labels, judged)
+    found = {name: value for name, value in figures.items() if name in task.metrics or not task.answer.spoken}
     about = {
         "spec": canonical_json(run.spec.to_json()),
         "kind": canonical_json(task.answer.kind),

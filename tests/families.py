@@ -90,4 +90,19 @@ def alone(of: Batch, row: int) -> Batch:
     length = of.ids.shape[1] if of.allowed is None else int(of.allowed[row].sum())
     one = of.rows(slice(row, row + 1))
     types = None if one.types is None else one.types[:, :length]
-    return Batch(one.ids[:, :length], None, types, one.read, one.labels)
+    labels = one.labels if one.labels.dim() == 1 else one.labels[:, :length]
+    return Batch(one.ids[:, :length], None, types, one.read, labels)
+
+
+def words(of: Batch, bare: int | None = None) -> Batch:
+    """The same rows with a label for about half of their tokens: never the first, nor padding; row `bare` has none."""
+    generator = torch.Generator().manual_seed(4)
+    labels = torch.randint(0, 3, of.ids.shape, generator=generator)
+    judged = torch.rand(of.ids.shape, generator=generator) < 0.5
+    judged[:, 1:2] = True
+    judged[:, 0] = False
+    if of.allowed is not None:
+        judged &= of.allowed
+    if bare is not None:
+        judged[bare] = False
+    return replaced(of, labels=torch.where(judged, labels, -100))

@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "dpft.hardware": {"dpft.spec"},
     "dpft.models": {"dpft.spec", "dpft.batch", "dpft.hardware"},
     "dpft.methods": {"dpft.spec", "dpft.batch", "dpft.answers", "dpft.models"},
+    "dpft.tagged": {"dpft.spec", "dpft.tasks"},
     "dpft.run": {"dpft.spec", "dpft.privacy"},
     "dpft.card": {"dpft.spec", "dpft.privacy"},
     "dpft.reports": {"dpft.spec"},

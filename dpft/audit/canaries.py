@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from dpft.audit.marked import HUGE, Marks
 from dpft.batch import Batch
 from dpft.evaluate import features
 from dpft.methods._method import Adapted
-from dpft.tasks import Rows, sample
+from dpft.tasks import Rows, made_up, sample
 from dpft.tasks.encode import Encoded, encode
 from dpft.trained import Trained
 
@@ -60,8 +61,15 @@ def public(trained: Trained, count: int, seed: int = _SEED) -> Encoded:
     """`count` made-up texts as the run would encode them, numbered where others have a label."""
     spec = trained.run.spec
     texts, _ = sample.generate(2 * count, seed)
-    rows = Rows(texts[:count], texts[count:] if trained.paired else None, np.arange(count))
+    rows = numbered(trained, texts[:count], texts[count:] if trained.paired else None)
     return prepared(trained, encode(rows, trained.tokenizer, spec.representation, spec.max_length))
+
+
+def numbered(trained: Trained, texts: Sequence[str], pairs: Sequence[str] | None) -> Rows:
+    """Rows with their numbers for labels; where words are judged, at each of a row's words."""
+    rows = made_up(texts, pairs, trained.adapted.answer, 0)
+    labels = np.arange(len(texts))
+    return replace(rows, labels=labels if rows.words is None else np.repeat(labels, np.diff(rows.words.starts)))
 
 
 def prepared(trained: Trained, data: Encoded) -> Encoded:
@@ -80,6 +88,8 @@ def _least_likely(adapted: Adapted, count: int, scale: float) -> tuple[Tensor, T
     with torch.enable_grad():
         outputs.requires_grad_(True)
         blank = torch.zeros(count, 1, dtype=torch.int64, device=outputs.device)
-        batch = Batch(blank, None, None, blank[:, 0], labels)
-        slopes = torch.autograd.grad(adapted.losses(outputs, batch).sum(), outputs)[0].double().cpu()
+        spoken = adapted.answer.spoken  # then each row is one word
+        batch = Batch(blank, None, None, blank[:, 0], labels.unsqueeze(1) if spoken else labels)
+        losses = adapted.losses(outputs.unsqueeze(1) if spoken else outputs, batch)
+        slopes = torch.autograd.grad(losses.sum(), outputs)[0].double().cpu()
     return labels.cpu(), slopes / slopes.norm(dim=1, keepdim=True)

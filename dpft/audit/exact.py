@@ -16,7 +16,7 @@ from dpft.audit.marked import Marked, Marks
 from dpft.audit.path import Drive, Path, ledger_for, silent
 from dpft.audit.report import Check, fact
 from dpft.methods._method import Adapted
-from dpft.tasks import Rows, sample
+from dpft.tasks import sample
 from dpft.tasks.encode import Encoded, encode
 from dpft.tasks.microbatch import collate
 from dpft.trained import Trained
@@ -73,7 +73,7 @@ def make(trained: Trained, clip: float, extra: Sequence[str] = ("aligned", "oppo
     opposed = [number for number, name in enumerate(extra, _BASE) if name == "opposed"]
     labels = _labels(trained, np.array([*found[:_BASE], *[found[3]] * len(extra)]), opposed)
     spec = trained.run.spec
-    rows = Rows(names, names if trained.paired else None, np.arange(len(names)))
+    rows = canaries.numbered(trained, names, names if trained.paired else None)
     data = canaries.prepared(trained, encode(rows, trained.tokenizer, spec.representation, spec.max_length))
     lengths = [*(_LENGTHS[i % len(_LENGTHS)] for i in range(_BASE)), *(_length(name) for name in extra)]
     plain = Bodies(data, Marks.of(labels), _BASE, tuple(extra))

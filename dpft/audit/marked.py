@@ -50,7 +50,8 @@ class Marks:
 
 
 class Marked:
-    """`Adapted` as a private step takes it. Rows carry their number where others carry a label.
+    """`Adapted` as a private step takes it. Rows carry their number where others carry a label; where words are judged,
+    at each of their words.
 
     `released`: what the optimizer is about to see, read where the step hands it on. Leave it as a context, for it
     keeps two hooks on the model.
@@ -87,8 +88,12 @@ class Marked:
         return self.adapted.gradients
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        true = dataclasses.replace(batch, labels=self.marks.labels[batch.labels])
-        return self.adapted.losses(outputs, true) * self.marks.factors[batch.labels]
+        rows = batch.labels.clamp(min=0)
+        labels, owners = self.marks.labels[rows], rows
+        if rows.dim() == 2:
+            labels, owners = torch.where(batch.labels < 0, batch.labels, labels), rows.amax(1)
+        true = dataclasses.replace(batch, labels=labels)
+        return self.adapted.losses(outputs, true) * self.marks.factors[owners]
 
     def begin(self, step: int) -> None:
         self.adapted.begin(step)
@@ -101,6 +106,6 @@ class Marked:
         self._rows = inputs[0].labels
 
     def _plant(self, head: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-        columns = self.marks.columns[self._rows]
-        planted = nn.functional.one_hot(columns.clamp(min=0), inputs[0].shape[1]).to(inputs[0].dtype)
-        return torch.where((columns >= 0).unsqueeze(1), planted * self.scale, inputs[0])
+        columns = torch.where(self._rows < 0, -1, self.marks.columns[self._rows.clamp(min=0)])
+        planted = nn.functional.one_hot(columns.clamp(min=0), inputs[0].shape[-1]).to(inputs[0].dtype)
+        return torch.where((columns >= 0).unsqueeze(-1), planted * self.scale, inputs[0])

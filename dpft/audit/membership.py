@@ -104,7 +104,9 @@ def _people(trained: Trained) -> list[Check]:
 
 def _first(rows: Rows) -> Rows:
     pairs = None if rows.pairs is None else rows.pairs[:_PEOPLE]
-    return Rows(rows.texts[:_PEOPLE], pairs, rows.labels[:_PEOPLE])
+    words = None if rows.words is None else rows.words.first(_PEOPLE)
+    count = _PEOPLE if words is None else len(words.spans)
+    return Rows(rows.texts[:_PEOPLE], pairs, rows.labels[:count], words=words)
 
 
 def _losses(trained: Trained, rows: Rows) -> Floats:
@@ -114,8 +116,13 @@ def _losses(trained: Trained, rows: Rows) -> Floats:
     outputs = torch.from_numpy(evaluate.logits(trained.adapted.model, data, trained.hardware)).double()
     labels = torch.from_numpy(np.asarray(rows.labels))
     labels = labels.double() if labels.is_floating_point() else labels
-    found: Floats = trained.adapted.answer.losses(outputs, labels).numpy()
-    return found
+    answer = trained.adapted.answer
+    if rows.words is None:
+        found: Floats = answer.losses(outputs, labels).numpy()
+        return found
+    sizes = np.diff(rows.words.starts).tolist()
+    own = zip(outputs.split(sizes), labels.split(sizes), strict=True)
+    return np.array([float(answer.losses(o.unsqueeze(0), tags.unsqueeze(0))) for o, tags in own])
 
 
 def _untrained(trained: Trained) -> Trained:

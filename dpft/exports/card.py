@@ -49,7 +49,7 @@ def _front(source: Source, library: str) -> list[str]:
     values: dict[str, Any] = {
         "library_name": library,
         "base_model": base_model(source.spec),
-        "pipeline_tag": "text-classification",
+        "pipeline_tag": _kind(source),
         "tags": ["dpft", source.spec.method, *(["differential-privacy", "dp-sgd"] if private else ["not-private"])],
         "metrics": [metric["type"] for metric in metrics] or None,
         "model-index": [
@@ -57,7 +57,7 @@ def _front(source: Source, library: str) -> list[str]:
                 "name": f"{_task(source.spec)} by dpft",
                 "results": [
                     {
-                        "task": {"type": "text-classification"},
+                        "task": {"type": _kind(source)},
                         "dataset": {"type": source.spec.task, "name": _task(source.spec), "split": "validation"},
                         "metrics": metrics,
                     }
@@ -67,6 +67,10 @@ def _front(source: Source, library: str) -> list[str]:
     }  # fmt: skip
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if value is not None]
     return ["---", *lines, "---"]
+
+
+def _kind(source: Source) -> str:
+    return "token-classification" if source.spoken else "text-classification"
 
 
 def _task(spec: Spec) -> str:
@@ -93,7 +97,7 @@ def _about(source: Source, usage: Sequence[str]) -> list[str]:
     judged = "not judged: the run had no validation rows"
     if result["value"] is not None:
         judged = f"{result['metric']} {float(result['value']):.4f} on the validation rows"
-    inputs = "pairs of texts" if source.trained.paired else "single texts"
+    inputs = "pairs of texts" if source.trained.paired else "the words of texts" if source.spoken else "single texts"
     return [
         f"# {spec.task}, {spec.method}{mark}",
         "",

@@ -43,9 +43,10 @@ def write(source: Source, folder: Path, with_code: bool = False) -> list[str]:
 
 
 def stock(source: Source) -> Any:
-    """The run as its family's stock sequence classifier. Raises CannotMerge."""
-    from transformers import AutoModelForSequenceClassification
+    """The run as its family's stock classifier of texts or of tokens. Raises CannotMerge."""
+    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
+    kind = AutoModelForTokenClassification if source.spoken else AutoModelForSequenceClassification
     if source.spec.representation in _REASONS:
         raise CannotMerge(_REASONS[source.spec.representation])
     encoder = source.merged()
@@ -54,12 +55,13 @@ def stock(source: Source) -> Any:
         setattr(config, name, value)
     config.dtype = torch.float32
     with torch.random.fork_rng(devices=[]):  # it starts from random weights, all of which are replaced
-        model = AutoModelForSequenceClassification.from_config(config)
+        model = kind.from_config(config)
     base = getattr(model, model.base_model_prefix)
     left = base.load_state_dict(encoder.state_dict(), strict=False)
     assert not left.unexpected_keys
     assert all(name.startswith("pooler") for name in left.missing_keys)
-    stock_heads.express(model, source.head)
+    express = stock_heads.express_tokens if source.spoken else stock_heads.express
+    express(model, source.head)
     return model.eval()
 
 
@@ -74,6 +76,12 @@ def _refusal(source: Source, reason: str) -> str:
 
 def _usage(source: Source, trusted: bool) -> list[str]:
     trust = ", trust_remote_code=True" if trusted else ""
+    if source.spoken:
+        return [
+            "from transformers import pipeline",
+            f'tag = pipeline("token-classification", model="DIR", aggregation_strategy="first"{trust})',
+            'tag("a text")',
+        ]
     text = '{"text": "a text", "text_pair": "its partner"}' if source.trained.paired else '"a text"'
     every = ", top_k=None" if source.trained.adapted.answer == ANSWERS["multi-label"] else ""
     return [

@@ -1,7 +1,7 @@
 """A stock encoder under one linear head, with what was learned inside that stock classes cannot hold.
 
 This file lies beside exported weights and needs torch and transformers alone:
-AutoModelForSequenceClassification.from_pretrained(FOLDER, trust_remote_code=True).
+AutoModelForSequenceClassification.from_pretrained(FOLDER, trust_remote_code=True), or ...TokenClassification.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 
 
 class DpftConfig(PreTrainedConfig):
     """How the parts fit together.
 
-    encoder: the stock encoder's own config, as a dict. representation: what the head reads: `mask`, `cls` or `mean`.
-    mask, separator: ids of the tokens by which the read one is found. paired: texts come in pairs. words: path of
-    the word vectors inside the encoder. prompts: places after the first token; deep: paths of the blocks whose
-    input gains vectors there. shifts: paths of the dense layers whose output gains a vector. adapters: paths of the
-    dense layers with an adapter, and its size.
+    encoder: the stock encoder's own config, as a dict. representation: what the head reads: `mask`, `cls`, `mean`, or
+    every `token`. mask, separator: ids of the tokens by which the read one is found. paired: texts come in pairs.
+    words: path of the word vectors inside the encoder. prompts: places after the first token; deep: paths of the
+    blocks whose input gains vectors there. shifts: paths of the dense layers whose output gains a vector. adapters:
+    paths of the dense layers with an adapter, and its size.
     """
 
     model_type = "dpft"
@@ -110,7 +110,9 @@ class DpftForSequenceClassification(PreTrainedModel):
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
     def _read(self, hidden: Tensor, ids: Tensor, allowed: Tensor) -> Tensor:
-        """(B, T, D) -> (B, D): the first token, the masked one, or the mean over the tokens that are there."""
+        """(B, T, D) -> (B, D): the first token, the masked one, or the mean over those that are there; or every one."""
+        if self.config.representation == "token":
+            return hidden
         if self.config.representation == "mean":
             weight = allowed.to(hidden.dtype).unsqueeze(-1)
             return (hidden * weight).sum(1) / weight.sum(1)
@@ -158,3 +160,19 @@ class DpftForSequenceClassification(PreTrainedModel):
     def _shifting(self, number: int) -> Any:
         """A dense layer's hook: its output gains `shifts[number]`."""
         return lambda _module, _args, out: out + self.shifts[number].to(out.dtype)
+
+
+class DpftForTokenClassification(DpftForSequenceClassification):
+    """Token ids -> logits (B, T, labels)."""
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> TokenClassifierOutput:
+        logits: Any = super().forward(input_ids, attention_mask, token_type_ids).logits
+        loss = None if labels is None else nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return TokenClassifierOutput(loss=loss, logits=logits)

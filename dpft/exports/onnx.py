@@ -43,8 +43,10 @@ class _Logits(nn.Module):
         return logits
 
     def _read(self, hidden: Tensor, ids: Tensor, allowed: Tensor) -> Tensor:
-        """(B, T, D) -> (B, D): the first token, the mean of those that are there, or the mask that was put in."""
+        """(B, T, D) -> (B, D): the first token, the mean of those there, or the mask that was put in; or every one."""
         config = self.model.config
+        if config.representation == "token":
+            return hidden
         if config.representation == "cls":
             return hidden[:, 0]
         if config.representation == "mean":
@@ -138,7 +140,7 @@ def _check(source: Source, tokenizer: Any, folder: Path) -> None:
 
     session = InferenceSession(str(folder / _FILE), providers=["CPUExecutionProvider"])
     rows = verify.texts(source.trained.paired)
-    wanted = source.trained.logits(rows)
+    wanted = verify.logits(source, rows)
     alone = [_run(session, tokenizer, _row(rows, number)) for number in range(len(rows))]
     for found in (_run(session, tokenizer, rows), np.concatenate(alone)):
         difference = verify.distance(wanted, found, source)
@@ -158,7 +160,8 @@ def _run(session: Any, tokenizer: Any, rows: Rows) -> Any:
     inputs = tokenizer(
         list(rows.texts), rows.pairs and list(rows.pairs), padding=True, truncation=True, return_tensors="np"
     )
-    return session.run(None, {name: inputs[name].astype(np.int64) for name in tokenizer.model_input_names})[0]
+    found = session.run(None, {name: inputs[name].astype(np.int64) for name in tokenizer.model_input_names})[0]
+    return verify.flat(found, inputs["attention_mask"])
 
 
 def _usage(source: Source) -> list[str]:
@@ -166,6 +169,8 @@ def _usage(source: Source) -> list[str]:
     read = "[labels[i] for i in logits.argmax(1)]"
     if source.trained.adapted.answer == ANSWERS["multi-label"]:
         read = "[[labels[i] for i in (row >= 0).nonzero()[0]] for row in logits]"
+    if source.spoken:
+        read = "[[labels[i] for i in row] for row in logits.argmax(-1)]"
     labels = [f"labels = {list(source.labels)!r}", read] if source.labels else []
     return [
         "from onnxruntime import InferenceSession",

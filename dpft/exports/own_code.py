@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dpft.exports import modeling_dpft, tokens
-from dpft.exports.modeling_dpft import DpftConfig, DpftForSequenceClassification
+from dpft.exports.modeling_dpft import DpftConfig, DpftForSequenceClassification, DpftForTokenClassification
 from dpft.exports.source import Source
 from dpft.methods import CannotMerge
 from dpft.methods.adapter import AdaptedDense, Bottleneck
@@ -43,7 +43,7 @@ class Parts:
 
 
 def model(source: Source) -> Any:
-    """The run as a DpftForSequenceClassification. Raises CannotMerge where that cannot hold it either."""
+    """The run as a DpftForSequenceClassification, or ...TokenClassification. Raises CannotMerge where they cannot."""
     parts, own = take_apart(source), source.trained.tokenizer
     encoder = {key: value for key, value in parts.encoder.config.to_dict().items() if key not in _LEFT_OUT}
     config = DpftConfig(
@@ -59,11 +59,13 @@ def model(source: Source) -> Any:
         adapters=[[path, adapter.down.out_features] for path, adapter in parts.adapters.items()],
         **labelling(source),
     )
+    spoken = source.spec.representation == "token"
+    kind = DpftForTokenClassification if spoken else DpftForSequenceClassification
     config.auto_map = {
         "AutoConfig": f"modeling_dpft.{DpftConfig.__name__}",
-        "AutoModelForSequenceClassification": f"modeling_dpft.{DpftForSequenceClassification.__name__}",
+        kind.__name__.replace("Dpft", "AutoModel"): f"modeling_dpft.{kind.__name__}",
     }
-    made: Any = DpftForSequenceClassification(config)
+    made: Any = kind(config)
     made.encoder.load_state_dict(parts.encoder.state_dict())
     made.head.load_state_dict(source.head.state_dict())
     with torch.no_grad():

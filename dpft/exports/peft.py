@@ -156,8 +156,9 @@ def _check(source: Source, folder: Path) -> None:
         hidden = model(**encoded).last_hidden_state
     space: dict[str, Any] = {"torch": torch, "tokenizer": tokenizer, "inputs": encoded, "hidden": hidden}
     exec("\n".join(_reading(source)), space)  # the very lines that are handed out; they hold no text of a user
-    found = (space["read"] @ head["weight"].T + head["bias"]).numpy()
-    difference = verify.distance(source.trained.logits(rows), found, source)
+    logits = (space["read"] @ head["weight"].T + head["bias"]).numpy()
+    found = verify.flat(logits, encoded["attention_mask"].numpy())
+    difference = verify.distance(verify.logits(source, rows), found, source)
     if not difference <= verify.TOLERANCE:
         raise UserError(
             f"an adapter must give the run's logits to {verify.TOLERANCE:g} of their size, got {difference:.1e}; "
@@ -166,7 +167,9 @@ def _check(source: Source, folder: Path) -> None:
 
 
 def _reading(source: Source) -> list[str]:
-    """Lines that make `read` (B, D) of `hidden` (B, T, D), `inputs` and `tokenizer`."""
+    """Lines that make `read`, (B, D) or (B, T, D), of `hidden` (B, T, D), `inputs` and `tokenizer`."""
+    if source.spec.representation == "token":
+        return ["read = hidden"]
     if source.spec.representation == "cls":
         return ["read = hidden[:, 0]"]
     if source.spec.representation == "mean":
@@ -186,7 +189,12 @@ def _reading(source: Source) -> list[str]:
 def _usage(source: Source) -> list[str]:
     name = base_model(source.spec) or "THE_ENCODER_IT_WAS_TRAINED_ON"
     text = '["a text"], ["its partner"]' if source.trained.paired else '["a text", "another"]'
-    labels = [f"labels = {list(source.labels)!r}", "[labels[i] for i in logits.argmax(1)]"] if source.labels else []
+    read = (
+        "[[labels[i] for i in row] for row in logits.argmax(-1)]"
+        if source.spoken
+        else "[labels[i] for i in logits.argmax(1)]"
+    )
+    labels = [f"labels = {list(source.labels)!r}", read] if source.labels else []
     return [
         "import torch",
         "from peft import PeftModel",

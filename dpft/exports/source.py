@@ -60,6 +60,11 @@ class Source:
         """Names of the classes in the order of the outputs; empty for a score."""
         return self.trained.labels
 
+    @property
+    def spoken(self) -> bool:
+        """Whether it labels words."""
+        return self.trained.spoken
+
     def merged(self) -> nn.Module:
         """The stock encoder with the method inside its own weights. Raises methods.CannotMerge."""
         return methods.load(self.spec.method, self.spec.options).merge(self.trained.adapted.model)

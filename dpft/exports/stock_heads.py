@@ -28,6 +28,16 @@ def express(model: Any, head: nn.Linear) -> None:
         HEADS[kind](model, head)
 
 
+def express_tokens(model: Any, head: nn.Linear) -> None:
+    """Give a stock token classifier, which has one linear layer, the outputs of `head`. Raises CannotMerge."""
+    if hasattr(model, "head"):
+        kind = model.config.model_type
+        raise CannotMerge(f"the stock head of {kind} has a layer norm of its own, which a linear head cannot undo")
+    with torch.no_grad():
+        model.classifier.weight.copy_(head.weight)
+        model.classifier.bias.copy_(head.bias)
+
+
 def _bert(model: Any, head: nn.Linear) -> None:
     _through_tanh(model.bert.pooler.dense, model.classifier, head, model.bert.encoder.layer[-1].output.LayerNorm)
 

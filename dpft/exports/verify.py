@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from dpft import evaluate
 from dpft.exports.source import Source
 from dpft.spec import UserError
-from dpft.tasks import Rows, sample
+from dpft.tasks import Rows, made_up, sample
+from dpft.tasks.encode import encode
+from dpft.tasks.words import Spoken
 
 TOLERANCE = 1e-4
 
@@ -31,19 +36,35 @@ def check(source: Source, folder: Path, kind: Any) -> None:
     from transformers import AutoTokenizer
 
     rows = texts(source.trained.paired)
-    wanted = source.trained.logits(rows)
+    wanted = logits(source, rows)
     model = kind.from_pretrained(folder).eval()
     tokens = AutoTokenizer.from_pretrained(folder, config=model.config)(
         list(rows.texts), rows.pairs and list(rows.pairs), padding=True, truncation=True, return_tensors="pt"
     )
     with torch.no_grad():
-        found = model(**tokens).logits.numpy()
+        found = flat(model(**tokens).logits.numpy(), tokens["attention_mask"].numpy())
     difference = distance(wanted, found, source)
     if not difference <= TOLERANCE:
         raise UserError(
             f"an export must give the run's logits to {TOLERANCE:g} of their size, got {difference:.1e}; "
             "nothing was written, export in another --format and report this"
         )
+
+
+def logits(source: Source, rows: Rows) -> NDArray[np.float32]:
+    """The run's own: (N, outputs); where it labels words, of every token of every row, (total, outputs)."""
+    if not source.spoken:
+        return source.trained.logits(rows)
+    trained, spec = source.trained, source.spec
+    spoken = made_up(rows.texts, None, trained.adapted.answer, len(source.labels))
+    data = encode(spoken, trained.tokenizer, spec.representation, spec.max_length)
+    every = replace(data, words=Spoken(np.arange(len(data.ids)), len(data.ids)))
+    return evaluate.logits(trained.adapted.model, every, trained.hardware)
+
+
+def flat(found: NDArray[np.float32], there: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(B, outputs) as it is; (B, T, outputs) -> (total, outputs), without padding."""
+    return found if found.ndim == 2 else found[there.astype(bool)]
 
 
 def distance(wanted: Any, found: Any, source: Source) -> float:

@@ -82,10 +82,19 @@ def _move(parameters: Sequence[nn.Parameter]) -> None:
         parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter), alpha=0.05)
 
 
-def _losses(outputs: Tensor) -> Tensor:
-    """(B, outputs) -> (B,)"""
-    outputs = outputs.float()
+def _losses(outputs: Tensor, batch: Batch) -> Tensor:
+    """(B, outputs) or (B, T, outputs) -> (B,)"""
+    outputs = _summed(outputs.float(), batch)
     return (outputs * torch.linspace(1, 2, outputs.shape[1], device=outputs.device)).sum(1)
+
+
+def _summed(outputs: Tensor, batch: Batch) -> Tensor:
+    """(B, outputs) as it is; of (B, T, outputs), the sum over the tokens that are there, each with its own weight."""
+    if outputs.dim() == 2:
+        return outputs
+    weight = (1 + torch.arange(outputs.shape[1], device=outputs.device) / 10).expand(outputs.shape[:2])
+    there = weight if batch.allowed is None else weight * batch.allowed
+    return (outputs * there.unsqueeze(-1)).sum(1)
 
 
 def _alone(batch: Batch, row: int) -> Batch:
@@ -101,7 +110,8 @@ def _one_at_a_time(
     """[(B, ...), ...] in the order of `parameters`, the first of which `index` names."""
     found = []
     for row in range(len(batch)):
-        loss = _losses(model(_alone(batch, row))).sum()
+        one = _alone(batch, row)
+        loss = _losses(model(one), one).sum()
         gradients = torch.autograd.grad(loss, list(parameters), allow_unused=True)
         for name, gradient in zip(index, gradients, strict=False):
             if gradient is None:
@@ -119,10 +129,10 @@ def _check(model: Classifier, batches: Sequence[Batch], found: Sequence[list[Ten
         if not any(bool(p.any()) for p in parts):
             raise Unfit(f"{name} gets no gradient, so it would not be trained")
     for batch in batches:
-        together = model(batch)
-        if not torch.equal(together, model(batch)):
+        together, rows = _summed(model(batch), batch), [_alone(batch, row) for row in range(len(batch))]
+        if not torch.equal(together, _summed(model(batch), batch)):
             raise Unfit("the same rows give other outputs each time")
-        alone = torch.cat([model(_alone(batch, row)) for row in range(len(batch))])
+        alone = torch.cat([_summed(model(row), row) for row in rows])
         if not torch.allclose(together, alone, rtol=_CLOSE, atol=_CLOSE * float(alone.abs().max())):
             raise Unfit("an example's outputs depend on the others of its batch")
 
@@ -134,7 +144,7 @@ def _by_hooks(model: Classifier, batch: Batch, index: Sequence[str], change: Cop
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wrapped = GradSampleModule(model, batch_first=True, loss_reduction="sum", strict=True)
-        _losses(wrapped(batch)).sum().backward()
+        _losses(wrapped(batch), batch).sum().backward()
     found = [getattr(parameter, "grad_sample", None) for parameter in parameters]
     if not all(isinstance(g, Tensor) and g.shape[0] == len(batch) for g in found):
         raise RuntimeError("no gradient per example")

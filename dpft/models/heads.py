@@ -18,7 +18,7 @@ from dpft.spec import Representation
 
 
 class Classifier(nn.Module):
-    """Batch -> logits (B, outputs) in float32.
+    """Batch -> logits in float32: (B, outputs), or (B, T, outputs) where the head reads every `token`.
 
     A method puts its modules into `backbone` and, where they need something per batch, one module into
     `before` that is called with one row per example (one row in all where gradients are not per example).
@@ -47,7 +47,7 @@ class Classifier(nn.Module):
         self._typed, self._counted = "token_type_ids" in taken, row.counted and "position_ids" in taken
         # A tuple: it is registered in the backbone alone. Under two parents, Opacus would count its gradients twice.
         self._one_token: tuple[OneTokenBlock, ...] = ()
-        if representation != "mean" and row.one is not None:
+        if representation in ("mask", "cls") and row.one is not None:
             last = block_paths(backbone)[-1]
             self._one_token = (OneTokenBlock(backbone.get_submodule(last), row.one),)
             replace(backbone, last, self._one_token[0])
@@ -80,19 +80,21 @@ class Classifier(nn.Module):
         little of it would be left for what tells the texts apart, and for the method's own parameters. `public`
         holds no training row, so this costs no privacy. Call it before a method is attached.
         """
-        read = torch.cat([self.represent(batch).float() for batch in public])
+        read = torch.cat([_there(self.represent(batch).float(), batch.allowed) for batch in public])
         deviation = read.std(0)
         self.center = read.mean(0)
         self.spread = 1 / (deviation.clamp(min=deviation.mean() / 10 + 1e-6) * read.shape[1] ** 0.5)
 
     def represent(self, batch: Batch) -> Tensor:
-        """What the head reads of each example: (B, D). Frozen features, where the batch holds them."""
+        """What the head reads: (B, D), or (B, T, D) of every token. Frozen features, where the batch holds them."""
         if batch.features is not None:
             return batch.features
         roomy = with_room(batch, self.prompts)
         for one in self._one_token:
             one.read, one.allowed = roomy.read, roomy.allowed
         hidden: Tensor = self.backbone(**self._inputs(roomy)).last_hidden_state
+        if self.representation == "token":
+            return without_room(hidden, self.prompts)
         if self.representation == "mean":
             return _mean(without_room(hidden, self.prompts).to(self.head.weight.dtype), batch.allowed)
         if self._one_token:
@@ -126,6 +128,13 @@ def _mean(hidden: Tensor, allowed: Tensor | None) -> Tensor:
         return hidden.mean(1)
     weight = allowed.to(hidden.dtype).unsqueeze(-1)
     return (hidden * weight).sum(1) / weight.sum(1)
+
+
+def _there(read: Tensor, allowed: Tensor | None) -> Tensor:
+    """(B, D) as it is; (B, T, D) -> (tokens that are there, D)."""
+    if read.dim() == 2:
+        return read
+    return read.flatten(0, 1) if allowed is None else read[allowed]
 
 
 def initialise_head(head: nn.Linear, seed: int) -> None:

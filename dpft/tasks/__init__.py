@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from dpft.answers import Answer
 from dpft.spec import Spec, UserError
-from dpft.tasks import files, glue
+from dpft.tasks import files, glue, ner
 from dpft.tasks._task import Rows, Task
+from dpft.tasks.words import found_in
 
 SAMPLE = "sample"
-__all__ = ["Rows", "Task", "check", "judged", "load", "metrics", "names"]
+__all__ = ["Rows", "Task", "check", "judged", "load", "made_up", "metrics", "names", "settled"]
 
 
 def names() -> dict[str, str]:
@@ -22,6 +24,7 @@ def names() -> dict[str, str]:
         SAMPLE: "built-in: short support messages, generated, metric accuracy",
         files.NAME: files.ABOUT,
         **glue.NAMES,
+        **ner.NAMES,
     }
 
 
@@ -39,7 +42,7 @@ def check(spec: Spec) -> None:
         files.check(spec)
         return
     for flag in ("text", "pair", "label", "validation", "kind", "labels"):
-        if getattr(spec, flag) is not None:
+        if getattr(spec, flag) is not None and flag not in ner.FLAGS.get(spec.task, ()):
             raise UserError(
                 f"only the task files takes --{flag}, got the task {spec.task}; pass --task files or drop it"
             )
@@ -50,13 +53,37 @@ def load(spec: Spec) -> Task:
     check(spec)
     if spec.task == SAMPLE:
         return _sample()
+    if spec.task in ner.NAMES:
+        return ner.load(spec)
     return files.load(spec) if spec.task == files.NAME else glue.load(spec)
+
+
+def settled(spec: Spec) -> Spec:
+    """`spec` with the representation that its task needs: where words are labelled, the head reads every token."""
+    words = spec.task in ner.NAMES
+    if words and spec.representation not in (Spec.representation, "token"):
+        raise UserError(
+            f"the head reads every token where words are labelled, got representation {spec.representation!r}; "
+            "drop --representation"
+        )
+    if not words and spec.representation == "token":
+        raise UserError(
+            f"representation token goes with tasks that label words, got {spec.task}; pass mask, cls or mean"
+        )
+    return replace(spec, representation="token") if words else spec
+
+
+def made_up(texts: Sequence[str], pairs: Sequence[str] | None, answer: Answer, labels: int) -> Rows:
+    """Public texts as rows of a task with such answers, with labels that anything can be computed with."""
+    words = found_in(texts) if answer.spoken else None
+    count = len(texts) if words is None else len(words.spans)
+    return Rows(texts, pairs, answer.blank(count, labels), words=words)
 
 
 def judged(spec: Spec, data: str | None, answer: Answer, labels: tuple[str, ...]) -> dict[str, Rows]:
     """The rows that a run of `spec` is judged by, as `Task.judged` has them; with `data`, those of other data."""
-    if spec.task == files.NAME:
-        rows = files.judged(spec, data, answer, labels)
+    if spec.task == files.NAME or spec.task in ner.NAMES:
+        rows = ner.judged(spec, data, labels) if answer.spoken else files.judged(spec, data, answer, labels)
         return {} if rows is None else {"": rows}
     return load(spec if data is None else replace(spec, data=data)).judged
 

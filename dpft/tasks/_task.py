@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dpft.answers import CLASSES, Answer
 from dpft.spec import UserError
+from dpft.tasks.words import Words
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Rows:
 
     Texts may lie on a disk: go through them in order. units: (N,) the number of the unit that each row belongs to, from
     0 on; None where each row is its own. digest: names the texts and their order, so that what is made of them may be
-    kept; None where nothing is to be kept.
+    kept; None where nothing is to be kept. words: where the words of each text stand, where they are labelled; labels
+    are then (W,), of all texts' words end to end.
     """
 
     texts: Sequence[str]
@@ -27,6 +29,7 @@ class Rows:
     labels: NDArray[Any]
     units: NDArray[np.int64] | None = None
     digest: str | None = None
+    words: Words | None = None
 
     def __len__(self) -> int:
         return len(self.texts)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dpft.spec import Representation, UserError
 from dpft.tasks._task import Rows
 from dpft.tasks.units import Units
+from dpft.tasks.words import Spoken
 
 _CHUNK = 4096
 
@@ -25,7 +26,8 @@ class Encoded:
     there is none). read: (N,) the token that is read. labels: (N, ...), as the task's answer has them.
     padding: the pad token's id. typed: whether the model takes segment ids. features: (N, D) float32, what a frozen
     encoder made of each row; a row is then one token that nobody looks at. units: whose rows they are, None where each
-    row is its own unit.
+    row is its own unit. words: which tokens are judged, where words are; labels are then (total,), IGNORED at other
+    tokens, and features (total, D).
     """
 
     ids: NDArray[np.int32]
@@ -37,14 +39,35 @@ class Encoded:
     typed: bool
     features: NDArray[np.float32] | None = None
     units: Units | None = None
+    words: Spoken | None = None
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     def with_features(self, features: NDArray[np.float32]) -> Encoded:
-        """The same rows as `features` (N, D), without their tokens."""
+        """The same rows as `features` (N, D), without their tokens; (K, D) of the tokens that are `kept` of words."""
+        if self.words is not None:
+            return self._with_features_of(self.words, features)
         rows = np.zeros(len(self), np.int32)
         return replace(self, ids=rows, starts=np.arange(len(self) + 1), second=rows + 1, read=rows, features=features)
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        """(total,) Tokens that are judged, and the first of each row without any: no row is left without a token."""
+        assert self.words is not None
+        kept = self.words.at >= 0
+        judged = np.concatenate([[0], np.cumsum(kept)])[self.starts]
+        kept[self.starts[:-1][np.diff(judged) == 0]] = True
+        return kept
+
+    def _with_features_of(self, words: Spoken, features: NDArray[np.float32]) -> Encoded:
+        kept = self.kept
+        starts = np.concatenate([[0], np.cumsum(kept)])[self.starts]
+        return replace(
+            self, ids=np.zeros(len(features), np.int32), starts=starts, second=np.diff(starts).astype(np.int32),
+            read=np.zeros(len(self), np.int32), labels=self.labels[kept], features=features,
+            words=replace(words, at=words.at[kept]),
+        )  # fmt: skip
 
     @property
     def protected(self) -> int:
@@ -96,6 +119,10 @@ class Chunk:
 
 def encode(rows: Rows, tokenizer: Any, representation: Representation, max_length: int) -> Encoded:
     """Token arrays of `rows`, at most `max_length` each, special tokens included, in memory."""
+    if rows.words is not None:
+        from dpft.tasks.encode_words import encode_words
+
+        return encode_words(rows, rows.words, tokenizer, max_length)
     parts = [_NO_ROWS, *chunks(rows, tokenizer, representation, max_length)]
     whole = Chunk(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Chunk)))
     return joined(rows, tokenizer, whole)
@@ -153,11 +180,15 @@ def _mask(tokenizer: Any, representation: Representation) -> list[int]:
 
 
 def _tokens(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    clean = [t.encode("utf-8", "replace").decode("utf-8") if not t.isascii() else t for t in texts]
     found: list[list[int]] = tokenizer(
-        clean, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+        clean(texts), add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
     )["input_ids"]
     return found
+
+
+def clean(texts: Sequence[str]) -> list[str]:
+    """Texts as UTF-8 can hold them, character for character."""
+    return [t.encode("utf-8", "replace").decode("utf-8") if not t.isascii() else t for t in texts]
 
 
 def _shorten(a: list[int], b: list[int], room: int) -> tuple[list[int], list[int]]:

@@ -79,6 +79,8 @@ def check(spec: Spec) -> None:
         raise UserError("text, pair and label must be different columns, got one twice; pass --text, --pair, --label")
     if spec.kind is not None:
         answer_of(spec.kind)
+    if spec.labels is not None and len(spec.labels) < 2:
+        raise UserError(f"labels must be at least two, got {len(spec.labels)}; pass --labels a,b")
 
 
 def load(spec: Spec) -> Task:

@@ -90,8 +90,11 @@ def kind_of(column: Column) -> str:
 
 def answer_of(kind: str) -> Answer:
     """The answer of a kind's name. Raises UserError for an unknown one."""
-    if kind not in ANSWERS:
-        raise UserError(f"kind must be one of {', '.join(ANSWERS)}, got {kind!r}; pass --kind")
+    kinds = [name for name, answer in ANSWERS.items() if not answer.spoken]
+    if kind not in kinds:
+        raise UserError(
+            f"kind must be one of {', '.join(kinds)}, got {kind!r}; pass --kind, or --task ner/files to label words"
+        )
     return ANSWERS[kind]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from dpft.batch import Batch
 from dpft.tasks.encode import Encoded
 from dpft.tasks.units import Units
+from dpft.tasks.words import IGNORED
 
 
 def cut(lengths: NDArray[np.int64], tokens: int) -> Iterator[slice]:
@@ -75,6 +77,17 @@ def collate(data: Encoded, rows: NDArray[np.int64], device: torch.device | str =
         allowed=None if inside.all() else torch.from_numpy(inside).to(device),
         types=None if types is None else torch.from_numpy(types).to(device),
         read=torch.from_numpy(data.read[rows].astype(np.int64)).to(device),
-        labels=torch.from_numpy(data.labels[rows]).to(device),
-        features=None if data.features is None else torch.from_numpy(data.features[rows]).to(device),
+        labels=torch.from_numpy(_labels(data, rows, inside, source)).to(device),
+        features=None if data.features is None else torch.from_numpy(_features(data, rows, source)).to(device),
     )
+
+
+def _labels(data: Encoded, rows: NDArray[np.int64], inside: NDArray[np.bool_], source: NDArray[np.int64]) -> Any:
+    """(B,), or (B, T) where words are labelled."""
+    return data.labels[rows] if data.words is None else np.where(inside, data.labels[source], IGNORED)
+
+
+def _features(data: Encoded, rows: NDArray[np.int64], source: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(B, D), or (B, T, D) where words are labelled."""
+    assert data.features is not None
+    return data.features[rows] if data.words is None else data.features[source]
