@@ -39,7 +39,25 @@ def train(
     clip: Annotated[
         float | None, typer.Option(help=f"Longest gradient of one example. [default: {Spec.clip:g}]")
     ] = None,
-    optimizer: Annotated[str | None, typer.Option(help=f"adam or sgd. [default: {Spec.optimizer}]")] = None,
+    clipping: Annotated[
+        str | None,
+        typer.Option(help=f"cut: longer gradients only; normalise: all to about --clip. [default: {Spec.clipping}]"),
+    ] = None,
+    optimizer: Annotated[
+        str | None,
+        typer.Option(help=f"adam, adam_bc (freed of the noise's share), adam_scaled, sgd. [default: {Spec.optimizer}]"),
+    ] = None,
+    warmup: Annotated[
+        float | None, typer.Option(help=f"Share of the steps in which the rate rises. [default: {Spec.warmup:g}]")
+    ] = None,
+    average: Annotated[
+        str | None,
+        typer.Option(help=f"Of the weights over steps: none, ema:DECAY, tail:SHARE. [default: {Spec.average}]"),
+    ] = None,
+    probe_first: Annotated[
+        float | None,
+        typer.Option(help=f"Share of the steps that train the head alone. [default: {Spec.probe_first:g}]"),
+    ] = None,
     max_length: Annotated[int | None, typer.Option(help=f"Tokens per example. [default: {Spec.max_length}]")] = None,
     unit: Annotated[
         str | None, typer.Option(help="Column whose values are the people to protect. [default: each example]")
@@ -76,7 +94,8 @@ def train(
         "task": task, "data": data, "model": model, "method": method, "representation": representation,
         "batch_size": batch_size, "epochs": epochs, "learning_rate": learning_rate, "schedule": schedule,
         "clip": clip, "optimizer": optimizer, "max_length": max_length, "unit": unit, "max_per_unit": max_per_unit,
-        "seed": seed, "canaries": canaries,
+        "seed": seed, "canaries": canaries, "clipping": clipping, "warmup": warmup, "average": average,
+        "probe_first": probe_first,
         "options": _flags.options(option) if option else None,
     }  # fmt: skip
     asked = {key: value for key, value in named.items() if value is not None}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dpft import hardware, methods, models
+from dpft import hardware, methods, models, phases
 from dpft.batch import Batch
 from dpft.hardware import Hardware
 from dpft.methods._method import Adapted
@@ -55,6 +55,7 @@ def adapt(spec: Spec, labels: int, paired: bool, settled: Hardware, *, rehearsed
     adapted = dataclasses.replace(adapted, regression=labels == 0)
     if spec.unit != Spec.unit and adapted.gradients == "ghost":
         adapted = dataclasses.replace(adapted, gradients="single")  # ghost norms are of single rows
+    phases.check(spec, adapted)
     adapted.model.to(settled.device)
     if rehearsed:
         first = next(microbatches(public, np.arange(2), settled.tokens, settled.device))
