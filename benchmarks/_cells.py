@@ -83,7 +83,7 @@ class Bench:
             book.reserve(_RUN, rate=plan.rate, noise=plan.noise, steps=plan.steps, delta=plan.budget.delta,
                          epsilon=plan.epsilon_upper)  # fmt: skip
             step = phases.Phased(
-                adapted, round(spec.probe_first * plan.steps),
+                adapted, spec.probe_steps(plan.steps),
                 lambda part: PrivateStep(part, plan, optimizer, book, secret, _RUN),
             )  # fmt: skip
             for number, drawn in enumerate(poisson_batches(len(train), plan, secret)):

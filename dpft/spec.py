@@ -174,6 +174,10 @@ class Spec:
             self.max_per_unit, "pass --max-per-unit",
         )  # fmt: skip
 
+    def probe_steps(self, steps: int) -> int:
+        """How many of a run's `steps` train the head alone: its first ones."""
+        return round(self.probe_first * steps)
+
     def to_json(self) -> dict[str, Any]:
         """A plain dict with a `budget` of {epsilon, delta} or None; `from_json` reads it back."""
         return dataclasses.asdict(self)

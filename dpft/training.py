@@ -209,7 +209,7 @@ def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress) -> 
             book.verify(head)
         start = max(start, book.next_step(run.id))
     step = phases.Phased(
-        adapted, round(run.spec.probe_first * plan.steps), lambda part: _step(part, run, optimizer, book, secret)
+        adapted, run.spec.probe_steps(plan.steps), lambda part: _step(part, run, optimizer, book, secret)
     )  # fmt: skip
     adapted.model.per_example = book is not None
     progress.created(run.path)

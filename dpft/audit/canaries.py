@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,11 @@ class Canaries:
 
     def __len__(self) -> int:
         return len(self.data)
+
+    def scaled(self, scales: Tensor) -> Canaries:
+        """The same rows seen in a scaled space: each gradient's direction is scaled, then cut. scales: (outputs, D)."""
+        units = self.units * scales[:, : len(self)].T
+        return dataclasses.replace(self, units=units / units.norm(dim=1, keepdim=True))
 
     def expected(self, drawn: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """The clipped sum of the drawn rows for a clip of 1: head weights (outputs, m) and bias (outputs,)."""
