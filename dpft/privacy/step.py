@@ -64,8 +64,10 @@ class PrivateStep(Generic[Batch]):
         with _exact(self.adapted.private):
             total = self._sum(microbatches)
         self.ledger.charge(Event(run=self.run, step=step, rate=self.plan.rate, noise=self.plan.noise))
-        noisy_sums = [summed.double() + self._noise(summed) for summed in total]
-        for parameter, noisy in zip(self.adapted.private, self._unscaled(noisy_sums), strict=True):
+        for number, (parameter, summed) in enumerate(zip(self.adapted.private, total, strict=True)):
+            noisy = summed.double() + self._noise(summed)
+            if self.scales is not None:
+                noisy /= self.scales[number].double()
             parameter.grad = (noisy / self.plan.expected_batch).to(parameter.dtype)
         self.adapted.rebuild()
         self.optimizer.step()
@@ -82,11 +84,6 @@ class PrivateStep(Generic[Batch]):
             for whole, part in zip(total, self.clipper(batch, self.scales), strict=True):
                 whole += part
         return total
-
-    def _unscaled(self, noisy: list[Tensor]) -> list[Tensor]:
-        if self.scales is None:
-            return noisy
-        return [whole / scale.double() for whole, scale in zip(noisy, self.scales, strict=True)]
 
     def _noise(self, like: Tensor) -> Tensor:
         drawn = torch.from_numpy(self.secret.normal(math.prod(like.shape))).reshape(like.shape)
