@@ -4,8 +4,9 @@
 
 An option is a field of Spec and its value, `options.NAME=VALUE` one of the method's; `+` joins several. Each finished
 cell is a line of FILE; cells that are there are skipped, so that a grid goes on where it was broken off. An average is
-judged on the weights of the very run that is judged without it. The base is `Spec`'s defaults but for --set, and for a
-batch of about an eighth of the rows. Seeds decide initialisation; the noise is the operating system's, as in training.
+judged on the weights of the very run that is judged without it, where both are asked for at once. The base is Spec's
+defaults but for --set, and for a batch of about an eighth of the rows. Seeds decide initialisation; the noise is the
+operating system's, as in training.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 from dpft.benchmarks._cells import Bench
 
@@ -46,7 +46,6 @@ def main(
     """Measure what is missing in FILE, then print the table of all that is there."""
     rows = _read(to)
     if not only_table:
-        torch.set_num_threads(torch.get_num_threads())
         for name in tasks.split(","):
             bases = [
                 base_of(name, data, setting, Budget(float(epsilon), delta), seed)
@@ -131,7 +130,8 @@ def settled(spec: Spec, option: str, examples: int) -> Spec:
 def cell_row(base: Spec, option: str, examples: int | None) -> Row:
     """What names a cell."""
     assert base.budget is not None
-    setting = {k: v for k, v in base.to_json().items() if v != getattr(Spec, k, None) and k not in _NAMED}
+    usual = Spec().to_json()
+    setting = {k: v for k, v in base.to_json().items() if v != usual[k] and k not in _NAMED}
     return {
         "task": base.task.rpartition("/")[2], "method": base.method, "epsilon": base.budget.epsilon,
         "delta": base.budget.delta, "seed": base.seed, "option": option, "examples": examples, "set": setting,

@@ -13,7 +13,8 @@ from dpft.privacy.plan import Plan
 from dpft.spec import Optimizer, Schedule, Spec
 
 FLOOR = 0.1  # of the noise's variance: what is left of a second moment at least
-SOFTEN = 0.3  # of the root mean square, added to each coordinate's before it divides; of 0.3, 1 and 3 the best on made-up data
+# Of the root mean square, added to each coordinate's before it divides: of 0.3, 1 and 3 the best on made-up data.
+SOFTEN = 0.3
 
 
 def make(spec: Spec, plan: Plan, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
