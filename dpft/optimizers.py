@@ -39,7 +39,7 @@ def noise_variance(plan: Plan) -> float:
 class CorrectedAdam(torch.optim.Optimizer):
     """DP-AdamBC: Adam whose second moment is freed of the noise that is known to be in it (Tang et al. 2023).
 
-    w -= rate * m / sqrt(max(v - variance, floor)), with Adam's bias-corrected m and v (arXiv 2312.14334, algorithm 1)
+    w -= rate * m / sqrt(max(v - variance, floor)), with Adam's bias-corrected m and v (arXiv 2312.14334)
     and floor = FLOOR * variance, Adam's own 1e-16 at least. Post-processing of releases by a public number: no charge.
     """
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dpft.spec import Clipping
 
 Gradients = Literal["hooks", "ghost", "single"]
-GAMMA = 0.01  # Bu et al. 2023, section 4: the one value for all their tasks
+GAMMA = 0.01  # Bu et al. 2023
 
 
 class Rows(Protocol):
@@ -70,8 +70,8 @@ def clip_factors(norms: Tensor, clip: float) -> Tensor:
 def normal_factors(norms: Tensor, clip: float) -> Tensor:
     """Every gradient is brought to about the clip: clip / (norm + gamma), and 0 where the norm is not finite.
 
-    Bu et al. 2023, "Automatic clipping" (arXiv 2206.07136), equation 1.1 with their gamma. What an example adds is
-    clip * norm / (norm + gamma), below the clip, so that the sensitivity is that of cutting and so is the charge.
+    Bu et al. 2023, "Automatic clipping" (arXiv 2206.07136). What an example adds is clip * norm / (norm + gamma) long,
+    below the clip: the sensitivity is that of cutting, and so is the charge.
     norms: (B,) float64 -> (B,) float64.
     """
     factors = clip / (norms + GAMMA)
