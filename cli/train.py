@@ -55,7 +55,25 @@ def train(
     clip: Annotated[
         float | None, typer.Option(help=f"Longest gradient of one example. [default: {Spec.clip:g}]")
     ] = None,
-    optimizer: Annotated[str | None, typer.Option(help=f"adam or sgd. [default: {Spec.optimizer}]")] = None,
+    clipping: Annotated[
+        str | None,
+        typer.Option(help=f"cut: longer gradients only; normalise: all to about --clip. [default: {Spec.clipping}]"),
+    ] = None,
+    optimizer: Annotated[
+        str | None,
+        typer.Option(help=f"adam, adam_bc (freed of the noise's share), adam_scaled, sgd. [default: {Spec.optimizer}]"),
+    ] = None,
+    warmup: Annotated[
+        float | None, typer.Option(help=f"Share of the steps in which the rate rises. [default: {Spec.warmup:g}]")
+    ] = None,
+    average: Annotated[
+        str | None,
+        typer.Option(help=f"Of the weights over steps: none, ema:DECAY, tail:SHARE. [default: {Spec.average}]"),
+    ] = None,
+    probe_first: Annotated[
+        float | None,
+        typer.Option(help=f"Share of the steps that train the head alone. [default: {Spec.probe_first:g}]"),
+    ] = None,
     max_length: Annotated[int | None, typer.Option(help=f"Tokens per example. [default: {Spec.max_length}]")] = None,
     unit: Annotated[
         str | None, typer.Option(help="Column whose values are the people to protect. [default: each example]")
@@ -94,6 +112,8 @@ def train(
         "clip": clip, "optimizer": optimizer, "max_length": max_length, "unit": unit, "max_per_unit": max_per_unit,
         "seed": seed, "canaries": canaries, "text": text, "pair": pair, "label": label, "validation": validation,
         "kind": kind, "labels": None if labels is None else tuple(name.strip() for name in labels.split(",")),
+        "clipping": clipping, "warmup": warmup, "average": average,
+        "probe_first": probe_first,
         "options": _flags.options(option) if option else None,
     }  # fmt: skip
     asked = {key: value for key, value in named.items() if value is not None}

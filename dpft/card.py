@@ -66,7 +66,7 @@ def card(
         "adjacency": adjacency(spec),
         "unit": spec.unit,
         "max_per_unit": spec.max_per_unit,
-        "mechanism": f"DP-SGD: one clip per {spec.unit}, Gaussian noise (Abadi et al. 2016)",
+        "mechanism": mechanism(spec, plan),
         "sampler": f"Poisson: each {spec.unit} enters each batch by its own coin",
         "rate": plan.rate,
         "noise": plan.noise,
@@ -92,6 +92,19 @@ def _taken(what: Sequence[str]) -> list[str]:
         f"{' and '.join(what)}: read off the training data and shown as they are, so that a label which one row alone "
         "has tells of that row; --kind and --labels state them beforehand"
     ]
+
+
+def mechanism(spec: Spec, plan: Plan) -> str:
+    """What each step does to the gradients, and what the steps differ in."""
+    told = [f"DP-SGD: one clip per {spec.unit}, Gaussian noise (Abadi et al. 2016)"]
+    if plan.clipping == "normalise":
+        told.append("every gradient normalised to at most the clip (Bu et al. 2023)")
+    if spec.optimizer == "adam_scaled":
+        told.append("clip and noise in a space scaled by earlier releases (Ganesh et al. 2025)")
+    alone = spec.probe_steps(plan.steps)
+    if alone:
+        told.append(f"the first {alone} steps release the head alone")
+    return "; ".join(told)
 
 
 def adjacency(spec: Spec) -> str:

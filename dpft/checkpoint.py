@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpft.averages import Average
 from dpft.methods._method import Adapted
 from dpft.run import Run
 from dpft.spec import UserError
@@ -20,8 +21,8 @@ _SECONDS = 20.0
 class Checkpoints:
     """Saves and restores one run. All that is saved is computed from noisy releases."""
 
-    def __init__(self, run: Run, adapted: Adapted, optimizer: torch.optim.Optimizer) -> None:
-        self.run, self.adapted, self.optimizer = run, adapted, optimizer
+    def __init__(self, run: Run, adapted: Adapted, optimizer: torch.optim.Optimizer, average: Average) -> None:
+        self.run, self.adapted, self.optimizer, self.average = run, adapted, optimizer, average
         size = sum(p.numel() * p.element_size() for p in adapted.updated.values())
         self._pause = 0.0 if size <= _SMALL else _SECONDS
         self._saved = time.monotonic()
@@ -37,7 +38,11 @@ class Checkpoints:
         for name, parameter in self.adapted.updated.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{name}/{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
-        about = {"done": str(done), "seconds": f"{seconds:.0f}", "ledger": head, "run": self._fingerprint()}
+        tensors |= {f"average.{name}": t.detach().cpu().contiguous() for name, t in self.average.values.items()}
+        about = {
+            "done": str(done), "seconds": f"{seconds:.0f}", "ledger": head, "run": self._fingerprint(),
+            "averaged": str(self.average.taken),
+        }  # fmt: skip
         self.run.save_tensors(_NAME, tensors, about)
         self._saved = time.monotonic()
 
@@ -56,17 +61,20 @@ class Checkpoints:
                 "a checkpoint must be of this very run, spec, plan and encoder, got one of another in "
                 f"{str(self.run.path)!r}; restore the run's own files"
             )
-        prefix = "model."
-        self.adapted.load({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+        self.adapted.load(_part(tensors, "model."))
+        self.average.restore(_part(tensors, "average."), int(about["averaged"]))
         for name, parameter in self.adapted.updated.items():
-            prefix = f"optimizer.{name}/"
-            state: dict[str, Any] = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+            state: dict[str, Any] = _part(tensors, f"optimizer.{name}/")
             if state:
                 self.optimizer.state[parameter] = {k: _placed(k, t, parameter) for k, t in state.items()}
         return int(about["done"]), float(about["seconds"]), about["ledger"]
 
     def _fingerprint(self) -> str:
         return self.run.fingerprint(self.adapted.model.digest)
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def _placed(key: str, value: Tensor, parameter: Tensor) -> Tensor:

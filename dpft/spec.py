@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args
 
 Representation = Literal["mask", "cls", "mean", "token"]
 Schedule = Literal["constant", "linear", "cosine"]
-Optimizer = Literal["adam", "sgd"]
+Optimizer = Literal["adam", "adam_bc", "adam_scaled", "sgd"]
+Clipping = Literal["cut", "normalise"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 MAX_PER_UNIT = 32  # as many short texts as fit into a micro-batch or two
@@ -41,6 +42,21 @@ def _one_of(value: object, choices: tuple[str, ...], name: str) -> None:
     _require(value in choices, f"{name} must be one of {', '.join(choices)}", value, f"pass --{name}")
 
 
+def average_of(spelled: str) -> tuple[str, float]:
+    """Kind and number of a spelled average: ema:0.9 is ("ema", 0.9), none is ("none", 0.0). Raises UserError."""
+    if spelled == "none":
+        return "none", 0.0
+    kind, _, number = str(spelled).partition(":")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    known = (kind == "ema" and 0 < value < 1) or (kind == "tail" and 0 < value <= 1)
+    rule = "average must be none, ema:DECAY with a decay below 1, or tail:SHARE with a share of at most 1"
+    _require(known, rule, spelled, "pass --average tail:0.5")
+    return kind, value
+
+
 @dataclass(frozen=True)
 class Budget:
     """The most privacy a run may spend: (epsilon, delta)-DP, Dwork and Roth 2014, definition 2.4."""
@@ -66,9 +82,11 @@ class Spec:
     `budget=None` trains without clipping and noise: NOT PRIVATE. `epochs` is the expected number of times
     an example is drawn. `learning_rate=None` takes the method's own. `unit` is whom privacy is promised to: an
     example, or all examples with one value in the column it names, of which the first `max_per_unit` count; batch
-    size and epochs are then of units. `canaries`: made-up rows that are planted among the training data, each by a
-    fair coin, for an audit. Of files of one's own, `text`, `pair` and `label` name columns, `validation` a second file,
-    `kind` and `labels` (names, or a score's lowest and highest) state what is otherwise read off the label column.
+    size and epochs are then of units. `warmup`: share of the steps in which the learning rate rises. `average`: none,
+    ema:DECAY or tail:SHARE, of the weights of all or the last steps. `probe_first`: share of the steps that train the
+    head alone. `canaries`: made-up rows that are planted among the training data, each by a fair coin, for an audit.
+    Of files of one's own, `text`, `pair` and `label` name columns, `validation` a second file, `kind` and `labels`
+    (names, or a score's lowest and highest) state what is otherwise read off the label column.
     Raises UserError on values out of range.
     """
 
@@ -84,7 +102,11 @@ class Spec:
     learning_rate: float | None = None
     schedule: Schedule = "linear"
     clip: float = 2.0
+    clipping: Clipping = "cut"
     optimizer: Optimizer = "adam"
+    warmup: float = 0.06
+    average: str = "none"
+    probe_first: float = 0.0
     max_length: int = 128
     unit: str = "example"
     max_per_unit: int | None = None
@@ -147,6 +169,12 @@ class Spec:
         _one_of(self.representation, get_args(Representation), "representation")
         _one_of(self.schedule, get_args(Schedule), "schedule")
         _one_of(self.optimizer, get_args(Optimizer), "optimizer")
+        _one_of(self.clipping, get_args(Clipping), "clipping")
+        for name in ("warmup", "probe_first"):
+            flag, value = name.replace("_", "-"), getattr(self, name)
+            share = (value == 0 and not isinstance(value, bool)) or (_is_positive(value) and value < 1)
+            _require(share, f"{flag} must be a share of the steps, from 0 to below 1", value, f"pass --{flag} 0.1")
+        average_of(self.average)
         _require(isinstance(self.options, Mapping), "options must be key=value", self.options, "pass --option")
         object.__setattr__(self, "options", dict(self.options))
         self._settle_unit()
@@ -171,6 +199,10 @@ class Spec:
             self.max_per_unit is None or _is_whole(self.max_per_unit, 1), "max-per-unit must be a whole number above 0",
             self.max_per_unit, "pass --max-per-unit",
         )  # fmt: skip
+
+    def probe_steps(self, steps: int) -> int:
+        """How many of a run's `steps` train the head alone: its first ones."""
+        return round(self.probe_first * steps)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict with a `budget` of {epsilon, delta} or None; `from_json` reads it back."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
@@ -12,11 +11,10 @@ from typing import Any
 
 import torch
 
-from dpft import evaluate, methods, models, tasks
+from dpft import averages, evaluate, methods, models, optimizers, phases, tasks
 from dpft.adapt import adapt, settle
 from dpft.audit import planting
 from dpft.audit.bookkeeping import adapter_digest
-from dpft.batch import Batch
 from dpft.card import NOT_PRIVATE, Charge, card, rounded_up
 from dpft.checkpoint import Checkpoints
 from dpft.hardware import Hardware
@@ -31,12 +29,10 @@ from dpft.privacy.secret import Secret
 from dpft.privacy.step import PlainStep, PrivateStep
 from dpft.progress import Progress
 from dpft.run import Run
-from dpft.spec import Machine, Schedule, Spec, UserError, canonical_json
+from dpft.spec import Machine, Spec, UserError, canonical_json
 from dpft.tasks.encode import Encoded
 from dpft.tasks.microbatch import microbatches
 from dpft.tasks.store import encoded
-
-WARMUP = 0.06
 
 
 @dataclass(frozen=True)
@@ -224,33 +220,44 @@ def _prepare(spec: Spec, task: tasks.Task, settled: Hardware, progress: Progress
 def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress) -> Result:
     """Train what is left of `run`, then judge and write it down."""
     plan, adapted, started = run.plan, ready.adapted, time.monotonic()
-    optimizer = _optimizer(run.spec, adapted)
-    checkpoints = Checkpoints(run, adapted, optimizer)
+    optimizer = optimizers.make(run.spec, plan, list(adapted.updated.values()))
+    average = averages.make(run.spec.average, adapted.updated, plan.steps)
+    checkpoints = Checkpoints(run, adapted, optimizer, average)
     start, before, head = checkpoints.restore()
     secret, spent = Secret(), _spent(plan)
     present = planting.present(run, len(ready.train), secret)
-    step: PrivateStep[Batch] | PlainStep[Batch]
     if book is not None:
         if head is not None:
             book.verify(head)
         start = max(start, book.next_step(run.id))
-        step = PrivateStep(adapted, plan, optimizer, book, secret, run.id)
-    else:
-        step = PlainStep(adapted, plan, optimizer)
+    step = phases.Phased(
+        adapted, run.spec.probe_steps(plan.steps), lambda part: _step(part, run, optimizer, book, secret)
+    )  # fmt: skip
     adapted.model.per_example = book is not None
     progress.created(run.path)
     progress.started(start, plan.steps)
     try:
         for number, drawn in enumerate(poisson_batches(ready.train.protected, plan, secret, start), start):
-            _set_rate(optimizer, run.spec, number, plan.steps)
+            optimizers.set_rate(optimizer, run.spec, number, plan.steps)
             step(number, microbatches(ready.train, drawn[present[drawn]], ready.hardware.tokens, ready.hardware.device))
+            average.add(number)
             seconds = before + time.monotonic() - started
             checkpoints.save_when_due(number + 1, seconds, plan.steps, book.head() if book else "")
             progress.stepped(number + 1, spent(number + 1))
     finally:
         step.close()
         progress.ended()
+    average.apply()
     return _finish(run, ready, book, before + time.monotonic() - started, progress)
+
+
+def _step(
+    part: Adapted, run: Run, optimizer: torch.optim.Optimizer, book: Ledger | None, secret: Secret
+) -> phases.Step:
+    """A step on `part` of what the run trains."""
+    if book is None:
+        return PlainStep(part, run.plan, optimizer)
+    return PrivateStep(part, run.plan, optimizer, book, secret, run.id)
 
 
 def _spent(plan: Plan) -> Callable[[int], float | None]:
@@ -295,28 +302,3 @@ def _together(book: Ledger, plan: Plan, run: str) -> dict[str, Any] | None:
     assert plan.budget is not None
     population = book.view().holding(run)
     return None if population is None else summarize(population, plan.budget.delta).to_json()
-
-
-def _optimizer(spec: Spec, adapted: Adapted) -> torch.optim.Optimizer:
-    """Adam (Kingma and Ba 2015) or SGD with momentum 0.9, on what the method updates."""
-    parameters = list(adapted.updated.values())
-    assert spec.learning_rate is not None  # settled by train()
-    if spec.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=spec.learning_rate)
-    return torch.optim.SGD(parameters, lr=spec.learning_rate, momentum=0.9)
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, spec: Spec, step: int, steps: int) -> None:
-    """The learning rate of step `step` (from 0): constant, or a short warm-up and a fall to zero.
-
-    The warm-up takes 6 % of the steps (Gupta et al. 2023, appendix C); the fall is a line or half a cosine.
-    """
-    warm = max(1, round(WARMUP * steps))
-    rising, falling = min(1.0, (step + 1) / warm), max(0.0, (step - warm) / max(1, steps - warm))
-    shapes: dict[Schedule, float] = {
-        "constant": 1.0,
-        "linear": rising * (1 - falling),
-        "cosine": rising * (1 + math.cos(math.pi * falling)) / 2,
-    }
-    for group in optimizer.param_groups:
-        group["lr"] = (spec.learning_rate or 0.0) * shapes[spec.schedule]

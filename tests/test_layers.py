@@ -29,6 +29,9 @@ ALLOWED: dict[str, set[str]] = {
     "dpft.run": {"dpft.spec", "dpft.privacy"},
     "dpft.card": {"dpft.spec", "dpft.privacy"},
     "dpft.reports": {"dpft.spec"},
+    "dpft.averages": {"dpft.spec"},
+    "dpft.optimizers": {"dpft.spec", "dpft.privacy"},
+    "dpft.phases": {"dpft.spec", "dpft.batch", "dpft.methods"},
 }
 SEE_SEVERAL = {
     "dpft",

@@ -78,7 +78,7 @@ def _plan(run: Run, card: dict[str, Any]) -> list[Check]:
         fact(_LEVEL, "rate is batch size / units", plan.rate == spec.batch_size / units),
         fact(_LEVEL, "divisor is the batch size", plan.expected_batch == spec.batch_size),
         Check(_LEVEL, "steps planned", plan.steps, steps, steps, "fact", "ceil(epochs * units / batch size)"),
-        fact(_LEVEL, "clip is the spec's", plan.clip == spec.clip),
+        fact(_LEVEL, "clip is the spec's", (plan.clip, plan.clipping) == (spec.clip, spec.clipping)),
         fact(_LEVEL, "card states the plan", not wrong, ", ".join(wrong)),
         fact(_LEVEL, "delta below 1 / units", plan.budget.delta < 1 / units),
     ]

@@ -11,11 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dpft import optimizers
 from dpft.audit import canaries
 from dpft.audit.marked import Marked, Marks
-from dpft.audit.path import Drive, Path, ledger_for, silent
+from dpft.audit.path import Drive, Path, Release, ledger_for, silent
 from dpft.audit.report import Check, fact
 from dpft.methods._method import Adapted
+from dpft.privacy.clipping import GAMMA
+from dpft.privacy.step import Scaling
 from dpft.tasks import sample
 from dpft.tasks.encode import Encoded, encode
 from dpft.tasks.microbatch import collate
@@ -45,21 +48,26 @@ def checks(trained: Trained, path: Path) -> list[Check]:
     bodies = make(trained, clip)
     more, off = SLACK[trained.hardware.precision]
     base = np.arange(bodies.base)
-    first, second = _sums(trained, path, bodies, base, 2)
+    one, two = _releases(trained, path, bodies, base, 2)
+    first = one.sums
     found = []
     for number, name in enumerate(bodies.extra, bodies.base):
-        (with_it,) = _sums(trained, path, bodies, np.append(base, number))
-        moved = _norm([a - b for a, b in zip(with_it, first, strict=True)]) / clip
+        (with_it,) = _releases(trained, path, bodies, np.append(base, number))
+        moved = _norm([a - b for a, b in zip(with_it.sums, first, strict=True)]) / clip
         found.append(
             Check("path", f"sensitivity, {name} row", moved, 0, 1 + more, "fact", "clips that one row moves the sum by")
         )
-    for step, sums, name in ((0, first, "sum"), (1, second, "next step's sum")):
-        wanted = oracle(trained.adapted, bodies, clip, step)
+    for step, release, name in ((0, one, "sum"), (1, two, "next step's sum")):
+        sums, wanted = release.sums, oracle(trained, bodies, step, release.scales)
         error = _norm([a - b for a, b in zip(sums, wanted, strict=True)]) / max(_norm(wanted), clip)
         about = "relative error"
         found.append(Check("path", f"{name} beside gradients taken one at a time", error, 0, off, "fact", about))
-    (fewer,) = _sums(trained, path, make(trained, clip, ()), base)
-    same = all(torch.allclose(a, b, rtol=0, atol=1e-9 * clip) for a, b in zip(fewer, first, strict=True))
+    if two.scales is not None:
+        wanted = replayed(trained, one)
+        same = all(torch.allclose(a, b, rtol=1e-3) for a, b in zip(two.scales, wanted, strict=True))
+        found.append(fact("path", "scales made of earlier releases alone", same, "made again from the first release"))
+    (fewer,) = _releases(trained, path, make(trained, clip, ()), base)
+    same = all(torch.allclose(a, b, rtol=0, atol=1e-9 * clip) for a, b in zip(fewer.sums, first, strict=True))
     found.append(fact("path", "same update whatever the number of rows", same, "the same batch from N and N + 5 rows"))
     return found
 
@@ -93,14 +101,33 @@ def _length(name: str) -> float:
     return {"duplicate": _LENGTHS[3], "huge": 1e20}.get(name, 8.0)
 
 
-def oracle(adapted: Adapted, bodies: Bodies, clip: float, step: int = 0) -> list[Tensor]:
-    """The clipped sum of the ordinary rows in float64, each row's gradient taken by itself."""
+def oracle(trained: Trained, bodies: Bodies, step: int = 0, scales: Sequence[Tensor] | None = None) -> list[Tensor]:
+    """The clipped sum of the ordinary rows in float64, each row's gradient taken by itself, scaled, then clipped."""
+    adapted, clip = trained.adapted, trained.run.plan.clip
+    assert clip is not None
     total = [torch.zeros_like(p, dtype=torch.float64, device="cpu") for p in adapted.private]
-    for gradient in _gradients(adapted, bodies, bodies.base, step):
-        factor = min(1.0, clip / _norm(gradient))
+    for raw in _gradients(adapted, bodies, bodies.base, step):
+        gradient = raw if scales is None else list(map(torch.mul, raw, scales))
+        length = _norm(gradient)
+        factor = clip / (length + GAMMA) if trained.run.plan.clipping == "normalise" else min(1.0, clip / length)
         for whole, part in zip(total, gradient, strict=True):
             whole += factor * part
     return total
+
+
+def replayed(trained: Trained, release: Release) -> list[Tensor]:
+    """The scales of the step after `release`, by an optimizer that has seen nothing else."""
+    adapted, plan = trained.adapted, silent(trained.run.plan, 1.0, 1, _BASE)
+    optimizer = optimizers.make(trained.run.spec, plan, list(adapted.updated.values()))
+    assert isinstance(optimizer, Scaling)
+    assert release.scales is not None
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    for parameter, noisy, scale in zip(adapted.private, release.sums, release.scales, strict=True):
+        parameter.grad = (noisy / scale / plan.expected_batch).to(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return [scale.double().cpu() for scale in optimizer.scales(adapted.private)]
 
 
 def _gradients(adapted: Adapted, bodies: Bodies, count: int, step: int = 0) -> Iterator[list[Tensor]]:
@@ -116,12 +143,12 @@ def _gradients(adapted: Adapted, bodies: Bodies, count: int, step: int = 0) -> I
     adapted.model.per_example = per_example
 
 
-def _sums(trained: Trained, path: Path, bodies: Bodies, rows: NDArray[np.int64], steps: int = 1) -> list[list[Tensor]]:
+def _releases(trained: Trained, path: Path, bodies: Bodies, rows: NDArray[np.int64], steps: int = 1) -> list[Release]:
     """What the path releases of these rows, all of them drawn, in each of its first steps."""
     plan = silent(trained.run.plan, 1.0, steps, _BASE)
     with ledger_for(plan) as book, Marked(trained.adapted, bodies.marks, plan.clip or 1.0) as marked:
-        drive = Drive(path, marked, bodies.data, plan, book)
-        return [sums for _, sums in drive.releases(rows)]
+        drive = Drive(path, marked, bodies.data, plan, book, trained.run.spec)
+        return list(drive.releases(rows))
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:

@@ -41,8 +41,8 @@ def full_batches(drive: Drive, readings: Readings, coins: Secret) -> Outcome:
     count, members = len(readings.canaries), []
     for step in range(drive.plan.steps):
         inside = coins.bernoulli(0.5, count)
-        for rows, sums in drive.releases(np.flatnonzero(inside), step, step + 1):
-            readings.add(rows, sums)
+        for release in drive.releases(np.flatnonzero(inside), step, step + 1):
+            readings.add(release)
         members.append(inside)
     scores = np.stack(readings.scores[-drive.plan.steps :]).ravel()
     truth, threshold = np.stack(members).ravel(), _TAIL * drive.plan.noise
@@ -54,8 +54,8 @@ def sampled_batches(drive: Drive, readings: Readings, coins: Secret) -> Outcome:
     inside = coins.bernoulli(0.5, len(readings.canaries))
     half = drive.plan.steps // 2
     for start, stop in ((0, half), (half, None)):
-        for rows, sums in drive.releases(np.flatnonzero(inside), start, stop):
-            readings.add(rows, sums)
+        for release in drive.releases(np.flatnonzero(inside), start, stop):
+            readings.add(release)
     plan = drive.plan
     scores = likelihoods(np.stack(readings.scores[-plan.steps :]), plan.rate, plan.noise)
     none = np.random.default_rng(0).normal(0, plan.noise, (plan.steps, 20_000))

@@ -14,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dpft import optimizers
 from dpft.audit.marked import Marked
 from dpft.privacy.ledger import Ledger
 from dpft.privacy.plan import Plan
 from dpft.privacy.sampler import poisson_batches
 from dpft.privacy.secret import Secret
 from dpft.privacy.step import PrivateStep
-from dpft.spec import Budget
+from dpft.spec import Budget, Spec
 from dpft.tasks.encode import Encoded
 from dpft.tasks.microbatch import microbatches
 
@@ -39,37 +40,50 @@ class Path:
 
 
 @dataclass(frozen=True)
+class Release:
+    """One step: the rows drawn, the noisy sums as they were noised, and the scales of that space (None: all 1)."""
+
+    rows: NDArray[np.int64]
+    sums: list[Tensor]
+    scales: list[Tensor] | None
+
+
+@dataclass(frozen=True)
 class Drive:
-    """One drive along `path`: `marked` rows of `data`, by `plan`, charged to `ledger`."""
+    """One drive along `path`: `marked` rows of `data`, by `plan`, charged to `ledger`, with the optimizer of `spec`."""
 
     path: Path
     marked: Marked
     data: Encoded
     plan: Plan
     ledger: Ledger
+    spec: Spec
 
-    def releases(
-        self, present: NDArray[np.int64], start: int = 0, stop: int | None = None
-    ) -> Iterator[tuple[NDArray[np.int64], list[Tensor]]]:
+    def releases(self, present: NDArray[np.int64], start: int = 0, stop: int | None = None) -> Iterator[Release]:
         """Steps `start` to `stop` on the rows that are `present`: each batch drawn and the noisy sums it led to.
 
-        These are the lines of training (dpft.training), with a fresh secret and an optimizer of learning rate 0. The
-        sums are what the step released, times the declared batch.
+        These are the lines of training (dpft.training), with a fresh secret and a learning rate of 0. The sums are
+        what the step released, times the declared batch, and times the scales that it was divided by after the noise:
+        an attacker knows them, for they are made of earlier releases.
         """
-        secret = self.path.secret()
-        optimizer = torch.optim.SGD(list(self.marked.adapted.updated.values()), lr=0.0)
-        step = self.path.step(self.marked, self.plan, optimizer, self.ledger, secret, _RUN)
+        secret, plan = self.path.secret(), self.plan
+        optimizer = optimizers.make(self.spec, plan, list(self.marked.adapted.updated.values()))
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        step = self.path.step(self.marked, plan, optimizer, self.ledger, secret, _RUN)
         model = self.marked.adapted.model
         per_example, model.per_example = model.per_example, True
         device = model.head.weight.device
-        drawn_rows = self.path.sampler(len(present), self.plan, secret, start)
+        drawn_rows = self.path.sampler(len(present), plan, secret, start)
         try:
             for number, drawn in enumerate(drawn_rows, start):
                 if number == stop:
                     break
                 rows = present[drawn]
                 step(number, self.path.batches(self.data, rows, TOKENS, device))
-                yield rows, [r.double().cpu() * self.plan.expected_batch for r in self.marked.released]
+                sums = [r.double().cpu() * plan.expected_batch for r in self.marked.released]
+                scales = None if step.scales is None else [scale.double().cpu() for scale in step.scales]
+                yield Release(rows, sums if scales is None else list(map(torch.mul, sums, scales)), scales)
         finally:
             step.close()
             model.per_example = per_example
@@ -96,10 +110,11 @@ def planned(plan: Plan, rate: float, steps: int, expected: int, epsilon: float) 
     """A plan for the auditor's rows with the noise and the clip of `plan`."""
     assert plan.budget is not None
     budget = Budget(epsilon, plan.budget.delta)
-    return Plan(rate, steps, plan.noise, plan.clip, expected, budget, epsilon, "audit")
+    return Plan(rate, steps, plan.noise, plan.clip, expected, budget, epsilon, "audit", plan.clipping)
 
 
 def silent(plan: Plan, rate: float, steps: int, expected: int) -> Plan:
     """The same with 1e-12 clips of noise: its sums are exact. For made-up rows only."""
     assert plan.budget is not None
-    return Plan(rate, steps, 1e-12, plan.clip, expected, Budget(1e9, plan.budget.delta), 1e9, "none: made-up rows")
+    budget = Budget(1e9, plan.budget.delta)
+    return Plan(rate, steps, 1e-12, plan.clip, expected, budget, 1e9, "none: made-up rows", plan.clipping)

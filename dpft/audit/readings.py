@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dpft.audit.canaries import Canaries
+from dpft.audit.path import Release
 
 _SAMPLED = 8192  # numbers kept of each release, shared among the tensors: enough for every test but the deviation
 _LEAST = 64
@@ -24,14 +24,17 @@ class Readings:
         self.drawn: list[NDArray[np.bool_]] = []
         self._kept: list[list[NDArray[np.float64]]] = []
 
-    def add(self, rows: NDArray[np.int64], sums: list[Tensor]) -> None:
+    def add(self, release: Release) -> None:
         """One release: the canaries that were drawn, and the noisy sums (...), one a private tensor."""
-        weight, bias = self.canaries.expected(rows)
+        rows, canaries = release.rows, self.canaries
+        if release.scales is not None:
+            canaries = canaries.scaled(release.scales[self.names.index("head.weight")])
+        weight, bias = canaries.expected(rows)
         kept = []
-        for name, noisy in zip(self.names, sums, strict=True):
+        for name, noisy in zip(self.names, release.sums, strict=True):
             left = noisy / self.clip
             if name == "head.weight":
-                self.scores.append(self.canaries.read(left))
+                self.scores.append(canaries.read(left))
                 left[:, : len(self.canaries)] -= weight
             elif name == "head.bias":
                 left -= bias

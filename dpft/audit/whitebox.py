@@ -78,7 +78,7 @@ def _play(
     """A game's outcome, and how many of its steps the ledger has not heard of."""
     assert plan.clip is not None
     with ledger_for(plan) as book, Marked(trained.adapted, planted.marks, plan.clip) as marked:
-        drive = Drive(path, marked, planted.data, plan, book)
+        drive = Drive(path, marked, planted.data, plan, book, trained.run.spec)
         outcome = game(drive)
         book.verify()
         return outcome, plan.steps - drive.charged

@@ -12,7 +12,10 @@ import torch
 from opacus.grad_sample import GradSampleModule, GradSampleModuleFastGradientClipping
 from torch import Tensor, nn
 
+from dpft.spec import Clipping
+
 Gradients = Literal["hooks", "ghost", "single"]
+GAMMA = 0.01  # Bu et al. 2023
 
 
 class Rows(Protocol):
@@ -64,13 +67,28 @@ def clip_factors(norms: Tensor, clip: float) -> Tensor:
     return torch.where(torch.isfinite(norms), factors, torch.zeros_like(factors))
 
 
-def clipped_sum(gradients: Sequence[Tensor], clip: float) -> list[Tensor]:
+def normal_factors(norms: Tensor, clip: float) -> Tensor:
+    """Every gradient is brought to about the clip: clip / (norm + gamma), and 0 where the norm is not finite.
+
+    Bu et al. 2023, "Automatic clipping" (arXiv 2206.07136). What an example adds is clip * norm / (norm + gamma) long,
+    below the clip: the sensitivity is that of cutting, and so is the charge.
+    norms: (B,) float64 -> (B,) float64.
+    """
+    factors = clip / (norms + GAMMA)
+    return torch.where(torch.isfinite(norms), factors, torch.zeros_like(factors))
+
+
+Factors = Callable[[Tensor, float], Tensor]
+FACTORS: dict[Clipping, Factors] = {"cut": clip_factors, "normalise": normal_factors}
+
+
+def clipped_sum(gradients: Sequence[Tensor], clip: float, factors_of: Factors = clip_factors) -> list[Tensor]:
     """Sum over examples of the clipped gradients. [(B, ...), ...] -> [(...), ...] in float32 or better.
 
     An example whose gradient is not finite adds nothing: 0 * NaN is NaN, so it is replaced, not scaled.
     """
     gradients = [g if g.dtype == torch.float64 else g.float() for g in gradients]
-    factors = clip_factors(per_example_norms(gradients), clip)
+    factors = factors_of(per_example_norms(gradients), clip)
     kept = factors > 0
     if not bool(kept.all()):
         gradients = [g[kept] for g in gradients]
@@ -98,23 +116,38 @@ def per_unit(gradients: Sequence[Tensor], units: Tensor) -> list[Tensor]:
     return [g.new_zeros(count, *g.shape[1:]).index_add_(0, units, g) for g in wide]
 
 
-class Clipper(Protocol[Batch_contra]):
-    """The clipped sum of one micro-batch, in the order of `private`. Leaves nothing on the parameters."""
+def in_scale(gradients: Sequence[Tensor], scales: Scales) -> Sequence[Tensor]:
+    """Each coordinate times its scale, in float32 or better: what is clipped. [(B, ...), ...] -> the same."""
+    if scales is None:
+        return gradients
+    wide = [g if g.dtype == torch.float64 else g.float() for g in gradients]
+    return [g * scale.to(g.dtype) for g, scale in zip(wide, scales, strict=True)]
 
-    def __call__(self, batch: Batch_contra) -> list[Tensor]: ...
+
+Scales = Sequence[Tensor] | None
+
+
+class Clipper(Protocol[Batch_contra]):
+    """The clipped sum of one micro-batch, in the order of `private`. Leaves nothing on the parameters.
+
+    With `scales`, one for each coordinate, gradients are scaled first: norms, clip and sum are of scaled gradients.
+    """
+
+    def __call__(self, batch: Batch_contra, scales: Scales = None) -> list[Tensor]: ...
     def close(self) -> None: ...
 
 
 class Hooks(Generic[Batch]):
     """Per-example gradients from Opacus' hooks, in one backward pass. Memory: B times the private parameters."""
 
-    def __init__(self, adapted: Trainable[Batch], clip: float) -> None:
-        self.adapted, self.clip = adapted, clip
+    def __init__(self, adapted: Trainable[Batch], clip: float, factors: Factors = clip_factors) -> None:
+        self.adapted, self.clip, self.factors = adapted, clip, factors
         self.wrapped = _HooksModule(adapted.model, batch_first=True, loss_reduction="sum", strict=True)
 
-    def __call__(self, batch: Batch) -> list[Tensor]:
+    def __call__(self, batch: Batch, scales: Scales = None) -> list[Tensor]:
         gradients, units = self.per_example(batch), _units(batch)
-        return clipped_sum(gradients if units is None else per_unit(gradients, units), self.clip)
+        whole = gradients if units is None else per_unit(gradients, units)
+        return clipped_sum(in_scale(whole, scales), self.clip, self.factors)
 
     def close(self) -> None:
         self.wrapped.remove_hooks()
@@ -146,14 +179,16 @@ class Ghost(Generic[Batch]):
     parameters that are used twice, or by all examples at once.
     """
 
-    def __init__(self, adapted: Trainable[Batch], clip: float) -> None:
-        self.adapted, self.clip = adapted, clip
+    def __init__(self, adapted: Trainable[Batch], clip: float, factors: Factors = clip_factors) -> None:
+        self.adapted, self.clip, self.factors = adapted, clip, factors
         self.wrapped = _GhostModule(adapted.model, batch_first=True, loss_reduction="sum", strict=True)
         modules = adapted.model.modules()
         tables = [m.weight for m in modules if isinstance(m, nn.Embedding) and m.weight.requires_grad]
         self._lowest = tables or list(adapted.private)
 
-    def __call__(self, batch: Batch) -> list[Tensor]:
+    def __call__(self, batch: Batch, scales: Scales = None) -> list[Tensor]:
+        if scales is not None:
+            raise RuntimeError("ghost norms are of gradients as they are, got scales; take gradients per example")
         if _units(batch) is not None:
             raise RuntimeError("ghost norms are of single rows, got rows that are clipped together; take one at a time")
         losses = _losses(self.adapted, self.wrapped(batch), batch)
@@ -161,7 +196,7 @@ class Ghost(Generic[Batch]):
             torch.autograd.grad(losses.sum(), self._lowest)
         parts = [self._taken(parameter, losses) for parameter in self.adapted.private]
         norms = torch.linalg.vector_norm(torch.stack([part.norms.double() for part in parts]), dim=0)
-        factors = clip_factors(norms, self.clip)
+        factors = self.factors(norms, self.clip)
         kept = factors > 0
         return [part.weighted(factors[kept], kept) for part in parts]
 
@@ -179,28 +214,31 @@ class Ghost(Generic[Batch]):
 class Single(Generic[Batch]):
     """One backward pass per example, or unit: exact for every model, and as slow as it sounds."""
 
-    def __init__(self, adapted: Trainable[Batch], clip: float) -> None:
-        self.adapted, self.clip = adapted, clip
+    def __init__(self, adapted: Trainable[Batch], clip: float, factors: Factors = clip_factors) -> None:
+        self.adapted, self.clip, self.factors = adapted, clip, factors
 
-    def __call__(self, batch: Batch) -> list[Tensor]:
+    def __call__(self, batch: Batch, scales: Scales = None) -> list[Tensor]:
         total = [torch.zeros_like(p) for p in self.adapted.private]
         for one in _one_by_one(batch):
-            for whole, part in zip(total, clipped_sum(self._gradient(one), self.clip), strict=True):
+            for whole, part in zip(total, self._clipped(one, scales), strict=True):
                 whole += part
         return total
 
     def close(self) -> None:
         """Nothing to take off."""
 
+    def _clipped(self, one: Batch, scales: Scales) -> list[Tensor]:
+        return clipped_sum(in_scale(self._gradient(one), scales), self.clip, self.factors)
+
     def _gradient(self, one: Batch) -> list[Tensor]:
         losses = _losses(self.adapted, self.adapted.model(one), one)
         return [g.unsqueeze(0) for g in torch.autograd.grad(losses.sum(), list(self.adapted.private))]
 
 
-def clipper(adapted: Trainable[Batch], clip: float) -> Clipper[Batch]:
-    """The way `adapted.gradients` names."""
+def clipper(adapted: Trainable[Batch], clip: float, clipping: Clipping = "cut") -> Clipper[Batch]:
+    """The way `adapted.gradients` names, with the factors that `clipping` names."""
     kinds: dict[Gradients, type[Any]] = {"hooks": Hooks, "ghost": Ghost, "single": Single}
-    made: Clipper[Batch] = kinds[adapted.gradients](adapted, clip)
+    made: Clipper[Batch] = kinds[adapted.gradients](adapted, clip, FACTORS[clipping])
     return made
 
 

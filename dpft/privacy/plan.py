@@ -7,10 +7,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, get_args
 
 from dpft.privacy.calibrate import calibrate
-from dpft.spec import Budget, Spec, UserError
+from dpft.spec import Budget, Clipping, Spec, UserError
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Plan:
 
     Each unit enters each of `steps` batches by its own coin at `rate`; the clipped sum gets normal noise of
     deviation noise * clip and is divided by `expected_batch`, never by the size drawn. `epsilon_upper` bounds
-    epsilon at budget.delta after all steps, by `accountant`. budget None: NOT PRIVATE, no noise, no clip.
+    epsilon at budget.delta after all steps, by `accountant`. `clipping`: how a gradient is brought within the
+    clip; plans written before there was a choice say nothing, and cut. budget None: NOT PRIVATE, no noise, no clip.
     """
 
     rate: float
@@ -30,6 +31,7 @@ class Plan:
     budget: Budget | None
     epsilon_upper: float | None
     accountant: str | None
+    clipping: Clipping = "cut"
 
     def __post_init__(self) -> None:
         _require(_is_number(self.rate) and 0 < self.rate <= 1, "rate must lie in (0, 1]", self.rate)
@@ -39,6 +41,7 @@ class Plan:
             "expected_batch must be a whole number above 0",
             self.expected_batch,
         )
+        _require(self.clipping in get_args(Clipping), "clipping must be cut or normalise", self.clipping)
         _require(_is_number(self.noise) and self.noise >= 0, "noise must be a finite number, 0 or more", self.noise)
         if self.budget is None:
             self._check_not_private()
@@ -73,6 +76,7 @@ class Plan:
         """The Plan that `to_json` wrote. Raises UserError on an unknown, missing or malformed field."""
         known = [f.name for f in dataclasses.fields(cls)]
         _require(isinstance(values, Mapping), "a plan is a JSON object", values)
+        values = {"clipping": "cut", **values}
         _require(set(values) == set(known), f"a plan's fields are {', '.join(known)}", sorted(values))
         budget = values["budget"]
         if budget is not None:
@@ -107,7 +111,9 @@ def make_plan(spec: Spec, examples: int) -> Plan:
         spec.budget.delta, "pass --delta",
     )  # fmt: skip
     noise, epsilon_upper, accountant = calibrate(rate, steps, spec.budget)
-    return Plan(rate, steps, noise, spec.clip, spec.batch_size, spec.budget, epsilon_upper, accountant)
+    return Plan(
+        rate, steps, noise, spec.clip, spec.batch_size, spec.budget, epsilon_upper, accountant, spec.clipping
+    )  # fmt: skip
 
 
 def _steps(epochs: float, examples: int, batch_size: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Generic
+from typing import Generic, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,24 @@ def _exact(parameters: Sequence[nn.Parameter]) -> torch.autocast:
     return torch.autocast(parameters[0].device.type, enabled=False)
 
 
+@runtime_checkable
+class Scaling(Protocol):
+    """An optimizer in whose geometry gradients are clipped and noised: "scale, then privatise".
+
+    `scales` gives a positive factor for each coordinate, from earlier releases alone. Given these it is a constant, so
+    that a step is still one Gaussian mechanism of sensitivity `clip` and is charged as such (adaptive composition).
+    """
+
+    def scales(self, parameters: Sequence[nn.Parameter]) -> list[Tensor]: ...
+
+
 class PrivateStep(Generic[Batch]):
     """Charge, clip, sum, noise, divide, update: DP-SGD's step (Abadi et al. 2016) on a logical batch.
 
     The sum is taken over any number of micro-batches; the noise (std plan.noise * plan.clip) is drawn once
     a call from `secret` and the divisor is the declared `plan.expected_batch`, whatever was drawn. The
-    ledger is charged before the noisy sum exists.
+    ledger is charged before the noisy sum exists. Where the optimizer is a `Scaling`, all of this happens to scaled
+    gradients; the noisy sum is then divided by `scales`, which is post-processing.
     """
 
     def __init__(
@@ -41,16 +53,21 @@ class PrivateStep(Generic[Batch]):
             raise ValueError("a private step needs a private plan, got one without noise; use PlainStep")
         self.adapted, self.plan, self.clip, self.optimizer = adapted, plan, plan.clip, optimizer
         self.ledger, self.secret, self.run = ledger, secret, run
-        self.clipper = clipper(adapted, plan.clip)
+        self.clipper = clipper(adapted, plan.clip, plan.clipping)
+        self.scales: list[Tensor] | None = None
 
     def __call__(self, step: int, microbatches: Iterable[Batch]) -> None:
         """Take step number `step` (from 0) on a logical batch cut into `microbatches`, possibly none."""
         self.adapted.begin(step)
+        if isinstance(self.optimizer, Scaling):
+            self.scales = self.optimizer.scales(self.adapted.private)
         with _exact(self.adapted.private):
             total = self._sum(microbatches)
         self.ledger.charge(Event(run=self.run, step=step, rate=self.plan.rate, noise=self.plan.noise))
-        for parameter, summed in zip(self.adapted.private, total, strict=True):
+        for number, (parameter, summed) in enumerate(zip(self.adapted.private, total, strict=True)):
             noisy = summed.double() + self._noise(summed)
+            if self.scales is not None:
+                noisy /= self.scales[number].double()
             parameter.grad = (noisy / self.plan.expected_batch).to(parameter.dtype)
         self.adapted.rebuild()
         self.optimizer.step()
@@ -64,7 +81,7 @@ class PrivateStep(Generic[Batch]):
         wide = [torch.promote_types(p.dtype, torch.float32) for p in self.adapted.private]
         total = [torch.zeros_like(p, dtype=t) for p, t in zip(self.adapted.private, wide, strict=True)]
         for batch in microbatches:
-            for whole, part in zip(total, self.clipper(batch), strict=True):
+            for whole, part in zip(total, self.clipper(batch, self.scales), strict=True):
                 whole += part
         return total
 
