@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from dpft.batch import Batch
 from dpft.card import NOT_PRIVATE, Charge, card, rounded_up
 from dpft.checkpoint import Checkpoints
 from dpft.hardware import Hardware
+from dpft.memory import forget_peak, peak_mib
 from dpft.methods._method import Adapted
 from dpft.privacy.accountants import epsilon_curve
 from dpft.privacy.ledger import Claim, Ledger, Reservation, default_ledger_place, is_there
@@ -39,7 +40,10 @@ WARMUP = 0.06
 
 @dataclass(frozen=True)
 class Result:
-    """What a run found. `value`: `metric` on the validation rows, without noise. `epsilon`: None if not private."""
+    """What a run found. `value`: `metric` on the validation rows, without noise. `epsilon`: None if not private.
+
+    `memory_mib`: the most that training held at once; None where the system does not tell, and in older runs.
+    """
 
     path: Path
     metric: str
@@ -51,6 +55,7 @@ class Result:
     seconds: int
     precision: str
     device: str
+    memory_mib: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict, for result.json and --json; `from_json` reads it back."""
@@ -61,7 +66,7 @@ class Result:
     def from_json(cls, values: dict[str, Any]) -> Result:
         """The Result that `to_json` wrote. Raises UserError where a field is missing."""
         try:
-            return cls(**{f.name: values[f.name] for f in fields(cls)})
+            return cls(**{f.name: values[f.name] for f in fields(cls) if f.default is MISSING or f.name in values})
         except KeyError as error:
             raise UserError(f"result.json must hold {error}, got none; restore the file") from None
 
@@ -75,6 +80,14 @@ class Prepared:
     validation: Encoded
     adapted: Adapted
     hardware: Hardware
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What training took: seconds over all its parts, and the peak memory of the last (MiB)."""
+
+    seconds: float
+    memory_mib: int | None
 
 
 def train(
@@ -216,6 +229,7 @@ def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress) -> 
     else:
         step = PlainStep(adapted, plan, optimizer)
     adapted.model.per_example = book is not None
+    fresh = forget_peak(ready.hardware.device)
     progress.created(run.path)
     progress.started(start, plan.steps)
     try:
@@ -228,7 +242,8 @@ def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress) -> 
     finally:
         step.close()
         progress.ended()
-    return _finish(run, ready, book, before + time.monotonic() - started, progress)
+    memory = peak_mib(ready.hardware.device) if fresh else None
+    return _finish(run, ready, book, Cost(before + time.monotonic() - started, memory), progress)
 
 
 def _spent(plan: Plan) -> Callable[[int], float | None]:
@@ -238,7 +253,7 @@ def _spent(plan: Plan) -> Callable[[int], float | None]:
     return epsilon_curve(plan.noise, plan.rate, plan.steps, plan.budget.delta, plan.epsilon_upper)
 
 
-def _finish(run: Run, ready: Prepared, book: Ledger | None, seconds: float, progress: Progress) -> Result:
+def _finish(run: Run, ready: Prepared, book: Ledger | None, cost: Cost, progress: Progress) -> Result:
     progress.stage("judging on the validation rows")
     plan, adapted, settled = run.plan, ready.adapted, ready.hardware
     outputs = evaluate.logits(adapted.model, ready.validation, settled)
@@ -258,7 +273,8 @@ def _finish(run: Run, ready: Prepared, book: Ledger | None, seconds: float, prog
     run.write_json("privacy", {**promised, "adapter_sha256": adapter_digest(run)})
     result = Result(
         run.path, ready.task.metric, value, plan.epsilon_upper, plan.budget.delta if plan.budget else None,
-        plan.steps, sum(p.numel() for p in adapted.private), round(seconds), settled.precision, settled.device.type,
+        plan.steps, sum(p.numel() for p in adapted.private), round(cost.seconds), settled.precision,
+        settled.device.type, cost.memory_mib,
     )  # fmt: skip
     run.write_json("result", result.to_json())
     return result
