@@ -50,14 +50,15 @@ def _number(card: Mapping[str, Any], key: str, digits: int) -> Text:
 def coverage(runs: Iterable[Read]) -> tuple[list[str], list[str]]:
     """All that the private cards say they cover, and do not, each line once."""
     cards = [run.card for run in runs if run.state == "finished" and run.card["private"]]
-    covered, uncovered = (
-        list(dict.fromkeys(line for card in cards for line in _lines(card.get(key))))
-        for key in ("covers", "does_not_cover")
-    )
-    return covered, uncovered
+    return _each_once(cards, "covers"), _each_once(cards, "does_not_cover")
 
 
-def _lines(value: object) -> list[str]:
+def _each_once(cards: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+    return list(dict.fromkeys(line for card in cards for line in lines(card.get(key))))
+
+
+def lines(value: object) -> list[str]:
+    """A list of a card as texts; empty for anything else."""
     return [str(line) for line in value] if isinstance(value, list) else []
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+if TYPE_CHECKING:  # a page needs the looks, not the library
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Place = Literal["best", "lower right", "upper right"]
 GREY = "0.85"
@@ -48,6 +48,9 @@ def look(place: int) -> Look:
 
 def figure(width: float, height: float) -> Figure:
     """An empty figure in inches that no window system is asked for, whatever the user has configured."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     made = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(made)
     return made
