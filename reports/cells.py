@@ -92,8 +92,8 @@ def gather(frame: pd.DataFrame) -> list[Setting]:
         free = [row for row in shared if not row["private"]]
         promised = _groups([row for row in shared if row["private"]], _SAME_PROMISE)
         settings += [[*group, *free] for group in promised] or [free]
-    titles = _titles([group[0] for group in settings])
-    return [_setting(title, group) for title, group in zip(titles, settings, strict=True)]
+    titles, telling = _titles([group[0] for group in settings]), _telling(settings)
+    return [_setting(title, group, telling) for title, group in zip(titles, settings, strict=True)]
 
 
 def best(setting: Setting, budget: float) -> Series | None:
@@ -109,12 +109,10 @@ def best(setting: Setting, budget: float) -> Series | None:
     return first if ahead else None
 
 
-def _setting(title: str, rows: Sequence[Facts]) -> Setting:
+def _setting(title: str, rows: Sequence[Facts], telling: Mapping[str, list[str]]) -> Setting:
     first = min(rows, key=lambda row: not row["private"])
     facts = {name: first[name] for name in (*_SAME_DATA, *_SAME_PROMISE)}
-    groups = _groups(rows, _CHOSEN)
-    labels = _labels([group[0] for group in groups])
-    series = [_series(label, group) for label, group in zip(labels, groups, strict=True)]
+    series = [_series(_label(group[0], telling), group) for group in _groups(rows, _CHOSEN)]
     return Setting(title, facts, tuple(sorted(series, key=lambda one: (one.method, _size(one), one.label))))
 
 
@@ -185,20 +183,22 @@ def name_of(model: str) -> str:
     return "MiniLM (built in)" if model == "builtin" else Path(model).name
 
 
-def _labels(firsts: Sequence[Facts]) -> list[str]:
-    """The method, and of options and the rest what tells apart series of one method."""
-    labels = []
-    for row in firsts:
-        like = [other for other in firsts if other["method"] == row["method"]]
-        labels.append(" ".join([row["method"], *(f"{key}={_short(value)}" for key, value in _telling(row, like))]))
-    return labels
+def _telling(settings: Sequence[Sequence[Facts]]) -> dict[str, list[str]]:
+    """By method: the choices that tell its series apart in any setting, so that a series has one name in all."""
+    found: dict[str, dict[str, None]] = {}
+    for rows in settings:
+        for like in _groups(rows, ("method",)):
+            known = found.setdefault(like[0]["method"], {})
+            everyone = [choices(row) for row in like]
+            keys = dict.fromkeys(key for one in everyone for key in one)
+            known.update(dict.fromkeys(key for key in keys if len({str(one.get(key)) for one in everyone}) > 1))
+    return {method: list(keys) for method, keys in found.items()}
 
 
-def _telling(row: Facts, like: Sequence[Facts]) -> list[tuple[str, Any]]:
-    everyone = [choices(other) for other in like]
-    mine = choices(row)
-    keys = dict.fromkeys(key for other in everyone for key in other)
-    return [(key, mine.get(key)) for key in keys if len({str(other.get(key)) for other in everyone}) > 1]
+def _label(row: Facts, telling: Mapping[str, list[str]]) -> str:
+    """The method, and what was chosen where that tells it from its like."""
+    chosen = choices(row)
+    return " ".join([row["method"], *(f"{key}={_short(chosen.get(key))}" for key in telling[row["method"]])])
 
 
 def choices(row: Facts) -> dict[str, Any]:

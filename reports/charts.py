@@ -1,4 +1,4 @@
-"""The page's charts as SVG: accuracy over ε, and over trained numbers. Every point tells its n and spread."""
+"""The page's charts as SVG: accuracy over ε, and over trainable parameters. Every point tells its n and spread."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Frame:
 
     width: float
     height: float
-    left: float = 50
+    left: float = 58
     right: float = 14
     top: float = 12
     bottom: float = 44
@@ -35,7 +35,7 @@ class Frame:
         return tag("svg", *drawn, aria_label=label, **kind)
 
 
-WIDE, NARROW, SMALL = Frame(760, 400, right=150, kind="broad"), Frame(360, 330, kind="slim"), Frame(330, 250)
+WIDE, NARROW, SMALL = Frame(900, 400, right=165, kind="broad"), Frame(360, 330, kind="slim"), Frame(330, 250)
 _FREE = 74  # pixels for what has no ε, beyond the last that has
 _MIN_GAP = 15  # pixels between two labels
 
@@ -61,7 +61,7 @@ def privacy_utility(setting: Setting, places: Places, frame: Frame = WIDE) -> Ma
 
 
 def parameters(setting: Setting, places: Places, budget: float) -> Markup:
-    """The metric over how many numbers are trained, at one ε (Gupta et al. 2023, figure 1)."""
+    """The metric over how many parameters are trained, at one ε (Gupta et al. 2023, figure 1)."""
     scale, metric, frame = words.scale(setting.facts["metric"]), setting.facts["metric"], SMALL
     sizes = [cell.trainable for series in setting.series for cell in series.cells]
     low, high = min(sizes) / 1.5, max(sizes) * 1.5
@@ -70,7 +70,7 @@ def parameters(setting: Setting, places: Places, budget: float) -> Markup:
     powers = [10.0**p for p in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
     for size in powers if len(powers) > 1 else sorted({min(sizes), max(sizes)}):
         drawn += _tick(frame, x(size), words.count(size))
-    drawn.append(_below(frame, "trained numbers (count, logarithmic)"))
+    drawn.append(_below(frame, "trainable parameters (count, logarithmic)"))
     shown = [(series, cell) for series in setting.series if (cell := series.at(budget)) is not None]
     for method in dict.fromkeys(series.method for series, _ in shown):
         like = [(x(cell.trainable), y(cell.mean)) for series, cell in shown if series.method == method]
@@ -78,14 +78,14 @@ def parameters(setting: Setting, places: Places, budget: float) -> Markup:
             drawn.append(path(like, class_="kin"))
     for series, cell in shown:
         drawn.append(_grouped(series, places, [_point(series, cell, x(cell.trainable), y, places, scale)]))
-    return frame.holding(drawn, f"{metric} over trained numbers at {words.epsilon(budget)}, {setting.title}")
+    return frame.holding(drawn, f"{metric} over trainable parameters at {words.epsilon(budget)}, {setting.title}")
 
 
 def swatch(place: int) -> Markup:
     """A piece of a series' line with its marker, for legends."""
     stroke = line(1, 8, 33, 8, class_="curve", **_dashed(place))
-    return tag("svg", stroke, marker(look(place).marker, 17, 8, class_="mark"), class_=f"swatch {ink(place)}", viewBox="0 0 34 16",
-               width="34", height="16", aria_hidden="true")  # fmt: skip
+    mark = marker(look(place).marker, 17, 8, class_="mark")
+    return tag("svg", stroke, mark, class_=f"swatch {ink(place)}", viewBox="0 0 34 16", aria_hidden="true")
 
 
 def ink(place: int) -> str:
@@ -126,7 +126,7 @@ def _rows(frame: Frame, y: Axis, metric: str) -> list[Markup]:
         drawn.append(text(frame.left - 8, height + 4, f"{step:.{digits}f}", class_="tick", text_anchor="end"))
     middle = (frame.top + frame.height - frame.bottom) / 2
     drawn.append(text(0, 0, f"{metric} ({scale.unit})", class_="axis", text_anchor="middle",
-                      transform=f"translate(12 {middle:.0f}) rotate(-90)"))  # fmt: skip
+                      transform=f"translate(11 {middle:.0f}) rotate(-90)"))  # fmt: skip
     return drawn
 
 
@@ -145,7 +145,7 @@ def _columns(setting: Setting, frame: Frame, across: Mapping[float, float]) -> l
             apart = (x + private[-1]) / 2
             drawn.append(line(apart, frame.top, apart, frame.height - frame.bottom, class_="apart"))
     name = "privacy budget ε (no unit, logarithmic)" if private else "no privacy"
-    return [*drawn, _below(frame, name, (frame.left + (private or [frame.width - frame.right])[-1]) / 2)]
+    return [*drawn, _below(frame, name, (private[0] + private[-1]) / 2 if private else None)]
 
 
 def _tick(frame: Frame, x: float, words: str) -> list[Markup]:
@@ -165,13 +165,14 @@ def _point(series: Series, cell: Cell, x: float, y: Axis, places: Places, scale:
     if cell.n > 1:
         low, high = y(cell.mean - cell.spread), y(cell.mean + cell.spread)
         parts.append(tag("path", d=f"M{x:.1f} {low:.1f}V{high:.1f}M{x - 3:.1f} {low:.1f}h6M{x - 3:.1f} {high:.1f}h6",
-                         class_="bar"))  # fmt: skip
-    parts.append(marker(look(places[series.label]).marker, x, y(cell.mean), class_="mark" if cell.n > 1 else "mark hollow"))
+                         class_="spread"))  # fmt: skip
+    kind = "mark" if cell.n > 1 else "mark hollow"
+    parts.append(marker(look(places[series.label]).marker, x, y(cell.mean), class_=kind))
     proven = f" (proven {words.proven(cell.epsilon)})" if cell.private else ""
     spread = "no spread" if cell.n < 2 else "mean ± standard deviation"
     unit = f" {scale.unit}" if scale.unit == "%" else ""
     tip = (f"{series.label}\n{scale.cell(cell)}{unit}\n{words.epsilon(cell.budget)}{proven}\n"
-           f"{words.plural(cell.n, 'run')}, {spread}\n{cell.trainable:,} trained numbers")  # fmt: skip
+           f"{words.plural(cell.n, 'run')}, {spread}\n{cell.trainable:,} trainable parameters")  # fmt: skip
     return tag("g", tag("title", tip), *parts, class_="point", tabindex="0", data_tip=tip)
 
 
@@ -204,6 +205,6 @@ def _named(ends: Sequence[tuple[float, float, Series]], frame: Frame, places: Pl
     right, drawn = frame.width - frame.right + 12, []
     for (x, y, series), height in zip(order, heights, strict=True):
         name = series.label if len(series.label) < 21 else f"{series.label[:19]}…"
-        parts = [path([(x + 7, y), (right - 5, height)], class_="lead"), text(right, height + 4, name, class_="name")]
-        drawn.append(_grouped(series, places, parts))
+        leads = path([(x + 7, y), (right - 5, height)], class_="lead-in")
+        drawn.append(_grouped(series, places, [leads, text(right, height + 4, name, class_="name")]))
     return drawn

@@ -22,7 +22,7 @@ def render(report: Report, watched: str = "") -> str:
     return _template().render(
         report=report, places=report.places, privacy=report.of_privacy(), covered=covered, uncovered=uncovered,
         heading=_heading(report), facts=_facts(report), caveat=CAVEAT, version=version("dpft"), watched=watched,
-        about=_about, points=_points, epsilon=words.epsilon, swatch=charts.swatch, wide=charts.WIDE,
+        about=about, points=_points, epsilon=words.epsilon, swatch=charts.swatch, wide=charts.WIDE,
         narrow=charts.NARROW, chart=lambda s, frame: charts.privacy_utility(s, report.places, frame),
         parameters=lambda s, budget: charts.parameters(s, report.places, budget),
         css=Markup(_asset("page.css")), js=Markup(script), policy=_policy(script, bool(watched)),
@@ -55,7 +55,8 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     ]
 
 
-def _about(setting: Setting) -> str:
+def about(setting: Setting) -> str:
+    """What its runs have in common."""
     facts = setting.facts
     told = [facts["metric"] + " on the validation rows", f"{facts['units']:,.0f} {_unit(setting)} protected"]
     if facts["delta"] is None:
@@ -91,5 +92,3 @@ def _template() -> jinja2.Template:
 @lru_cache(maxsize=8)
 def _asset(name: str) -> str:
     return files("dpft.reports").joinpath(name).read_text(encoding="utf-8")
-
-

@@ -20,7 +20,7 @@ from dpft.reports.words import MISSING
 from dpft.spec import UserError
 from dpft.wording import VALIDATION
 
-CAVEAT = f"Not covered by any privacy promise: {VALIDATION}."
+CAVEAT = f"No privacy promise covers {VALIDATION}."
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ def every_run(report: Report) -> Table:
         Column("run"), Column("task"), Column("model"), Column("method"), Column("ε asked", True, "no unit"),
         Column("ε proven", True, "upper bound, rounded up: no unit"), Column("δ", True, "no unit"),
         Column("seed", True), Column("metric"), Column("found", True, "on the validation rows"),
-        Column("trained numbers", True), Column("steps", True), Column("s a step", True), Column("MiB", True, "peak"),
+        Column("parameters", True, "how many are trained"),
+        Column("steps", True), Column("s a step", True), Column("MiB", True, "peak"),
         Column("on"), Column("audit"), Column("state"),
     ]  # fmt: skip
     return Table("runs", "Every run", columns, rows, CAVEAT)
@@ -145,7 +146,7 @@ def _notes(runs: Sequence[Read], settings: Sequence[Setting]) -> list[str]:
         notes.append(f"{words.plural(len(unfinished), 'run')} without a result so far: {names}.")
     if len(settings) > 1:
         notes.append(
-            f"These runs are not all alike: {len(settings)} groups, told apart by their titles, share no curve and no mean."
+            f"These runs are not all alike: {len(settings)} groups, told apart by their titles, share no curve or mean."
         )
     cards = {run.path.name: run.card for run in runs if run.state == "finished"}
     for setting in settings:

@@ -26,7 +26,7 @@ def accuracy(setting: Setting) -> Table:
             for budget, cell in zip(setting.budgets, cells, strict=True)
         ]
         rows.append([Text(series.label), Text(words.count(_trainable(series)), _trainable(series)), *found])
-    columns = [Column("method"), Column("trained numbers", True, "how many numbers are trained")]
+    columns = [Column("method"), Column("parameters", True, "how many are trained")]
     columns += [Column(words.epsilon(budget), True, "the ε asked for: no unit") for budget in setting.budgets]
     return Table(
         "accuracy", f"{setting.facts['metric']} on the validation rows ({scale.unit})", columns, rows,

@@ -88,35 +88,38 @@ def tuned(settings: Sequence[Setting], runs: Sequence[Read]) -> Table | None:
     for setting in settings:
         for method in dict.fromkeys(series.method for series in setting.series):
             like = [series for series in setting.series if series.method == method]
-            varied = _varied([choices(series.chosen) for series in like])
             names = [name for series in like for cell in series.cells for name in cell.runs]
+            private = [cards[name] for name in names if cards[name]["private"]]
             rows.append([
-                Text(setting.title), Text(method), Text(varied or "nothing"), Text(str(len(like)), len(like)),
-                Text(str(len(names)), len(names)), Text(_charged([cards[name] for name in names], bool(varied))),
+                Text(setting.title), Text(method), Text(_varied([choices(series.chosen) for series in like])),
+                Text(str(len(like)), len(like)), Text(str(len(private)), len(private)),
+                Text(_population(private)), Text(_covered(private)),
             ])  # fmt: skip
     columns = [
-        Column("setting"), Column("method"), Column("what varied"), Column("choices", True), Column("runs", True),
-        Column("how a choice among them is charged"),
+        Column("setting"), Column("method"), Column("what varied"), Column("choices", True),
+        Column("private runs", True), Column("each charged to"), Column("choice covered by a run's own ε"),
     ]  # fmt: skip
-    note = "Only runs of this report are seen: what was tried elsewhere is not in it."
+    note = (
+        "Who chose among private runs by their results has spent what their population has, by the filter (above). "
+        "Only runs of this report are seen: what was tried elsewhere is not in it."
+    )
     return Table("tuning", "What was tuned, and how that was charged", columns, rows, note) if rows else None
 
 
-def _varied(choices: Sequence[Card]) -> str:
-    keys = dict.fromkeys(key for one in choices for key in one)
-    values = {key: list(dict.fromkeys(str(one.get(key, "default")) for one in choices)) for key in keys}
-    return "; ".join(f"{key}: {', '.join(found)}" for key, found in values.items() if len(found) > 1)
+def _varied(everyone: Sequence[Card]) -> str:
+    keys = dict.fromkeys(key for one in everyone for key in one)
+    values = {key: list(dict.fromkeys(str(one.get(key, "default")) for one in everyone)) for key in keys}
+    return "; ".join(f"{key}: {', '.join(found)}" for key, found in values.items() if len(found) > 1) or "nothing"
 
 
-def _charged(cards: Sequence[Card], varied: bool) -> str:
-    private = [card for card in cards if card["private"]]
-    if not private:
-        return "not at all: these runs are not private"
-    if len(private) == 1:
-        return "one private run: nothing to choose among"
-    ids = {population(card).get("id") for card in private}
-    where = ", ".join(sorted(id[:8] if id else "none" for id in ids))
-    outside = any(CHOICE in lines(card.get("does_not_cover")) for card in private)
-    label = "no run's own label covers the choice" if outside else "see each run's card"
-    why = "" if varied else " (of seed or ε)"
-    return f"each run in the ledger, population {where}; {label}{why}: who chose by results takes the filter's ε"
+def _population(private: Sequence[Card]) -> str:
+    known = sorted({str(population(card).get("id", "none"))[:8] for card in private})
+    return f"population {', '.join(known)}" if known else MISSING
+
+
+def _covered(private: Sequence[Card]) -> str:
+    """As the cards have it."""
+    if len(private) < 2:
+        return "nothing to choose among" if private else "nothing is private"
+    told = [CHOICE in lines(card.get("does_not_cover")) for card in private]
+    return "no, says each card" if all(told) else "no, says some card" if any(told) else "see privacy.json"

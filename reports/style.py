@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -67,8 +67,22 @@ def gridded(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
     bare(axes)
 
 
-def legend(axes: Axes, place: Place, columns: int = 1) -> None:
-    axes.legend(loc=place, frameon=True, framealpha=1, edgecolor="0.7", fontsize=9, ncols=columns)
+def legend(axes: Axes, place: Place) -> None:
+    axes.legend(loc=place, frameon=True, framealpha=1, edgecolor="0.7", fontsize=9)
+
+
+def legend_below(drawn: Figure, looks: Mapping[str, Look], title: str) -> None:
+    """One legend for all panels: each label with its line and marker."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=look.colour, marker=look.marker, dashes=look.dashes or (None, None), linewidth=1.4,
+               markersize=5.5, label=label)
+        for label, look in looks.items()
+    ]  # fmt: skip
+    columns = max(1, int(drawn.get_figwidth() / 2.1))
+    drawn.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, title=title,
+                 title_fontsize=9)  # fmt: skip
 
 
 def rows_named(axes: Axes, names: Sequence[str]) -> None:
@@ -86,4 +100,5 @@ def rendered(drawn: Figure, kind: Literal["png", "svg"]) -> bytes:
     stream = io.BytesIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "dpft"}):
         drawn.savefig(stream, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    drawn.set_layout_engine("none")  # its places are found: another format keeps them
     return stream.getvalue()

@@ -49,11 +49,11 @@ class Table:
 
 def markdown(table: Table) -> str:
     """A pipe table below its title."""
-    head = [_marked(column.name) for column in table.columns]
+    head = [plain(column.name) for column in table.columns]
     rule = ["---:" if column.numeric else "---" for column in table.columns]
-    rows = [[f"**{_marked(c.shown)}**" if c.strong else _marked(c.shown) for c in row] for row in table.rows]
+    rows = [[f"**{plain(c.shown)}**" if c.strong else plain(c.shown) for c in row] for row in table.rows]
     lines = [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
-    return "\n".join([f"#### {_marked(table.title)}", "", *lines, *(["", _marked(table.note)] if table.note else [])])
+    return "\n".join([f"#### {plain(table.title)}", "", *lines, *(["", plain(table.note)] if table.note else [])])
 
 
 def latex(table: Table) -> str:
@@ -75,7 +75,7 @@ def safe_for_spreadsheets(text: str) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-def _marked(text: str) -> str:
+def plain(text: str) -> str:
     """Plain text as Markdown shows it: nothing in it is markup or HTML."""
     escaped = _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

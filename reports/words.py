@@ -63,7 +63,7 @@ def seconds(value: float) -> str:
     """Three digits that mean something."""
     if math.isnan(value):
         return MISSING
-    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+    return f"{value:#.3g}" if value < 100 else f"{value:,.0f}"
 
 
 def plural(number: int, noun: str) -> str:
