@@ -189,6 +189,7 @@ def _budgets(axes: Axes, budgets: Sequence[float]) -> None:
             axes.axvline(finite[-1] * (_beyond(budgets) / finite[-1]) ** 0.5, color="0.5", linestyle=":", linewidth=1)
     axes.set_xscale("log")
     axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.set_xlim(min(ticks) / 1.3, max(ticks) * 1.3)
     axes.minorticks_off()
     axes.set_xlabel("privacy budget ε (no unit, logarithmic)")
 

@@ -13,6 +13,7 @@ from dpft.spec import Spec, UserError
 
 State = Literal["finished", "unfinished", "broken"]
 FORMAT = 1  # of run.json
+FILES = ("run", "spec", "result", "privacy", "audit")  # all that is read of a run, each NAME.json
 _MARKS = ("run.json", "spec.json")
 _LARGEST = 2**24  # bytes; a run's own files are a few thousand
 
@@ -70,7 +71,7 @@ def read(folder: Path) -> Read:
 
 
 def _read(folder: Path) -> Read:
-    files = {name: _object(folder, name) for name in ("run", "spec", "result", "privacy", "audit")}
+    files = {name: _object(folder, name) for name in FILES}
     about, values = files["run"], files["spec"]
     if about is None or values is None:
         raise Broken(

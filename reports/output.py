@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -15,23 +16,32 @@ from dpft.reports.spending import Ledger
 from dpft.reports.tables import Table, latex, markdown, plain, safe_for_spreadsheets
 
 
-def write_report(paths: Sequence[str | Path], to: str | Path, ledger: Ledger = ()) -> list[Path]:
-    """Write the report on the runs at `paths` into the folder `to`, and return its files, the page first.
+@dataclass(frozen=True)
+class Written:
+    """A report and its files, the page first."""
 
-    `ledger`: populations as `dpft.privacy.ledger.report` has them, of which those are shown that these runs are
-    charged to. Raises UserError where there is no run, or no room.
+    report: Report
+    files: list[Path]
+
+
+def write_report(
+    paths: Sequence[str | Path], to: str | Path, ledger: Callable[[set[str]], Ledger] | None = None
+) -> Written:
+    """Write the report on the runs at `paths` into the folder `to`.
+
+    `ledger` is asked for the populations that hold any of these runs, by their ids; what it says is shown beside the
+    cards. Raises UserError where there is no run, or no room.
     """
     runs = [read(folder) for folder in find(paths)]
-    ids = {run.about.get("id") for run in runs}
-    own = [one for one in ledger if ids & {run["run"] for run in one["runs"]}]
-    report = build(runs, own)
+    ids = {str(run.about["id"]) for run in runs if "id" in run.about}
+    report = build(runs, ledger(ids) if ledger else ())
     check_any(report, paths)
-    written = []
+    files = []
     for name, content in _files(report):
         file = Path(to) / name
         write(content, file, "a report", "pass --to DIR")
-        written.append(file)
-    return written
+        files.append(file)
+    return Written(report, files)
 
 
 def _files(report: Report) -> Iterator[tuple[str, bytes]]:

@@ -81,8 +81,8 @@ def legend_below(drawn: Figure, looks: Mapping[str, Look], title: str) -> None:
         for label, look in looks.items()
     ]  # fmt: skip
     columns = max(1, int(drawn.get_figwidth() / 2.1))
-    drawn.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, title=title,
-                 title_fontsize=9)  # fmt: skip
+    drawn.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9,
+                 handlelength=3.4, title=title, title_fontsize=9)  # fmt: skip
 
 
 def rows_named(axes: Axes, names: Sequence[str]) -> None:
