@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from typing import Any, TypeVar
 
 import pandas as pd
-from dpft.reports.frame import SPEC
+from dpft.reports.frame import SPEC, records
 
 # Runs that differ in one of these are never drawn together. The second part is unknown without privacy.
 _SAME_DATA = ("task", "data", "model", "metric", "units", "unit", "max_per_unit", "canaries")
@@ -85,8 +85,7 @@ class Setting:
 
 def gather(frame: pd.DataFrame) -> list[Setting]:
     """The settings among the finished runs of `load_runs`; without privacy, a run belongs to each on its data."""
-    finished = frame[frame["state"] == "finished"].to_dict("records")
-    rows = [_plain(row) for row in finished if math.isfinite(row["value"])]
+    rows = [_plain(row) for row in records(frame) if row["state"] == "finished" and math.isfinite(row["value"])]
     settings = []
     for shared in _groups(rows, _SAME_DATA):
         free = [row for row in shared if not row["private"]]

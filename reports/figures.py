@@ -202,7 +202,7 @@ def _beyond(budgets: Sequence[float]) -> float:
 
 def _shift(number: int, count: int) -> float:
     """A factor sideways, so that bars of the same ε stand beside each other."""
-    return 1.018 ** (number - (count - 1) / 2)
+    return float(1.018 ** (number - (count - 1) / 2))
 
 
 def _finish(axes: Axes, setting: Setting, title: str) -> None:

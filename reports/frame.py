@@ -39,6 +39,11 @@ def to_frame(runs: Sequence[Read]) -> pd.DataFrame:
     return pd.DataFrame([_row(run) for run in runs], columns=list(COLUMNS))
 
 
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame as plain dicts."""
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+
+
 def _row(run: Read) -> dict[str, Any]:
     row: dict[str, Any] = {"run": run.path.name, "path": str(run.path), "state": run.state, "note": run.note}
     if run.spec is not None:

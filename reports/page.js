@@ -23,17 +23,16 @@
   };
   all("th button").forEach((button) => button.addEventListener("click", () => sort(button.parentElement)));
 
-  // Filter runs by words, all of which must be there.
+  // Show the runs that hold all words, and in other tables the rows on those runs.
+  const runs = all("table[data-table=runs] tbody tr"), others = all("table.filterable:not([data-table=runs]) tbody tr");
+  const texts = (row) => [...row.cells].map((cell) => cell.textContent.trim());
   const filter = () => {
     const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let shown = 0, rows = 0;
-    all("table.filterable").forEach((table) => [...table.tBodies[0].rows].forEach((row) => {
-      const text = row.textContent.toLowerCase(), fits = words.every((word) => text.includes(word));
-      row.classList.toggle("off", !fits);
-      rows += 1;
-      shown += fits;
-    }));
-    document.querySelector(".find output").value = words.length ? `${shown} of ${rows} rows` : "";
+    const fits = (row) => { const text = row.textContent.toLowerCase(); return words.every((word) => text.includes(word)); };
+    const shown = runs.filter(fits), names = new Set(shown.map((row) => texts(row)[0]));
+    runs.forEach((row) => row.classList.toggle("off", !names.has(texts(row)[0])));
+    others.forEach((row) => row.classList.toggle("off", !texts(row).some((text) => names.has(text)) && words.length > 0));
+    document.querySelector(".find output").value = words.length ? `${shown.length} of ${runs.length}` : "";
     keep();
   };
   find.addEventListener("input", filter);

@@ -12,7 +12,7 @@ import pandas as pd
 from dpft.reports import promises, results, spending, words
 from dpft.reports.cells import Setting, gather, name_of
 from dpft.reports.folders import Read
-from dpft.reports.frame import population, to_frame
+from dpft.reports.frame import population, records, to_frame
 from dpft.reports.spending import Ledger
 from dpft.reports.tables import Column, Table, Text
 from dpft.reports.words import MISSING
@@ -81,7 +81,7 @@ def check_any(report: Report, paths: Sequence[str | Path]) -> None:
 def every_run(report: Report) -> Table:
     """A row a run, broken ones too."""
     rows = []
-    for run, row in zip(report.runs, report.frame.to_dict("records"), strict=True):
+    for run, row in zip(report.runs, records(report.frame), strict=True):
         rows.append(_run(row) if run.spec is not None else _broken(run))
     columns = [
         Column("run"), Column("task"), Column("model"), Column("method"), Column("ε asked", True, "no unit"),
