@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from dpft.reports import results, style, words
-from dpft.reports.cells import Cell, Series, Setting, gather
-from dpft.reports.folders import Read
+from dpft.reports import bars, results, style, words
+from dpft.reports.cells import Cell, Series, Setting, gather, placed
 from dpft.reports.frame import bounds
 
 from dpft.spec import UserError
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 Places = Mapping[str, int]
 _ACROSS = 2  # panels beside each other
-_MOST_AUDITED = 40  # lower bounds drawn: those nearest to what is claimed
 
 
 def plot_privacy_utility(frame: pd.DataFrame) -> Figure:
@@ -33,8 +31,7 @@ def plot_privacy_utility(frame: pd.DataFrame) -> Figure:
     settings = gather(frame)
     if not settings:
         raise UserError("a figure needs a finished run, got none; pass load_runs of a folder that holds one")
-    labels = dict.fromkeys(series.label for setting in settings for series in setting.series)
-    return utility(settings, {label: place for place, label in enumerate(labels)})
+    return utility(settings, placed(settings))
 
 
 def drawn(report: Report) -> Iterator[tuple[str, Figure]]:
@@ -42,11 +39,11 @@ def drawn(report: Report) -> Iterator[tuple[str, Figure]]:
     if report.settings:
         yield "accuracy-over-epsilon", utility(report.settings, report.places)
         yield "accuracy-over-parameters", parameters(report.settings, report.places)
-        yield "time-and-memory", costs(report.settings)
+        yield "time-and-memory", bars.costs(report.settings)
     if any(results.gaps(setting) for setting in report.settings):
         yield "private-minus-non-private", gaps(report.settings, report.places)
     if any(bounds(run.audit) for run in report.runs):
-        yield "claimed-and-audited", audited(report.runs)
+        yield "claimed-and-audited", bars.audited(report.runs)
 
 
 def utility(settings: Sequence[Setting], places: Places) -> Figure:
@@ -98,42 +95,6 @@ def gaps(settings: Sequence[Setting], places: Places) -> Figure:
     return _explained(figure, shown, places)
 
 
-def costs(settings: Sequence[Setting]) -> Figure:
-    """Seconds a step and peak MiB, private beside not private."""
-    rows = [(setting, *found) for setting in settings for found in results.costs(setting)]
-    figure = style.figure(11, 1.6 + 0.42 * len(rows))
-    for axes, name, unit in zip(figure.subplots(1, 2, sharey=True), ("seconds", "memory"), _UNITS, strict=True):
-        for shift, place, label in ((-0.2, 2, "private"), (0.2, 3, "not private")):
-            values = [getattr(row[place], name) for row in rows]
-            known = [(n + shift, value) for n, value in enumerate(values) if math.isfinite(value)]
-            fill, hatch = ("0.25", None) if place == 2 else ("white", "///")
-            axes.barh([y for y, _ in known], [value for _, value in known], height=0.36, label=label, color=fill,
-                      edgecolor="0.25", hatch=hatch)  # fmt: skip
-        axes.set_xlabel(unit)
-        style.rows_named(axes, [_row_name(setting, series, len(settings)) for setting, series, *_ in rows])
-    style.legend(axes, "best")
-    return figure
-
-
-_UNITS = ("time a step (seconds)", "peak memory (MiB)")
-
-
-def audited(runs: Sequence[Read]) -> Figure:
-    """Lower bounds that audits found, beside the ε claimed for what each attacked."""
-    found = [(run, one) for run in runs for one in bounds(run.audit) if one["claimed"] and one["value"] is not None]
-    nearest = sorted(found, key=lambda item: -item[1]["value"] / item[1]["claimed"])[:_MOST_AUDITED]
-    figure = style.figure(9, 1.6 + 0.27 * len(nearest))
-    axes = figure.subplots()
-    for row, (_, one) in enumerate(nearest):
-        axes.plot([0, one["claimed"]], [row, row], color="0.8", linewidth=5, solid_capstyle="butt")
-        axes.plot([one["claimed"]] * 2, [row - 0.3, row + 0.3], color="black", linewidth=1.6)
-        axes.plot(min(one["value"], 1.2 * one["claimed"]), row, color="black", marker="o" if one["passed"] else "X")
-    style.rows_named(axes, [f"{run.path.name}: {one['name'].removeprefix('ε, ')}" for run, one in nearest])
-    axes.set_xlabel("ε (no unit): lower bound found (dot; cross: beyond the claim) beside the ε claimed (bar's end)")
-    axes.set_xlim(left=0)
-    return figure
-
-
 def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
     columns = min(count, _ACROSS)
     rows = -(-count // columns)
@@ -172,7 +133,7 @@ def _point(axes: Axes, x: float, cell: Cell, setting: Setting, place: int) -> No
 def _explained(figure: Figure, settings: Sequence[Setting], places: Places) -> Figure:
     """With a legend of all series below, and what a point is."""
     cells = [cell for setting in settings for series in setting.series for cell in series.cells]
-    labels = dict.fromkeys(series.label for setting in settings for series in setting.series)
+    labels = placed(settings)
     hollow = "; hollow: one run, no spread" if any(cell.n == 1 for cell in cells) else ""
     title = f"a point: mean of {words.counts(cells)}, bar: ± one standard deviation{hollow}"
     style.legend_below(figure, {label: style.look(places[label]) for label in labels}, title)
@@ -216,7 +177,3 @@ def _promise(setting: Setting) -> str:
     if setting.facts["delta"] is None:
         return "nothing private"
     return f"δ = {setting.facts['delta']:g}, {setting.facts['adjacency']}"
-
-
-def _row_name(setting: Setting, series: Series, settings: int) -> str:
-    return series.label if settings == 1 else f"{series.label}, {setting.title}"

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 from dpft.reports import promises, results, spending, words
-from dpft.reports.cells import Setting, gather, name_of
+from dpft.reports.cells import Setting, gather, placed
 from dpft.reports.folders import Read
 from dpft.reports.frame import population, records, to_frame
+from dpft.reports.names import name_of
 from dpft.reports.spending import Ledger
 from dpft.reports.tables import Column, Table, Text
 from dpft.reports.words import MISSING
@@ -64,10 +65,8 @@ def build(runs: Sequence[Read], ledger: Ledger = ()) -> Report:
     """The report on `runs`, of which none need be finished. `ledger`: populations as they are there now."""
     frame = to_frame(runs)
     settings = tuple(gather(frame))
-    labels = dict.fromkeys(series.label for setting in settings for series in setting.series)
-    places = {label: place for place, label in enumerate(labels)}
     written = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
-    return Report(written, tuple(runs), frame, settings, places, tuple(_notes(runs, settings)), ledger)
+    return Report(written, tuple(runs), frame, settings, placed(settings), tuple(_notes(runs, settings)), ledger)
 
 
 def check_any(report: Report, paths: Sequence[str | Path]) -> None:

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from dpft.reports import words
-from dpft.reports.cells import Cell, Series, Setting, best, choices
+from dpft.reports.cells import Cell, Series, Setting, best
+from dpft.reports.names import choices
 from dpft.reports.tables import Column, Table, Text
 from dpft.reports.words import MISSING
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dpft.reports.cells import Setting, choices
+from dpft.reports.cells import Setting
 from dpft.reports.folders import Read, number
 from dpft.reports.frame import population
+from dpft.reports.names import choices
 from dpft.reports.promises import lines, upper
 from dpft.reports.tables import Column, Table, Text
 from dpft.reports.words import MISSING

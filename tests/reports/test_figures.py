@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from dpft.reports import figures, load_runs, plot_privacy_utility, style
+from dpft.reports import bars, figures, load_runs, plot_privacy_utility, style
 from dpft.reports.cells import gather
 from dpft.reports.folders import find, read
 from dpft.reports.report import Report, build
@@ -94,7 +94,7 @@ def test_infinite_bounds_and_bounds_beyond_the_claim_are_drawn(make: Maker, tmp_
     for name, bound in (("a", "inf"), ("b", 99.0), ("c", "nan")):
         audit(make(name), verdict="FAIL", bound=bound)
     made = report(tmp_path / "runs")
-    assert style.rendered(figures.audited(made.runs), "png").startswith(b"\x89PNG")
+    assert style.rendered(bars.audited(made.runs), "png").startswith(b"\x89PNG")
 
 
 def test_without_a_finished_run_there_is_no_figure_but_a_line(make: Maker, tmp_path: Path) -> None:
