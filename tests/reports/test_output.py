@@ -14,19 +14,27 @@ from dpft.reports import write_report
 from dpft.reports.tables import Column, Table, Text, latex, markdown
 
 from dpft.spec import UserError
-from tests.reports.conftest import Maker, audit
+from tests.reports.conftest import Maker, audit, make_run
 
 NASTY = "a_b & 50% #1 {x} $y$ ~^\\ |`*[z](w) <b>é</b>"
 
 
-@pytest.fixture
-def written(make: Maker, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds with and without privacy on one task, and an audited single run on another."""
+    root = tmp_path_factory.mktemp("written") / "runs"
     for seed, value in enumerate((0.80, 0.84)):
-        make(f"p{seed}", seed=seed, value=value)
-        make(f"f{seed}", seed=seed, value=value + 0.1, epsilon=None)
-    audit(make("other", task="glue/qnli"))
-    write_report([tmp_path / "runs"], tmp_path / "out")
-    return tmp_path / "out"
+        make_run(root, f"p{seed}", seed=seed, value=value)
+        make_run(root, f"f{seed}", seed=seed, value=value + 0.1, epsilon=None)
+    audit(make_run(root, "other", task="glue/qnli"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def written(runs: Path) -> Path:
+    """Their report."""
+    write_report([runs], runs.parent / "out")
+    return runs.parent / "out"
 
 
 def test_the_folder_holds_page_text_tables_and_figures(written: Path) -> None:
@@ -54,11 +62,11 @@ def test_every_spelling_gives_the_same_mean_and_spread(written: Path) -> None:
     assert cells["glue/qnli", "3.0"]["standard_deviation"] == ""  # one run has none
 
 
-def test_the_frame_comes_back_from_its_csv(written: Path, tmp_path: Path) -> None:
+def test_the_frame_comes_back_from_its_csv(written: Path, runs: Path) -> None:
     import pandas as pd
     from dpft.reports import load_runs
 
-    frame, back = load_runs(tmp_path / "runs"), pd.read_csv(written / "runs.csv")
+    frame, back = load_runs(runs), pd.read_csv(written / "runs.csv")
     assert list(frame.columns) == list(back.columns)
     assert list(frame["value"]) == list(back["value"])
     assert list(frame["budget"]) == list(back["budget"])  # infinity too
