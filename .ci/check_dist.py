@@ -1,4 +1,4 @@
-"""Check that the built wheel and sdist hold exactly the modules of the tree.
+"""Check that the built wheel and sdist hold exactly the modules of the tree, and the page of reports.
 
 An unlisted subpackage silently drops out of a wheel, and a stale build folder ships deleted modules.
 """
@@ -14,10 +14,10 @@ FOLDERS = {"dpft": "dpft", "cli": "dpft/cli", "reports": "dpft/reports", "benchm
 
 
 def tree() -> set[str]:
-    """Every module of the tree, by the name it has in a wheel."""
+    """Every module of the tree, and what the page is made of, by the name each has in a wheel."""
     found = {"dpft/py.typed"}
     for folder, package in FOLDERS.items():
-        for file in Path(folder).rglob("*.py"):
+        for file in (*Path(folder).rglob("*.py"), *Path(folder).glob("page.*")):
             found.add(f"{package}/{file.relative_to(folder).as_posix()}")
     return found
 
@@ -30,7 +30,7 @@ def main(dist: Path) -> None:
     (sdist,) = dist.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    sources = {f.as_posix() for folder in FOLDERS for f in Path(folder).rglob("*.py")}
+    sources = {f.as_posix() for folder in FOLDERS for f in (*Path(folder).rglob("*.py"), *Path(folder).glob("page.*"))}
     missing = (sources | {"pyproject.toml", "README.md"}) - names
     if missing:
         sys.exit(f"the sdist must hold every source, got none of {sorted(missing)}")

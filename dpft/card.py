@@ -5,14 +5,15 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal, localcontext
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from dpft.privacy.plan import Plan
 from dpft.spec import Spec
+from dpft.wording import CHOICE, VALIDATION
+from dpft.wording import NOT_PRIVATE as NOT_PRIVATE
+from dpft.wording import rounded_up as rounded_up
 
-NOT_PRIVATE = "NOT PRIVATE"
 _PACKAGES = (
     "dpft", "torch", "transformers", "opacus", "prv-accountant", "dp-accounting", "cryptography", "numpy",
 )  # fmt: skip
@@ -21,10 +22,11 @@ COVERS = [
     "every intermediate model, should someone have seen all of them",
 ]
 DOES_NOT_COVER = [
-    "the validation figures: computed on the validation rows without noise",
-    "the choice of hyper-parameters, where they were chosen by looking at this training data",
+    VALIDATION,
+    CHOICE,
     "the number of units, label names, tokenizer and pretrained weights: taken as public",
-    "time: how long steps take follows the rows drawn (seconds in result.json, times in the ledger)",
+    "time and memory: how long steps take and how much they hold follows the rows drawn (seconds and memory_mib in "
+    "result.json, times in the ledger)",
     "rounding: in bf16 an example's gradient depends in its last bits on the rows computed beside it; removing one of "
     "256 examples moved the clipped sum by 1.0002 clips instead of 1 (in fp32 by 1 + 4e-6)",
     "a ledger put back from an older copy after its run's checkpoints were removed",
@@ -119,12 +121,6 @@ def label(plan: Plan) -> str:
     if plan.budget is None or plan.epsilon_upper is None:
         return NOT_PRIVATE
     return f"({rounded_up(plan.epsilon_upper)}, {plan.budget.delta!r})"
-
-
-def rounded_up(epsilon: float) -> str:
-    """`epsilon` to four significant digits, rounded up."""
-    with localcontext(prec=4, rounding=ROUND_CEILING):
-        return f"{+Decimal(epsilon):f}"
 
 
 def versions() -> dict[str, str]:

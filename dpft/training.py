@@ -18,6 +18,7 @@ from dpft.audit.bookkeeping import adapter_digest
 from dpft.card import NOT_PRIVATE, Charge, card, rounded_up
 from dpft.checkpoint import Checkpoints
 from dpft.hardware import Hardware
+from dpft.memory import forget_peak, peak_mib
 from dpft.methods._method import Adapted
 from dpft.privacy import cache
 from dpft.privacy.accountants import epsilon_curve
@@ -38,7 +39,10 @@ from dpft.tasks.store import encoded
 @dataclass(frozen=True)
 class Result:
     """What a run found. `value`: `metric` on the validation rows, without noise, None where there are none; `further`:
-    what else was judged, by name. `epsilon`: None if not private."""
+    what else was judged, by name. `epsilon`: None if not private.
+
+    `memory_mib`: the most that training held at once; None where the system does not tell, and in older runs.
+    """
 
     path: Path
     metric: str
@@ -50,6 +54,7 @@ class Result:
     seconds: int
     precision: str
     device: str
+    memory_mib: int | None = None
     further: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -60,7 +65,8 @@ class Result:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Result:
         """The Result that `to_json` wrote. Raises UserError where a field is missing."""
-        wanted = [f.name for f in fields(cls) if f.name in values or f.default_factory is MISSING]
+        optional = {f.name for f in fields(cls) if (f.default, f.default_factory) != (MISSING, MISSING)}
+        wanted = [f.name for f in fields(cls) if f.name in values or f.name not in optional]
         try:
             return cls(**{name: values[name] for name in wanted})
         except KeyError as error:
@@ -76,6 +82,14 @@ class Prepared:
     judged: dict[str, Encoded]
     adapted: Adapted
     hardware: Hardware
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What training took: seconds over all its parts, and the peak memory of the last (MiB)."""
+
+    seconds: float
+    memory_mib: int | None
 
 
 def train(
@@ -234,6 +248,7 @@ def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress) -> 
         adapted, run.spec.probe_steps(plan.steps), lambda part: _step(part, run, optimizer, book, secret)
     )  # fmt: skip
     adapted.model.per_example = book is not None
+    fresh = forget_peak(ready.hardware.device)
     progress.created(run.path)
     progress.started(start, plan.steps)
     try:
@@ -248,7 +263,8 @@ def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress) -> 
         step.close()
         progress.ended()
     average.apply()
-    return _finish(run, ready, book, before + time.monotonic() - started, progress)
+    memory = peak_mib(ready.hardware.device) if fresh else None
+    return _finish(run, ready, book, Cost(before + time.monotonic() - started, memory), progress)
 
 
 def _step(
@@ -267,7 +283,7 @@ def _spent(plan: Plan) -> Callable[[int], float | None]:
     return epsilon_curve(plan.noise, plan.rate, plan.steps, plan.budget.delta, plan.epsilon_upper)
 
 
-def _finish(run: Run, ready: Prepared, book: Ledger | None, seconds: float, progress: Progress) -> Result:
+def _finish(run: Run, ready: Prepared, book: Ledger | None, cost: Cost, progress: Progress) -> Result:
     progress.stage("judging on the validation rows")
     plan, adapted, settled, task = run.plan, ready.adapted, ready.hardware, ready.task
     outputs = {part: evaluate.logits(adapted.model, rows, settled) for part, rows in ready.judged.items()}
@@ -291,7 +307,7 @@ def _finish(run: Run, ready: Prepared, book: Ledger | None, seconds: float, prog
     result = Result(
         run.path, task.metric, found.pop(task.metric, None), plan.epsilon_upper,
         plan.budget.delta if plan.budget else None, plan.steps, sum(p.numel() for p in adapted.private),
-        round(seconds), settled.precision, settled.device.type, found,
+        round(cost.seconds), settled.precision, settled.device.type, cost.memory_mib, found,
     )  # fmt: skip
     run.write_json("result", result.to_json())
     return result

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dpft.reports import style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 _MOST = 26  # statistics that are drawn: those nearest to a limit
 _BEYOND = 1.35  # where a value far outside its interval is drawn
@@ -24,17 +22,14 @@ def draw(audit: Mapping[str, Any]) -> bytes:
     limited = [c for c in checks if c["level"] == "path" and c["kind"] != "bound" and _two_sided(c)]
     shown = sorted(sorted(limited, key=_place)[-_MOST:], key=limited.index)
     rows = max(len(bounds), len(shown), 4)
-    figure = Figure(figsize=(13, 1.8 + 0.27 * rows), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)  # no window system, whatever the user has configured
+    figure = style.figure(13, 1.8 + 0.27 * rows)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
     _bounds(left, bounds, audit.get("claimed_epsilon"))
     _statistics(right, shown, len(limited))
     figure.suptitle(
         f"{audit['verdict']}: audit of {audit['run']} at confidence {audit['confidence']:g}", fontsize=11, weight="bold"
     )
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return stream.getvalue()
+    return style.rendered(figure, "png")
 
 
 def _bounds(axes: Axes, checks: Sequence[Check], claimed: float | None) -> None:
@@ -51,7 +46,7 @@ def _bounds(axes: Axes, checks: Sequence[Check], claimed: float | None) -> None:
     dashed = "" if claimed is None else f"; dashed: the whole run's, {claimed:.4g}"
     axes.set(xlabel=f"ε (no unit){dashed}", title="Lower bounds found (dot) beside the ε claimed (bar's end)")
     axes.set_xlim(0, 1.28 * most)
-    _label(axes, [c["name"].removeprefix("ε, ") for c in checks])
+    style.rows_named(axes, [c["name"].removeprefix("ε, ") for c in checks])
 
 
 def _statistics(axes: Axes, checks: Sequence[Check], all_of_them: int) -> None:
@@ -69,19 +64,12 @@ def _statistics(axes: Axes, checks: Sequence[Check], all_of_them: int) -> None:
     rest = all_of_them - len(checks)
     more = f" ({rest} more lie farther inside)" if rest else ""
     axes.set(xlabel="the interval that a sound path keeps to", title=f"Statistics within their intervals{more}")
-    _label(axes, [c["name"] for c in checks])
+    style.rows_named(axes, [c["name"] for c in checks])
 
 
 def _mark(axes: Axes, x: float, row: int, check: Check) -> None:
     passed = bool(check["passed"])
     axes.plot([x], [row], marker="o" if passed else "X", markersize=5 if passed else 9, color="black", clip_on=False)
-
-
-def _label(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
 
 
 def _two_sided(check: Check) -> bool:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from dpft.reports import style
+from dpft.reports.files import write
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from dpft.spec import UserError
 
@@ -36,8 +33,7 @@ def draw(curves: Curves, file: Path) -> None:
     """Write both panels to `file` as PNG, whole or not at all. No colour carries meaning. Raises UserError."""
     if file.suffix.lower() != ".png":
         raise UserError(f"a plot must be named FILE.png, got {str(file)!r}; pass --plot budget.png")
-    figure = Figure(figsize=(10, 4.2), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)  # no window system, whatever the user has configured
+    figure = style.figure(10, 4.2)
     left, right = figure.subplots(1, 2)
     _spent(left, curves)
     _needed(right, curves)
@@ -46,7 +42,7 @@ def draw(curves: Curves, file: Path) -> None:
         f"adding or removing one example",
         fontsize=11,
     )
-    _write(figure, file)
+    write(style.rendered(figure, "png"), file, "a plot", "pass --plot elsewhere")
 
 
 def _spent(axes: Axes, curves: Curves) -> None:
@@ -60,7 +56,8 @@ def _spent(axes: Axes, curves: Curves) -> None:
     axes.set(xlabel="steps taken", ylabel="ε spent (upper bound, no unit)", title="Spent over a run")
     axes.set_xlim(0, curves.steps * 1.04)
     axes.set_ylim(0, max(curves.epsilon, epsilon[-1]) * 1.12)
-    _finish(axes, "lower right")
+    style.gridded(axes)
+    style.legend(axes, "lower right")
 
 
 def _needed(axes: Axes, curves: Curves) -> None:
@@ -75,42 +72,11 @@ def _needed(axes: Axes, curves: Curves) -> None:
     axes.set(xlabel="ε (no unit, logarithmic)", ylabel="noise σ (deviation in units of the clip C)",
              title="Noise that a budget needs")  # fmt: skip
     axes.set_ylim(0, max(noise) * 1.08)
-    _finish(axes, "upper right")
-
-
-def _finish(axes: Axes, place: Literal["lower right", "upper right"]) -> None:
-    axes.grid(True, color="0.85", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc=place, frameon=True, framealpha=1, edgecolor="0.7", fontsize=9)
+    style.gridded(axes)
+    style.legend(axes, "upper right")
 
 
 def _round_numbers(low: float, high: float) -> list[float]:
     """1, 2, 5 times powers of ten from `low` to `high`."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     return [m * 10.0**e for e in range(first, last + 1) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
-
-
-def _write(figure: Figure, file: Path) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-", suffix=".png")
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                figure.savefig(stream, format="png")
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.chmod(0o666 & ~_umask())
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"a plot must lie where it can be written, got {str(file)!r} ({error.strerror}); "
-                        f"pass --plot elsewhere") from None  # fmt: skip
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
