@@ -67,7 +67,8 @@ class Spec:
     an example is drawn. `learning_rate=None` takes the method's own. `unit` is whom privacy is promised to: an
     example, or all examples with one value in the column it names, of which the first `max_per_unit` count; batch
     size and epochs are then of units. `canaries`: made-up rows that are planted among the training data, each by a
-    fair coin, for an audit. Raises UserError on values out of range.
+    fair coin, for an audit. `start`: the folder of a finished run whose weights this one begins with. Raises UserError
+    on values out of range.
     """
 
     task: str = "sample"
@@ -88,12 +89,14 @@ class Spec:
     max_per_unit: int | None = None
     seed: int = 0
     canaries: int = 0
+    start: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("task", "model", "method", "unit"):
             value = getattr(self, name)
             _require(isinstance(value, str) and value != "", f"{name} must be a name", value, f"pass --{name}")
         _require(self.data is None or isinstance(self.data, str), "data must be a folder", self.data, "pass --data DIR")
+        _require(self.start is None or isinstance(self.start, str), "from must be a run", self.start, "pass --from RUN")
         for name in ("epochs", "learning_rate", "clip"):
             flag = name.replace("_", "-")
             value = getattr(self, name)

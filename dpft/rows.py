@@ -1,0 +1,46 @@
+"""A spec's rows, their tokens and their frozen features, each made once for all specs that share them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dpft import evaluate, models, tasks
+from dpft.adapt import Model
+from dpft.hardware import Hardware
+from dpft.shelf import Shelf
+from dpft.spec import Spec
+from dpft.tasks.encode import Encoded, encode
+
+
+def rows_of(spec: Spec, shelf: Shelf) -> tasks.Task:
+    """The task of `spec`, without what an audit plants in it."""
+    return shelf.get("tasks", _rows_key(spec), lambda: tasks.load(spec))
+
+
+def tokens_of(spec: Spec, task: tasks.Task, tokenizer: Any, shelf: Shelf) -> list[Encoded]:
+    """Training and validation rows of `task`."""
+
+    def make() -> list[Encoded]:
+        return [encode(rows, tokenizer, spec.representation, spec.max_length) for rows in (task.train, task.validation)]
+
+    return shelf.get("token arrays", _tokens_key(spec), make)
+
+
+def features_of(spec: Spec, rows: list[Encoded], model: Model, settled: Hardware, shelf: Shelf) -> list[Encoded]:
+    """`rows` with what a frozen encoder makes of them. Its weights and precision decide that, and no seed of a head."""
+    found = model.adapted.model
+
+    def make() -> list[Encoded]:
+        return [one.with_features(evaluate.features(found, one, settled)) for one in rows]
+
+    key = [*_tokens_key(spec), models.digest(found.backbone), settled.precision, settled.attention]
+    return shelf.get("frozen features", key, make)
+
+
+def _rows_key(spec: Spec) -> list[Any]:
+    return [spec.task, spec.data, spec.unit, spec.max_per_unit]
+
+
+def _tokens_key(spec: Spec) -> list[Any]:
+    planted = [spec.canaries, spec.seed] if spec.canaries else None  # the planted rows follow the seed
+    return [*_rows_key(spec), planted, spec.model, spec.representation, spec.max_length]
