@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typer
-from dpft.cli import audit, budget, evaluate, export, ledger, methods, predict, resume, tasks, train
+from dpft.cli import audit, budget, compare, evaluate, export, ledger, methods, predict, resume, tasks, train
 
 app = typer.Typer(
     name="dpft",
@@ -19,6 +19,7 @@ app.command("resume")(resume.resume)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("export")(export.export)
+app.command("compare")(compare.compare)
 app.command("audit")(audit.audit)
 app.command("budget")(budget.budget)
 app.add_typer(ledger.app, name="ledger")

@@ -38,6 +38,7 @@ from dpft.tasks.encode import Encoded
 from dpft.tasks.microbatch import microbatches
 
 WARMUP = 0.06
+Planner = Callable[[Spec, int], Plan]
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,14 @@ def train(
     machine: Machine | None = None,
     progress: Progress | None = None,
     shelf: Shelf | None = None,
+    planner: Planner = make_plan,
 ) -> Result:
     """Fine-tune `spec.model` on `spec.task` within `spec.budget`, into a new folder below `runs`.
 
     Everything that can be refused is refused with UserError before anything is written to the ledger. `ledger`, a
     path or a URL, defaults to DPFT_LEDGER or a file in the user's data folder. `population` names whose data these
     are: the run is charged to it, and to every population that the data are known to be of. `shelf` has what other
-    runs of this process made already.
+    runs of this process made already; `planner` makes the plan of the spec on so many units.
     """
     progress, shelf = progress or Progress(), shelf or Shelf()
     spec = settled_spec(spec)
@@ -117,7 +119,7 @@ def train(
     own = rows_of(spec, shelf)
     task = planting.planted(own, spec)
     progress.stage("planning the noise")
-    plan = make_plan(spec, task.train.protected)
+    plan = planner(spec, task.train.protected)
     with _opened(plan, ledger or default_ledger_place()) as book:
         claim = _claim(book, plan, own, population, spec.unit)
         if start is not None:
