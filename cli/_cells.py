@@ -157,7 +157,14 @@ def consent(yes: bool, left: int) -> None:
 
 
 def carried_out(
-    cells: Sequence[Cell], folder: Folder, place: Place, *, yes: bool, dry: bool, as_json: bool
+    cells: Sequence[Cell],
+    folder: Folder,
+    place: Place,
+    *,
+    yes: bool,
+    dry: bool,
+    as_json: bool,
+    grows: bool = False,
 ) -> list[Outcome] | None:
     """Plan, ask and run, or go on where a folder has these cells already; None after a dry run."""
     from dpft.compare.conduct import OneByOne, conduct
@@ -168,7 +175,7 @@ def carried_out(
     view, shelf = View(), Kept()
     try:
         check_names(cells, place)
-        going_on = folder.is_of(cells)
+        going_on = folder.is_of(cells, grows=grows)
         if dry or not going_on:
             found = outlook(cells, place, folder.found(), shelf, view)
             view.close()
@@ -180,7 +187,7 @@ def carried_out(
                 return None
             folder.check_room(found.room)
             consent(yes, sum(not one.done for one in found.cells))
-            folder.write({**place.to_json(), **found.to_json()})
+            folder.write(folder.grown({**place.to_json(), **found.to_json()}))
         outcomes = conduct(cells, Work(folder, place, shelf), OneByOne(), view)
     except KeyboardInterrupt:
         view.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typer
-from dpft.cli import audit, budget, compare, evaluate, export, ledger, methods, predict, resume, tasks, train
+from dpft.cli import audit, budget, compare, evaluate, export, ledger, methods, predict, reproduce, resume, tasks, train
 
 app = typer.Typer(
     name="dpft",
@@ -20,6 +20,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("export")(export.export)
 app.command("compare")(compare.compare)
+app.command("reproduce")(reproduce.reproduce)
 app.command("audit")(audit.audit)
 app.command("budget")(budget.budget)
 app.add_typer(ledger.app, name="ledger")

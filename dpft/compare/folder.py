@@ -62,14 +62,28 @@ class Folder:
     def _cells(plan: Mapping[str, Any]) -> tuple[Cell, ...]:
         return tuple(Cell.from_json(one) for one in plan["cells"])
 
-    def is_of(self, cells: Sequence[Cell]) -> bool:
-        """Whether just these cells are planned here already. Raises UserError where others are."""
+    def is_of(self, cells: Sequence[Cell], *, grows: bool = False) -> bool:
+        """Whether just these cells are planned here already. Raises UserError where others are.
+
+        A plan that `grows` takes further cells: then it is whether all of these are among its own.
+        """
         if self.plan() is None:
             return False
-        if {one.digest for one in self.cells()} != {one.digest for one in cells}:
-            raise UserError(f"a comparison goes on with its own plan, got another for {str(self.path)!r}; "
-                            "pass another --to, or --to alone to go on")  # fmt: skip
+        known, asked = ({one.digest for one in every} for every in (self.cells(), cells))
+        if grows:
+            return asked <= known
+        if known != asked:
+            raise UserError(
+                f"a comparison goes on with its own plan, got another for {str(self.path)!r}; "
+                "pass another --to, or --to alone to go on"
+            )
         return True
+
+    def grown(self, plan: Mapping[str, Any]) -> dict[str, Any]:
+        """`plan` with the cells that were planned here before."""
+        before = (self.plan() or {"cells": []})["cells"]
+        new = {one["digest"] for one in plan["cells"]}
+        return {**plan, "cells": [*(one for one in before if one["digest"] not in new), *plan["cells"]]}
 
     def write(self, plan: Mapping[str, Any]) -> None:
         """Write the plan, at once. Raises UserError where the folder cannot be written."""
