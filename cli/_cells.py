@@ -191,7 +191,8 @@ def carried_out(
         outcomes = conduct(cells, Work(folder, place, shelf), OneByOne(), view)
     except KeyboardInterrupt:
         view.close()
-        _show.say(f"nothing is lost; to go on: dpft compare --to {shlex.quote(str(folder.path))}")
+        if folder.plan() is not None:
+            _show.say(f"nothing is lost; to go on: dpft compare --to {shlex.quote(str(folder.path))}")
         raise
     finally:
         view.close()

@@ -80,7 +80,7 @@ def best_of_trials(work: Work, cell: Cell, trials: Trials, progress: Progress) -
     plan = plan_cell(cell, rows_of(cell.spec, work.shelf).train.protected)
     corner.mkdir(mode=0o700, parents=True, exist_ok=True)
     state = _drawn(work, cell, trials, plan, corner)
-    there = work.elsewhere(f"private/{corner.name}", corner / "ledger.sqlite")
+    there = work.elsewhere(f"private/{corner.name}", corner / "ledger.sqlite").unseen()
     there.folder.recover()
     best: tuple[float, int] | None = None
     results: dict[int, Result] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from dpft.compare.cells import Cell
 from dpft.progress import Progress
@@ -22,15 +22,26 @@ class Outcome:
     how: How
 
 
-class Watch:
-    """Silence. Subclasses show it. Nothing passed here depends on training rows."""
+class Watch(Protocol):
+    """What a comparison tells of itself. Nothing passed here depends on training rows."""
 
     def stage(self, text: str) -> None:
         """Something of the plan takes a while."""
 
     def began(self, cell: Cell, number: int, count: int) -> Progress:
         """Cell `number` (from 1) of `count` begins. What is told of its run."""
-        return Progress()
+        ...
 
     def ended(self, outcome: Outcome) -> None:
         """It is over."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def stage(self, text: str) -> None: ...
+
+    def began(self, cell: Cell, number: int, count: int) -> Progress:
+        return Progress()
+
+    def ended(self, outcome: Outcome) -> None: ...

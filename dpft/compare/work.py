@@ -72,6 +72,10 @@ class Work:
         place = dataclasses.replace(self.place, ledger=ledger, population=None)
         return dataclasses.replace(self, folder=Folder(self.folder.path / name), place=place)
 
+    def unseen(self) -> Work:
+        """The same without a count of what is asked for, which would tell how many trials a search has."""
+        return dataclasses.replace(self, shelf=self.shelf.uncounted())
+
     def _do(self, cell: Cell, progress: Progress) -> tuple[Result, str | None, How]:
         if cell.trials is None:
             return self.one(cell.spec, progress)

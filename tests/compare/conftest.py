@@ -13,7 +13,7 @@ from dpft.compare.cells import Cell
 from dpft.compare.folder import Folder
 from dpft.compare.grid import made
 from dpft.compare.planning import Place
-from dpft.compare.watch import Outcome, Watch
+from dpft.compare.watch import Outcome, Silent
 from dpft.compare.work import Work
 from dpft.privacy.ledger import Ledger
 from dpft.shelf import Kept
@@ -55,7 +55,7 @@ def work(tmp_path: Path) -> Work:
     return Work(Folder(tmp_path / "comparison"), Place(tmp_path / "ledger.sqlite", None, FP32), Kept())
 
 
-class Heard(Watch):
+class Heard(Silent):
     """Remembers what it was told; `stop` breaks off as soon as so many cells are over."""
 
     def __init__(self, stop: int | None = None) -> None:

@@ -16,7 +16,7 @@ from dpft.compare.conduct import OneByOne, conduct
 from dpft.compare.folder import Folder
 from dpft.compare.planning import outlook
 from dpft.compare.summary import lines
-from dpft.compare.watch import Watch
+from dpft.compare.watch import Silent
 from dpft.compare.work import Work
 from dpft.privacy.ledger import Ledger, OverLimit, Reservation
 from dpft.privacy.segments import Segment, epsilon_of
@@ -30,9 +30,9 @@ from tests.compare.conftest import FP32, Cells, Heard, reserved
 
 def test_every_cell_is_trained_once_and_found_ever_after(cells: Cells, work: Work) -> None:
     every = cells(seeds=2)
-    first = conduct(every, work, OneByOne(), Watch())
+    first = conduct(every, work, OneByOne(), Silent())
     assert [one.how for one in first] == ["trained"] * 8
-    again = conduct(every, replace(work, shelf=Kept()), OneByOne(), Watch())
+    again = conduct(every, replace(work, shelf=Kept()), OneByOne(), Silent())
     assert [one.how for one in again] == ["found"] * 8
     assert [a.result and a.result.value for a in again] == [b.result and b.result.value for b in first]
     assert len(list(work.folder.runs.iterdir())) == 8
@@ -45,7 +45,7 @@ def test_every_cell_is_trained_once_and_found_ever_after(cells: Cells, work: Wor
 
 
 def test_rows_tokens_and_frozen_features_are_made_once(cells: Cells, work: Work) -> None:
-    conduct(cells(seeds=2), work, OneByOne(), Watch())
+    conduct(cells(seeds=2), work, OneByOne(), Silent())
     shelf = work.shelf
     assert isinstance(shelf, Kept)
     assert shelf.made == {"tasks": 1, "token arrays": 1, "frozen features": 1}
@@ -56,9 +56,10 @@ def test_what_is_shared_changes_no_result(cells: Cells, work: Work, tmp_path: Pa
     """At rate 1, without privacy, a spec decides its result: on the shelf's rows as on its own."""
     bare = [cell for cell in cells(batch_size=400, epochs=1) if cell.epsilon is None]
     alone = Work(Folder(tmp_path / "alone"), work.place)
-    together = conduct([*cells(epsilons=[8]), *bare], work, OneByOne(), Watch())[-2:]
-    apart = conduct(bare, alone, OneByOne(), Watch())
+    together = conduct([*cells(epsilons=[8]), *bare], work, OneByOne(), Silent())[-2:]
+    apart = conduct(bare, alone, OneByOne(), Silent())
     assert [o.result and o.result.value for o in together] == [o.result and o.result.value for o in apart]
+    assert None not in [o.result for o in together]
 
 
 def test_a_cell_that_fails_is_told_in_one_line_and_the_rest_go_on(
@@ -71,7 +72,7 @@ def test_a_cell_that_fails_is_told_in_one_line_and_the_rest_go_on(
         raise RuntimeError("row 17 says: the secret")
 
     monkeypatch.setattr(Slash, "attach", broken)
-    outcomes = conduct(cells(), work, OneByOne(), Watch())
+    outcomes = conduct(cells(), work, OneByOne(), Silent())
     assert [one.error is None for one in outcomes] == [False, False, True, True]
     assert all("secret" not in str(one.error) and "\n" not in str(one.error) for one in outcomes)
 
@@ -92,7 +93,7 @@ def test_a_cell_that_was_broken_off_is_resumed_and_charged_once(cells: Cells, wo
     every = cells()
     with pytest.raises(KeyboardInterrupt):
         conduct(every, work, OneByOne(), Interrupts())
-    outcomes = conduct(every, work, OneByOne(), Watch())
+    outcomes = conduct(every, work, OneByOne(), Silent())
     assert [one.how for one in outcomes] == ["resumed", "trained", "trained", "trained"]
     assert [run.charged for run in reserved(Path(work.place.ledger))] == [5, 5]
 
@@ -105,9 +106,9 @@ def test_a_reservation_whose_folder_was_never_finished_is_taken_up(
     with monkeypatch.context() as patched:
         patched.setattr(Run, "reserved", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            conduct(every, work, OneByOne(), Watch())
+            conduct(every, work, OneByOne(), Silent())
     assert [run.charged for run in reserved(Path(work.place.ledger))] == [0]
-    (outcome,) = conduct(every, work, OneByOne(), Watch())
+    (outcome,) = conduct(every, work, OneByOne(), Silent())
     assert outcome.how == "resumed"
     assert [run.charged for run in reserved(Path(work.place.ledger))] == [5]
 
@@ -125,7 +126,7 @@ def test_nothing_but_an_unfinished_folder_is_ever_removed(work: Work) -> None:
 def test_the_plan_says_the_noise_and_what_all_cells_are_charged_together(cells: Cells, work: Work) -> None:
     """Oracle: the accountants on all steps together. Catches: a sum of epsilons; a finished cell billed again."""
     every = cells(seeds=2)
-    found = outlook(every, work.place, {}, Kept(), Watch(), measured=False)
+    found = outlook(every, work.place, {}, Kept(), Silent(), measured=False)
     (charge,) = found.charges
     plans = [one.plan for one in found.cells if one.plan.budget]
     assert charge.cells == len(plans) == 4
@@ -133,8 +134,8 @@ def test_the_plan_says_the_noise_and_what_all_cells_are_charged_together(cells: 
     assert charge.epsilon < sum(p.epsilon_upper or 0 for p in plans)
     assert charge.epsilon == charge.together < charge.filter
     assert not Path(work.place.ledger).exists(), "a plan writes nothing"
-    conduct(every[:1], work, OneByOne(), Watch())
-    (rest,) = outlook(every, work.place, work.folder.found(), Kept(), Watch(), measured=False).charges
+    conduct(every[:1], work, OneByOne(), Silent())
+    (rest,) = outlook(every, work.place, work.folder.found(), Kept(), Silent(), measured=False).charges
     assert rest.cells == 3
     assert rest.epsilon < rest.together == pytest.approx(charge.epsilon)
 
@@ -146,11 +147,11 @@ def test_a_comparison_beyond_a_limit_is_refused_before_anything_is_spent(cells: 
         book.limit("team", epsilon=12.0, delta=1e-4, planned=True)
         rows = book.rows()
     with pytest.raises(OverLimit, match=r"limit of ε 12.*these 3 cells") as caught:
-        outlook(every, place, {}, Kept(), Watch(), measured=False)
+        outlook(every, place, {}, Kept(), Silent(), measured=False)
     assert "\n" not in str(caught.value)
     with Ledger(place.ledger) as book:
         assert book.rows() == rows
-    outlook(every[:1], place, {}, Kept(), Watch(), measured=False)
+    outlook(every[:1], place, {}, Kept(), Silent(), measured=False)
 
 
 def test_rows_of_the_same_people_are_charged_together_and_others_apart() -> None:
@@ -166,7 +167,7 @@ def test_rows_of_the_same_people_are_charged_together_and_others_apart() -> None
 
 
 def test_a_folder_of_another_plan_is_refused_and_its_own_goes_on(cells: Cells, work: Work) -> None:
-    found = outlook(cells(), work.place, {}, Kept(), Watch(), measured=False)
+    found = outlook(cells(), work.place, {}, Kept(), Silent(), measured=False)
     work.folder.write({**work.place.to_json(), **found.to_json()})
     assert work.folder.is_of(cells())
     assert work.folder.cells() == cells()
@@ -220,7 +221,7 @@ def test_time_is_measured_on_public_texts_alone(cells: Cells, method: str, epsil
     rows = Rows(Untouchable(["?"] * 400), None, np.zeros(400, np.int64))
     task = Task("glue/sst2", rows, rows, ("no", "yes"), "accuracy")
     cost = probe.measure(probe.kind(cell.spec, task), task, FP32)
-    (planned,) = outlook([cell], place_of(cell), {}, Kept(), Watch(), measured=False).cells
+    (planned,) = outlook([cell], place_of(cell), {}, Kept(), Silent(), measured=False).cells
     assert min(cost.setup, cost.step, cost.judged, cost.mebibytes) > 0
     assert cost.seconds(planned.plan, task) > cost.setup
     assert cost.frozen is (method == "linear")
@@ -234,7 +235,7 @@ def place_of(_cell: object) -> Any:
 
 
 def test_a_comparison_writes_all_that_was_planned(cells: Cells, work: Work, glue_folder: Callable[..., Path]) -> None:
-    found = outlook(cells(), work.place, {}, Kept(), Watch(), measured=False)
+    found = outlook(cells(), work.place, {}, Kept(), Silent(), measured=False)
     work.folder.write({**work.place.to_json(), **found.to_json()})
     plan = json.loads((work.folder.path / "comparison.json").read_text())
     assert [c["plan"]["noise"] for c in plan["cells"]] == [c.plan.noise for c in found.cells]

@@ -14,8 +14,10 @@ import pytest
 
 from dpft.compare.folder import Folder
 
-POINTS = ["after reserve", "mid-backward", "before charge", "after charge", "after noise", "half a save", "before settle",
-          "before reserve", "after settle"]  # fmt: skip
+POINTS = [
+    "after reserve", "mid-backward", "before charge", "after charge", "after noise", "half a save", "before settle",
+    "before reserve", "after settle",
+]  # fmt: skip
 Kill = Callable[..., dict[str, Any]]
 
 

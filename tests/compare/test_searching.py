@@ -15,7 +15,7 @@ from dpft.compare.cells import Cell
 from dpft.compare.conduct import OneByOne, conduct
 from dpft.compare.planning import outlook, plan_cell
 from dpft.compare.trials import around
-from dpft.compare.watch import Watch
+from dpft.compare.watch import Silent
 from dpft.compare.work import Work
 from dpft.privacy.calibrate import calibrate
 from dpft.privacy.ledger import Ledger, Search
@@ -65,12 +65,14 @@ def test_a_charged_search_shows_its_best_run_alone_under_the_label_of_all(
     """Catches: trials that are charged one by one, that stay in sight, or the label of one run alone."""
     values = iter([0.25, 0.75, 0.5])
     monkeypatch.setattr("dpft.evaluate.score", lambda *_: next(values))
-    (outcome,) = conduct([cell], work, OneByOne(), Watch())
+    (outcome,) = conduct([cell], work, OneByOne(), Silent())
     assert outcome.error is None
     assert outcome.result is not None
     assert outcome.result.value == 0.75
     (run,) = work.folder.runs.iterdir()
     assert not list((work.folder.path / "private").iterdir())
+    assert isinstance(work.shelf, Kept)
+    assert work.shelf.asked["token arrays"] == 0, "K can be told from how often a trial asked"
     (charged,) = reserved(Path(work.place.ledger))
     assert isinstance(charged.terms, Search)
     assert (charged.terms.mean, charged.terms.shape) == (4.0, SHAPE)
@@ -86,7 +88,7 @@ def test_a_charged_search_shows_its_best_run_alone_under_the_label_of_all(
     with Ledger(work.place.ledger) as book:
         book.verify(json.loads((run / "run.json").read_text())["ledger_head"], card["ledger_head"])
     load(run, machine=FP32).predict(["the film is good"])
-    assert conduct([cell], work, OneByOne(), Watch())[0].how == "found"
+    assert conduct([cell], work, OneByOne(), Silent())[0].how == "found"
 
 
 def test_a_search_that_was_broken_off_goes_on_with_the_same_k(
@@ -105,8 +107,8 @@ def test_a_search_that_was_broken_off_goes_on_with_the_same_k(
     with monkeypatch.context() as patched:
         patched.setattr(module, "train", stops)
         with pytest.raises(KeyboardInterrupt):
-            conduct([cell], work, OneByOne(), Watch())
-    (outcome,) = conduct([cell], work, OneByOne(), Watch())
+            conduct([cell], work, OneByOne(), Silent())
+    (outcome,) = conduct([cell], work, OneByOne(), Silent())
     assert outcome.error is None
     assert k_is_three == [4.0]
     assert len(reserved(Path(work.place.ledger))) == 1
@@ -120,7 +122,7 @@ def test_a_search_on_public_rows_is_not_charged_and_tunes_every_seed_alike(
         replace(one, trials=around(one.spec, 2, {}, "glue/sst2", public))
         for one in cells(methods={"slash": {"options": {"dim": 12}}}, epsilons=[8], seeds=2)
     ]
-    outcomes = conduct(every, work, OneByOne(), Watch())
+    outcomes = conduct(every, work, OneByOne(), Silent())
     assert [one.error for one in outcomes] == [None, None]
     assert len(reserved(Path(work.place.ledger))) == 2
     runs = list(work.folder.runs.iterdir())
@@ -131,21 +133,21 @@ def test_a_search_on_public_rows_is_not_charged_and_tunes_every_seed_alike(
     assert rates <= {every[0].trials.spec(every[0].spec, n).learning_rate for n in range(2)}
     card = json.loads((runs[0] / "privacy.json").read_text())
     assert "declared public" in card["tuning"]["statement"]
-    assert [one.how for one in conduct(every, work, OneByOne(), Watch())] == ["found", "found"]
+    assert [one.how for one in conduct(every, work, OneByOne(), Silent())] == ["found", "found"]
 
 
 def test_the_cells_own_rows_are_never_taken_for_public(cells: Cells, work: Work) -> None:
     """Catches: an uncharged search on the private rows under another name."""
     (one,) = cells(methods={"slash": {"options": {"dim": 12}}}, epsilons=[8])
     own = replace(one, trials=around(one.spec, 2, {}, "glue/sst2", one.spec.data))
-    (outcome,) = conduct([own], work, OneByOne(), Watch())
+    (outcome,) = conduct([own], work, OneByOne(), Silent())
     assert outcome.error is not None
     assert "must not see the cell's own" in outcome.error
     assert not Path(work.place.ledger).exists()
 
 
 def test_a_search_is_planned_at_its_own_noise_and_charged_as_one(cell: Cell, work: Work) -> None:
-    found = outlook([cell], work.place, {}, Kept(), Watch(), measured=False)
+    found = outlook([cell], work.place, {}, Kept(), Silent(), measured=False)
     alone = plan_cell(replace(cell, trials=None), 400)
     assert found.cells[0].plan.noise > 1.2 * alone.noise
     assert found.charges[0].epsilon == pytest.approx(found.cells[0].plan.epsilon_upper, rel=1e-6)
