@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from dpft import evaluate, models, tasks
+from dpft import evaluate, tasks
 from dpft.adapt import Model
 from dpft.hardware import Hardware
+from dpft.models.load import digest
 from dpft.shelf import Shelf
 from dpft.spec import Spec
 from dpft.tasks.encode import Encoded, encode
@@ -33,7 +34,7 @@ def features_of(spec: Spec, rows: list[Encoded], model: Model, settled: Hardware
     def make() -> list[Encoded]:
         return [one.with_features(evaluate.features(found, one, settled)) for one in rows]
 
-    key = [*_tokens_key(spec), models.digest(found.backbone), settled.precision, settled.attention]
+    key = [*_tokens_key(spec), digest(found.backbone), settled.precision, settled.attention]
     return shelf.get("frozen features", key, make)
 
 

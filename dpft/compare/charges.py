@@ -54,14 +54,17 @@ def charges(bills: Sequence[Bill], book: Ledger | None, name: str | None) -> lis
 
 def _grouped(bills: Iterable[Bill], name: str | None) -> list[list[Bill]]:
     """Bills for the same people together: by their name, else as far as their texts tell."""
-    key, groups = secrets.token_bytes(32), []
+    key = secrets.token_bytes(32)
+    groups: list[tuple[list[Sketch], list[Bill]]] = []
     for bill in bills:
-        own = Sketch.of(key, bill.rows.texts, bill.rows.pairs)
-        same = [one for one in groups if name is not None or any(own.matches(known) for known in one[0])]
+        own, apart = Sketch.of(key, bill.rows.texts, bill.rows.pairs), []
         merged = ([own], [bill])
-        for sketches, others in same:
-            merged = ([*sketches, *merged[0]], [*others, *merged[1]])
-        groups = [one for one in groups if one not in same] + [merged]
+        for sketches, others in groups:
+            if name is not None or any(own.matches(known) for known in sketches):
+                merged = ([*sketches, *merged[0]], [*others, *merged[1]])
+            else:
+                apart.append((sketches, others))
+        groups = [*apart, merged]
     return [found for _, found in groups]
 
 

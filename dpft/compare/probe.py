@@ -75,14 +75,16 @@ def measure(spec: Spec, task: Task, machine: Machine) -> Cost:
         setup = time.perf_counter() - started
         rows = encode(_texts(paired, len(task.labels)), model.tokenizer, spec.representation, spec.max_length)
         started = time.perf_counter()
-        features = evaluate.features(model.adapted.model, rows, settled)
-        judged = (time.perf_counter() - started) / len(rows)
         if model.adapted.frozen:
-            rows = rows.with_features(features)
+            seen = rows.with_features(evaluate.features(model.adapted.model, rows, settled))
+        else:
+            evaluate.logits(model.adapted.model, rows, settled)
+            seen = rows
+        judged = (time.perf_counter() - started) / len(rows)
         optimizer = torch.optim.Adam(list(model.adapted.updated.values()), lr=1e-9)
         model.adapted.model.per_example = spec.budget is not None
         with _stepper(spec, model.adapted, optimizer) as step:
-            empty, row = _timed(step, rows, settled.tokens, settled.device)
+            empty, row = _timed(step, seen, settled.tokens, settled.device)
     trained = sum(p.numel() for p in model.adapted.updated.values())
     return Cost(setup, empty, row, judged, peak[0], trained, model.adapted.frozen)
 

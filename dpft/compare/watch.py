@@ -9,7 +9,7 @@ from dpft.compare.cells import Cell
 from dpft.progress import Progress
 from dpft.training import Result
 
-How = Literal["trained", "resumed", "found"]
+How = Literal["trained", "resumed", "found", "failed"]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,15 +40,17 @@ class Work:
         except OutOfRoom:
             raise
         except UserError as error:
-            return Outcome(cell, None, str(error), "trained")
+            return Outcome(cell, None, str(error), "failed")
         except Exception as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise OutOfRoom(
                     f"the disk must have room for the runs, got none left at {str(self.folder.path)!r}; make room and "
                     "repeat the command"
                 ) from None
-            return Outcome(cell, None, f"unexpected {type(error).__name__}; dpft train with the cell's spec shows it",
-                           "trained")  # fmt: skip
+            if os.environ.get("DPFT_DEBUG"):
+                raise
+            what = f"unexpected {type(error).__name__}; set DPFT_DEBUG=1 to see where (its text may quote your data)"
+            return Outcome(cell, None, what, "failed")
 
     def one(self, spec: Spec, progress: Progress, planner: Planner = make_plan) -> tuple[Result, str | None, How]:
         """The run of `spec` in this folder, without an error."""

@@ -31,6 +31,7 @@ from tests.compare.conftest import FP32, Cells, Heard, reserved
 def test_every_cell_is_trained_once_and_found_ever_after(cells: Cells, work: Work) -> None:
     every = cells(seeds=2)
     first = conduct(every, work, OneByOne(), Silent())
+    assert [one.error for one in first] == [None] * 8
     assert [one.how for one in first] == ["trained"] * 8
     again = conduct(every, replace(work, shelf=Kept()), OneByOne(), Silent())
     assert [one.how for one in again] == ["found"] * 8
