@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 import typer
-from dpft.cli import audit, budget, evaluate, export, ledger, methods, predict, report, resume, tasks, train
+from dpft.cli import (
+    audit,
+    budget,
+    compare,
+    evaluate,
+    export,
+    ledger,
+    methods,
+    predict,
+    report,
+    reproduce,
+    resume,
+    tasks,
+    train,
+)
 
 app = typer.Typer(
     name="dpft",
@@ -19,6 +33,8 @@ app.command("resume")(resume.resume)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("export")(export.export)
+app.command("compare")(compare.compare)
+app.command("reproduce")(reproduce.reproduce)
 app.command("audit")(audit.audit)
 app.command("report")(report.report)
 app.command("budget")(budget.budget)

@@ -89,6 +89,9 @@ def train(
         typer.Option(help="Made-up rows to plant for dpft audit: the model is not for use. [default: 0]"),
     ] = None,
     spec: Annotated[Path | None, typer.Option(help="A run's spec.json to repeat; other flags override it.")] = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", metavar="RUN", help="Begin with the weights of this finished run.")
+    ] = None,
     runs: Annotated[Path, typer.Option(help="Where the run's folder is made.")] = Path("runs"),
     ledger: _flags.Ledger = None,
     population: Annotated[
@@ -117,6 +120,8 @@ def train(
         "options": _flags.options(option) if option else None,
     }  # fmt: skip
     asked = {key: value for key, value in named.items() if value is not None}
+    if start is not None:
+        asked = {**_model_of(start), **asked, "start": str(start)}
     wanted = _spec(spec, asked, epsilon, delta, non_private)
     machine = _flags.machine(device, precision, tokens_per_microbatch)
     from dpft.training import train as fine_tune
@@ -149,20 +154,25 @@ def _spec(
     return dataclasses.replace(base or Spec(), **asked, budget=None if non_private else kept)
 
 
+def _model_of(run: Path) -> dict[str, Any]:
+    """What a run that starts from `run` must have in common with it, unless a flag says otherwise."""
+    spec = _read(run / "spec.json", "--from must name a run", "name one below runs/")
+    return {n: getattr(spec, n) for n in ("model", "method", "options", "representation", "seed")}
+
+
 def _needed(value: float | None, name: str) -> float:
     if value is None:
         raise UserError(f"a budget is an epsilon and a delta, got no {name}; pass --{name}")
     return value
 
 
-def _read(file: Path) -> Spec:
+def _read(file: Path, rule: str = "--spec must name a spec.json", remedy: str = "pass RUN/spec.json") -> Spec:
     try:
         values = json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        found = type(error).__name__
-        raise UserError(f"--spec must name a spec.json, got {str(file)!r} ({found}); pass RUN/spec.json") from None
+        raise UserError(f"{rule}, got {str(file)!r} ({type(error).__name__}); {remedy}") from None
     if not isinstance(values, dict):
-        raise UserError(f"--spec must hold one JSON object, got {str(file)!r} without; pass RUN/spec.json")
+        raise UserError(f"{rule} of one JSON object, got {str(file)!r} without; {remedy}")
     return Spec.from_json(values)
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from dpft.privacy.plan import Plan
 from dpft.spec import Spec, UserError, canonical_json
 
 FORMAT = 1
+_INTENT = "intent"  # until the reservation is written down: whoever is killed in between loses no reserved step
 
 
 def write(path: Path, content: bytes) -> None:
@@ -57,24 +58,45 @@ class Run:
         """
         identity = secrets.token_hex(16)
         path = root / f"{_name(spec)}-{identity[:4]}"
+        intended = cls(path, spec, plan, identity, written(ledger), "")
         try:
             path.mkdir(parents=True)
-            write(path / "probe", b"")
-            (path / "probe").unlink()
+            intended.write_json(_INTENT, intended._intent())
         except OSError as error:
             raise UserError(
                 f"the run's folder must be writable, got {error.strerror} at {str(path)!r}; pass --runs DIR"
             ) from None
         try:
-            run = cls(path, spec, plan, identity, written(ledger), reserve(identity))
+            head = reserve(identity)
         except BaseException:
+            (path / f"{_INTENT}.json").unlink()
             path.rmdir()
             raise
-        run.write_json("spec", spec.to_json())
-        run.write_json("plan", plan.to_json())
-        about = {"format": FORMAT, "id": identity, "ledger": str(run.ledger), "ledger_head": run.ledger_head}
+        return intended.reserved(head)
+
+    def reserved(self, head: str) -> Run:
+        """Written down as reserved, with the ledger's head just after: from now on `open` finds it."""
+        run = replace(self, ledger_head=head)
+        run.write_json("spec", run.spec.to_json())
+        run.write_json("plan", run.plan.to_json())
+        about = {"format": FORMAT, "id": run.id, "ledger": str(run.ledger), "ledger_head": head}
         run.write_json("run", about)
+        (run.path / f"{_INTENT}.json").unlink(missing_ok=True)
         return run
+
+    @classmethod
+    def intended(cls, path: Path) -> Run | None:
+        """What was about to be reserved in a folder whose making was broken off; None where nothing was."""
+        try:
+            about = json.loads((path / f"{_INTENT}.json").read_text())
+            spec, plan = Spec.from_json(about["spec"]), Plan.from_json(about["plan"])
+            return cls(path, spec, plan, about["id"], written(about["ledger"]), "")
+        except (OSError, KeyError, TypeError, ValueError):
+            return None
+
+    def _intent(self) -> dict[str, Any]:
+        spec, plan = self.spec.to_json(), self.plan.to_json()
+        return {"id": self.id, "ledger": str(self.ledger), "spec": spec, "plan": plan}
 
     def fingerprint(self, backbone: str) -> str:
         """sha256 over all that a checkpoint must have in common with the run it is restored into."""

@@ -87,7 +87,7 @@ class Spec:
     head alone. `canaries`: made-up rows that are planted among the training data, each by a fair coin, for an audit.
     Of files of one's own, `text`, `pair` and `label` name columns, `validation` a second file, `kind` and `labels`
     (names, or a score's lowest and highest) state what is otherwise read off the label column.
-    Raises UserError on values out of range.
+    `start`: the folder of a finished run whose weights this one begins with. Raises UserError on values out of range.
     """
 
     task: str = "sample"
@@ -118,6 +118,7 @@ class Spec:
     validation: str | None = None
     kind: str | None = None
     labels: tuple[str, ...] | None = None
+    start: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("task", "model", "method", "unit"):
@@ -133,6 +134,7 @@ class Spec:
                 value is None or (isinstance(value, str) and value != ""), f"{name} must be a name", value,
                 f"pass --{name}",
             )  # fmt: skip
+        _require(self.start is None or isinstance(self.start, str), "from must be a run", self.start, "pass --from RUN")
         self._settle_labels()
         for name in ("epochs", "learning_rate", "clip"):
             flag = name.replace("_", "-")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from dpft import averages, evaluate, methods, models, optimizers, phases, tasks
+from dpft import start as starts
 from dpft.adapt import adapt, settle
 from dpft.audit import planting
 from dpft.audit.bookkeeping import adapter_digest
@@ -20,7 +21,6 @@ from dpft.checkpoint import Checkpoints
 from dpft.hardware import Hardware
 from dpft.memory import forget_peak, peak_mib
 from dpft.methods._method import Adapted
-from dpft.privacy import cache
 from dpft.privacy.accountants import epsilon_curve
 from dpft.privacy.ledger import Claim, Ledger, Reservation, default_ledger_place, is_there
 from dpft.privacy.ledger.summary import summarize
@@ -29,11 +29,14 @@ from dpft.privacy.sampler import poisson_batches
 from dpft.privacy.secret import Secret
 from dpft.privacy.step import PlainStep, PrivateStep
 from dpft.progress import Progress
+from dpft.rows import features_of, rows_of, stored, tokens_of
 from dpft.run import Run
+from dpft.shelf import Shelf
 from dpft.spec import Machine, Spec, UserError, canonical_json
 from dpft.tasks.encode import Encoded
 from dpft.tasks.microbatch import microbatches
-from dpft.tasks.store import encoded
+
+Planner = Callable[[Spec, int], Plan]
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,17 @@ class Prepared:
     judged: dict[str, Encoded]
     adapted: Adapted
     hardware: Hardware
+    start: starts.Start | None = None
+    head_taken: bool = False
+
+
+def settled_spec(spec: Spec) -> Spec:
+    """`spec` with what it leaves to its method filled in: as `train` writes it down. Raises UserError."""
+    method = methods.load(spec.method, spec.options)
+    if spec.learning_rate is None:
+        spec = replace(spec, learning_rate=method.learning_rate)
+    tasks.check(spec)
+    return tasks.settled(spec)
 
 
 @dataclass(frozen=True)
@@ -100,50 +114,54 @@ def train(
     population: str | None = None,
     machine: Machine | None = None,
     progress: Progress | None = None,
+    shelf: Shelf | None = None,
+    planner: Planner = make_plan,
 ) -> Result:
     """Fine-tune `spec.model` on `spec.task` within `spec.budget`, into a new folder below `runs`.
 
     Everything that can be refused is refused with UserError before anything is written to the ledger. `ledger`, a
     path or a URL, defaults to DPFT_LEDGER or a file in the user's data folder. `population` names whose data these
-    are: the run is charged to it, and to every population that the data are known to be of.
+    are: the run is charged to it, and to every population that the data are known to be of. `shelf` has what other
+    runs of this process made already; `planner` makes the plan of the spec on so many units.
     """
-    progress = progress or Progress()
-    method = methods.load(spec.method, spec.options)
-    if spec.learning_rate is None:
-        spec = replace(spec, learning_rate=method.learning_rate)
-    tasks.check(spec)
-    spec = tasks.settled(spec)
+    progress, shelf = progress or Progress(), shelf or Shelf()
+    spec = settled_spec(spec)
+    start = starts.read(spec)
     settled = settle(spec, machine or Machine())
     models.check(spec.model)
     progress.stage("reading the data")
-    own = tasks.load(spec)
+    own = rows_of(spec, shelf)
     for note in own.notes:
         progress.note(note)
     task = planting.planted(own, spec)
     progress.stage("planning the noise")
-    plan = make_plan(spec, task.train.protected)
+    plan = planner(spec, task.train.protected)
     with _opened(plan, ledger or default_ledger_place()) as book:
         claim = _claim(book, plan, own, population, spec.unit)
-        ready = _prepare(spec, task, settled, progress)
+        if start is not None:
+            starts.check_people(start, book, claim)
+        ready = _prepare(spec, task, settled, progress, shelf)
         place = book.place if book else Path()
         run = Run.create(Path(runs), spec, plan, place, lambda id: _reserve(book, plan, id, claim))
         run.write_json("task", _about(task))
         return _run(run, ready, book, progress)
 
 
-def resume(path: str | Path, *, machine: Machine | None = None, progress: Progress | None = None) -> Result:
+def resume(
+    path: str | Path, *, machine: Machine | None = None, progress: Progress | None = None, shelf: Shelf | None = None
+) -> Result:
     """Finish a run that was broken off, with fresh randomness and only the steps still unspent.
 
     A finished run is left as it is. Raises UserError where the ledger does not know the run by its plan, was put
     back from an older copy, or where the data have changed in number.
     """
-    progress = progress or Progress()
+    progress, shelf = progress or Progress(), shelf or Shelf()
     run = Run.open(Path(path))
     done = run.read_json("result")
     if done is not None:
         return Result.from_json({**done, "path": run.path})
     progress.stage("reading the data")
-    task = planting.planted(tasks.load(run.spec), run.spec)
+    task = planting.planted(rows_of(run.spec, shelf), run.spec)
     if run.plan.rate != run.spec.batch_size / task.train.protected:
         raise UserError(
             f"a run resumes on as many {run.spec.unit}s as it began with, got {task.train.protected}; "
@@ -153,7 +171,7 @@ def resume(path: str | Path, *, machine: Machine | None = None, progress: Progre
         raise UserError(
             "a run resumes with the labels it began with, got other label names or another kind; restore its data"
         )
-    ready = _prepare(run.spec, task, settle(run.spec, machine or Machine()), progress)
+    ready = _prepare(run.spec, task, settle(run.spec, machine or Machine()), progress, shelf)
     if run.plan.budget is not None and not is_there(run.ledger):
         raise UserError(f"a run resumes with its ledger, got none at {str(run.ledger)!r}; restore that file")
     with _opened(run.plan, run.ledger) as book:
@@ -210,25 +228,24 @@ def _reserve(book: Ledger | None, plan: Plan, run: str, claim: Claim | None) -> 
     return book.head()
 
 
-def _prepare(spec: Spec, task: tasks.Task, settled: Hardware, progress: Progress) -> Prepared:
+def _prepare(spec: Spec, task: tasks.Task, settled: Hardware, progress: Progress, shelf: Shelf) -> Prepared:
     progress.stage("loading the model")
+    start = starts.read(spec)
     model = adapt(spec, len(task.labels), task.paired, settled, answer=task.answer, rehearsed=True)
+    taken = start is not None and start.put(model.adapted, spec, task.labels)
     progress.stage("encoding the texts")
-    stored = cache.path().parent / "encoded"
-    train_rows, *judged = (
-        encoded(rows, model.tokenizer, spec.representation, spec.max_length, stored)
-        for rows in (task.train, *task.judged.values())
-    )
+    encoded = tokens_of(spec, task, model.tokenizer, shelf)
     if task.train.digest is not None:
-        progress.note(f"the tokens of the texts are kept in {stored}, readable by you alone; delete them as you like")
+        progress.note(f"the tokens of the texts are kept in {stored()}, readable by you alone; delete them as you like")
     if model.adapted.gradients == "single":
         progress.note(f"here the method takes one {spec.unit} at a time: exact, and many times slower")
     if model.adapted.frozen:
         progress.stage("computing the frozen features")
-        train_rows, *judged = (
-            rows.with_features(evaluate.features(model.adapted.model, rows, settled)) for rows in (train_rows, *judged)
-        )
-    return Prepared(task, train_rows, dict(zip(task.judged, judged, strict=True)), model.adapted, settled)
+        encoded = features_of(spec, encoded, model, settled, shelf)
+    train_rows, *judged = encoded
+    return Prepared(
+        task, train_rows, dict(zip(task.judged, judged, strict=True)), model.adapted, settled, start, taken
+    )  # fmt: skip
 
 
 def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress) -> Result:
@@ -237,6 +254,8 @@ def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress) -> 
     optimizer = optimizers.make(run.spec, plan, list(adapted.updated.values()))
     average = averages.make(run.spec.average, adapted.updated, plan.steps)
     checkpoints = Checkpoints(run, adapted, optimizer, average)
+    if ready.start is not None:
+        ready.start.keep(run, ready.head_taken)
     start, before, head = checkpoints.restore()
     secret, spent = Secret(), _spent(plan)
     present = planting.present(run, len(ready.train), secret)
@@ -303,7 +322,8 @@ def _finish(run: Run, ready: Prepared, book: Ledger | None, cost: Cost, progress
         book.settle(run.id)
         charge = Charge(book.charged(run.id), book.head(), _together(book, plan, run.id))
     promised = card(run.spec, plan, ready.train.protected, charge, settled.precision, task.taken)
-    run.write_json("privacy", {**promised, "adapter_sha256": adapter_digest(run)})
+    begun = {} if ready.start is None else {"start": ready.start.stated(charge.population)}
+    run.write_json("privacy", {**promised, **begun, "adapter_sha256": adapter_digest(run)})
     result = Result(
         run.path, task.metric, found.pop(task.metric, None), plan.epsilon_upper,
         plan.budget.delta if plan.budget else None, plan.steps, sum(p.numel() for p in adapted.private),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from dataclasses import replace as replace_options
 from typing import Any, ClassVar, get_args
 
 from torch import Tensor, nn
 
 from dpft.methods._method import Adapted, CannotMerge, Traits, attached, check_choice, check_count, check_size
-from dpft.methods.slash import Init, check_dim, precision, start
+from dpft.methods.slash import Init, check_dim, fitting, precision, start
 from dpft.models.blocks import architecture, called, replace
 from dpft.models.heads import Classifier
 from dpft.models.per_example import PerExample
@@ -93,6 +94,10 @@ class JrWarp:
 
     def merge(self, model: Classifier) -> nn.Module:
         raise CannotMerge("a prompt needs places in the input that the stock model does not make")
+
+    def fitted(self, config: Any) -> JrWarp:
+        """The same with each z as long as this model's blocks allow at the most."""
+        return replace_options(self, dim=fitting(self, _widths(skeleton(config))))
 
     def trainable(self, config: Any, labels: int) -> int:
         encoder = skeleton(config)

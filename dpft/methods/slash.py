@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replace_options
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import torch
@@ -97,6 +98,10 @@ class Slash:
         """A copy of the stock backbone with W_l z folded into the dense biases: the same outputs."""
         return fold(model)
 
+    def fitted(self, config: Any) -> Slash:
+        """The same with z as long as this model's shifts allow at the most."""
+        return replace_options(self, dim=fitting(self, [out for _, out in dense_sizes(config, (self.position,))]))
+
     def trainable(self, config: Any, labels: int) -> int:
         check_dim(self, [out for _, out in dense_sizes(config, (self.position,))])
         return self.dim + labels * (int(config.hidden_size) + 1)
@@ -119,6 +124,11 @@ class SharedVector(Protocol):
     def scale(self) -> float: ...
     @property
     def regenerate(self) -> bool: ...
+
+
+def fitting(options: SharedVector, widths: Sequence[int]) -> int:
+    """The length of z nearest to the options' that a model of these shifts takes."""
+    return widths[0] if options.init == "identity" else min(options.dim, sum(widths))
 
 
 def check_dim(options: SharedVector, widths: Sequence[int]) -> None:

@@ -1,0 +1,126 @@
+"""Recipes as cells of a comparison: on the paper's encoder or another, on the hub's data or local files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpft.benchmarks.recipes.book import Recipe
+
+from dpft import methods, models, tasks
+from dpft.compare.cells import Cell
+from dpft.compare.watch import Outcome
+from dpft.spec import Spec, UserError
+from dpft.training import settled_spec
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person may change of a recipe: the encoder, where data lie, how many seeds; None: as in the paper."""
+
+    model: str | None = None
+    data: Path | None = None
+    seeds: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.seeds is not None and self.seeds < 1:
+            raise UserError(f"seeds must be a whole number above 0, got {self.seeds}; pass --seeds 3")
+
+
+Seeds = tuple[Recipe, tuple[Cell, ...]]
+
+
+def cells(every: Sequence[Recipe], asked: Asked) -> list[Seeds]:
+    """Each recipe with its cells, one a seed. Two recipes may share one: it is run once."""
+    return [(recipe, tuple(_cell(recipe, asked, seed) for seed in _seeds(recipe, asked))) for recipe in every]
+
+
+def distinct(every: Sequence[Seeds]) -> tuple[Cell, ...]:
+    """Every cell once, the first seed of all first."""
+    seen: dict[str, Cell] = {}
+    for cell in sorted((cell for _, own in every for cell in own), key=lambda cell: cell.spec.seed):
+        seen.setdefault(cell.digest, cell)
+    return tuple(seen.values())
+
+
+def lacking(recipe: Recipe) -> str | None:
+    """Why a recipe cannot be run here; None where it can."""
+    known = tasks.names()
+    if recipe.spec.task not in known:
+        return f"needs the task {recipe.spec.task}, which this dpft has not"
+    if recipe.spec.method not in methods.names():
+        return f"needs the method {recipe.spec.method}, which this dpft has not"
+    return None
+
+
+def started_from(recipe: Recipe, cell: Cell, first: Path) -> Cell:
+    """The second stage of a recipe, begun with the weights of a finished run."""
+    return dataclasses.replace(cell, arm=recipe.row, spec=dataclasses.replace(cell.spec, start=str(first)))
+
+
+def _seeds(recipe: Recipe, asked: Asked) -> range:
+    return range(asked.seeds or recipe.seeds)
+
+
+def _cell(recipe: Recipe, asked: Asked, seed: int) -> Cell:
+    spec = dataclasses.replace(recipe.spec, seed=seed, data=_data(asked.data, recipe.task))
+    if asked.model is not None:
+        spec = on_model(spec, asked.model)
+    return Cell(recipe.row, settled_spec(spec))
+
+
+def on_model(spec: Spec, model: str) -> Spec:
+    """The same experiment on another encoder: a z that is too long for it is cut to the longest it takes."""
+    method: Any = methods.load(spec.method, spec.options)
+    options = dict(spec.options)
+    if hasattr(method, "fitted"):
+        options = {**options, "dim": method.fitted(models.configuration(model)).dim}
+    return dataclasses.replace(spec, model=model, options=options)
+
+
+def _data(folder: Path | None, task: str) -> str | None:
+    """The folder of a task's files below what was named: DIR/sst2, DIR/glue/sst2, or DIR itself for a single task."""
+    if folder is None:
+        return None
+    for place in (folder / task, folder / "glue" / task):
+        if place.is_dir():
+            return str(place)
+    return str(folder)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Ours beside the paper's, in its unit: per cent, or seconds. `ours` None: nothing was found, and `why`."""
+
+    recipe: Recipe
+    ours: tuple[float, ...]
+    why: str | None
+
+
+def beside(recipe: Recipe, own: Sequence[Cell], outcomes: Mapping[str, Outcome]) -> Beside:
+    """What the cells of a recipe found, by the metric of the paper's column."""
+    values, why = [], None
+    for cell in own:
+        outcome = outcomes.get(cell.digest)
+        if outcome is None or outcome.result is None:
+            why = "not run" if outcome is None else str(outcome.error)
+            continue
+        found = reading(outcome.result.to_json(), recipe.metric)
+        if found is None:
+            why = f"found {outcome.result.metric}, the paper prints {recipe.metric}"
+        else:
+            values.append(found if recipe.metric == "seconds" else 100 * found)
+    return Beside(recipe, tuple(values), why)
+
+
+def reading(result: Mapping[str, Any], metric: str) -> float | None:
+    """A metric of a result: its main one, or one of those beside it."""
+    if metric == "seconds":
+        return float(result["seconds"])
+    if result["metric"] == metric:
+        return float(result["value"])
+    more = [of[metric] for of in result.values() if isinstance(of, Mapping) and metric in of]
+    return float(more[0]) if more else None

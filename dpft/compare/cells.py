@@ -1,0 +1,69 @@
+"""A cell: one spec of a comparison, found again by a digest of all that decides its result."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dpft.compare.trials import Trials
+from dpft.spec import Spec, UserError, canonical_json
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`arm` names what is compared; cells that differ in their seed alone are one arm's repeats.
+
+    `trials`: the cell is the best of several runs whose hyper-parameters are drawn, and costs what the search costs.
+    """
+
+    arm: str
+    spec: Spec
+    trials: Trials | None = None
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the spec as it is written down, and the search."""
+        return digest_of(self.spec, self.trials)
+
+    @property
+    def epsilon(self) -> float | None:
+        """What the budget allows, None without privacy."""
+        return None if self.spec.budget is None else self.spec.budget.epsilon
+
+    @property
+    def title(self) -> str:
+        budget = "NOT PRIVATE" if self.epsilon is None else f"ε {self.epsilon:g}"
+        return f"{self.spec.task} {self.arm} {budget} seed {self.spec.seed}"
+
+    def to_json(self) -> dict[str, Any]:
+        search = None if self.trials is None else self.trials.to_json()
+        return {"digest": self.digest, "arm": self.arm, "spec": self.spec.to_json(), "search": search}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Cell:
+        """The Cell that `to_json` wrote. Raises UserError, KeyError or TypeError on anything else."""
+        search = values["search"]
+        trials = None if search is None else Trials.from_json(search)
+        return cls(str(values["arm"]), Spec.from_json(values["spec"]), trials)
+
+
+def digest_of(spec: Spec, trials: Trials | None = None) -> str:
+    search = None if trials is None else trials.to_json()
+    return hashlib.sha256(canonical_json([spec.to_json(), search]).encode()).hexdigest()
+
+
+def check_distinct(cells: Iterable[Cell]) -> tuple[Cell, ...]:
+    """The cells. Raises UserError where there are none or two are the same experiment."""
+    seen: dict[str, Cell] = {}
+    for cell in cells:
+        twin = seen.setdefault(cell.digest, cell)
+        if twin is not cell:
+            raise UserError(
+                f"the cells of a comparison must differ, got {twin.title!r} twice; drop one of its methods, epsilons "
+                "or seeds"
+            )
+    if not seen:
+        raise UserError("a comparison must have a cell at least, got none; pass --methods and --epsilons")
+    return tuple(seen.values())

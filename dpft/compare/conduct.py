@@ -1,0 +1,35 @@
+"""A comparison from its plan to its table: who does the cells, in which order, and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from dpft.compare.cells import Cell
+from dpft.compare.watch import Outcome, Watch
+from dpft.compare.work import Work
+
+
+class Executor(Protocol):
+    """Does all cells, in whatever order and wherever, and tells of each. A full disk, or Ctrl-C, ends it."""
+
+    def run(self, cells: Sequence[Cell], work: Work, watch: Watch) -> list[Outcome]: ...
+
+
+class OneByOne:
+    """One cell after the other in this process, so that they share what is on the shelf."""
+
+    def run(self, cells: Sequence[Cell], work: Work, watch: Watch) -> list[Outcome]:
+        outcomes = []
+        for number, cell in enumerate(cells, 1):
+            progress = watch.began(cell, number, len(cells))
+            outcomes.append(work(cell, progress))
+            watch.ended(outcomes[-1])
+        return outcomes
+
+
+def conduct(cells: Sequence[Cell], work: Work, executor: Executor, watch: Watch) -> list[Outcome]:
+    """Take up what was broken off, then do all cells. One process at a time works on a folder."""
+    with work.folder.alone():
+        work.folder.recover()
+        return executor.run(cells, work, watch)

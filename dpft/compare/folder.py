@@ -1,0 +1,173 @@
+"""A comparison's folder: what was planned, in full, and the runs. Kill it anywhere; nothing is lost or repeated."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpft.audit.bookkeeping import terms
+from dpft.compare.cells import Cell, digest_of
+from dpft.privacy.ledger import Ledger, is_there
+from dpft.run import Run, write
+from dpft.spec import Spec, UserError
+
+FORMAT = 1
+_NAME = "comparison.json"
+SEARCHED = "search.json"  # in the folder of a run whose hyper-parameters were searched for
+_UNFINISHED = {"intent.json", "spec.json", "plan.json"}  # all that a folder can hold before it is a run's
+_SPARE = 16 * 2**20  # bytes that a disk must have beyond what the runs need
+
+
+@dataclass(frozen=True)
+class Folder:
+    """`runs` holds one run folder a cell, as `dpft train` makes it."""
+
+    path: Path
+
+    @property
+    def runs(self) -> Path:
+        return self.path / "runs"
+
+    def plan(self) -> dict[str, Any] | None:
+        """What comparison.json says, None where there is none. Raises UserError where it cannot be read."""
+        file = self.path / _NAME
+        if not file.is_file():
+            return None
+        try:
+            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            if found["format"] != FORMAT:
+                raise UserError(f"a comparison must be of format {FORMAT}, got {found['format']}; use another dpft")
+            self._cells(found)
+            return found
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{_NAME} must be one of dpft compare, got another in {str(self.path)!r}; pass another --to"
+            ) from None  # fmt: skip
+
+    def cells(self) -> tuple[Cell, ...]:
+        """The planned cells. Raises UserError where there is no plan."""
+        found = self.plan()
+        if found is None:
+            raise UserError(f"a comparison must have its {_NAME}, got {str(self.path)!r} without; pass --methods too")
+        return self._cells(found)
+
+    @staticmethod
+    def _cells(plan: Mapping[str, Any]) -> tuple[Cell, ...]:
+        return tuple(Cell.from_json(one) for one in plan["cells"])
+
+    def is_of(self, cells: Sequence[Cell], *, grows: bool = False) -> bool:
+        """Whether just these cells are planned here already. Raises UserError where others are.
+
+        A plan that `grows` takes further cells: then it is whether all of these are among its own.
+        """
+        if self.plan() is None:
+            return False
+        known, asked = ({one.digest for one in every} for every in (self.cells(), cells))
+        if grows:
+            return asked <= known
+        if known != asked:
+            raise UserError(
+                f"a comparison goes on with its own plan, got another for {str(self.path)!r}; "
+                "pass another --to, or --to alone to go on"
+            )
+        return True
+
+    def grown(self, plan: Mapping[str, Any]) -> dict[str, Any]:
+        """`plan` with the cells that were planned here before."""
+        before = (self.plan() or {"cells": []})["cells"]
+        new = {one["digest"] for one in plan["cells"]}
+        return {**plan, "cells": [*(one for one in before if one["digest"] not in new), *plan["cells"]]}
+
+    def write(self, plan: Mapping[str, Any]) -> None:
+        """Write the plan, at once. Raises UserError where the folder cannot be written."""
+        text = json.dumps({"format": FORMAT, **plan}, indent=2, ensure_ascii=False, allow_nan=False)
+        try:
+            write(self.path / _NAME, f"{text}\n".encode())
+        except OSError as error:
+            raise UserError(
+                f"a comparison's folder must be writable, got {error.strerror} at {str(self.path)!r}; pass another --to"
+            ) from None
+
+    def check_room(self, needed: int) -> None:
+        """Refuse a disk that has too little room for the runs."""
+        place = next(one for one in (self.path.resolve(), *self.path.resolve().parents) if one.exists())
+        free = shutil.disk_usage(place).free
+        if free < needed + _SPARE:
+            raise UserError(
+                f"the disk must have {(needed + _SPARE) / 2**20:.0f} MiB free for the runs, got {free / 2**20:.0f} MiB "
+                f"at {str(place)!r}; make room, or pass another --to"
+            )
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One process works on a comparison. The lock dies with the process."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / ".lock", "w")  # noqa: SIM115
+        except OSError as error:
+            raise UserError(
+                f"a comparison's folder must be writable, got {error.strerror} at {str(self.path)!r}; pass another --to"
+            ) from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    f"one process works on a comparison, got another at work in {str(self.path)!r}; wait for it"
+                ) from None
+            yield
+
+    def found(self) -> dict[str, Path]:
+        """The run folders by their cell's digest: of several a finished one, else one that can be resumed."""
+        every: dict[str, Path] = {}
+        for path in self._folders():
+            for digest in _digests(path):
+                if digest not in every or (path / "result.json").is_file():
+                    every[digest] = path
+        return every
+
+    def _folders(self) -> list[Path]:
+        every = sorted(self.runs.iterdir()) if self.runs.is_dir() else []
+        return [path for path in every if path.is_dir() and not path.name.startswith(".")]
+
+    def recover(self) -> None:
+        """Take up runs whose making was broken off: resumable where they were reserved, else removed."""
+        for path in self._folders():
+            if (path / "run.json").is_file():
+                continue
+            run = Run.intended(path)
+            head = None if run is None else _reserved(run)
+            if run is not None and head is not None:
+                run.reserved(head)
+            elif {file.name for file in path.iterdir() if file.suffix != ".tmp"} <= _UNFINISHED:
+                shutil.rmtree(path)
+
+
+def _digests(path: Path) -> list[str]:
+    """Of which cells a run folder is: of its spec, and of the one that its search was for. None for what is no run."""
+    try:
+        if not (path / "run.json").is_file():
+            return []
+        found = [digest_of(Spec.from_json(json.loads((path / "spec.json").read_text())))]
+        if (path / SEARCHED).is_file():
+            found.append(str(json.loads((path / SEARCHED).read_text())["cell"]))
+        return found
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+
+
+def _reserved(run: Run) -> str | None:
+    """The head of the ledger that holds this very reservation; None where none does, empty where none is needed."""
+    if run.plan.budget is None:
+        return ""
+    if not is_there(run.ledger):
+        return None
+    with Ledger(run.ledger) as book:
+        return book.head() if book.reservation(run.id) == terms(run) else None

@@ -1,0 +1,151 @@
+"""A grid: methods times budgets times seeds, from flags or a TOML file, as cells."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dpft.compare.cells import Cell, check_distinct
+from dpft.compare.trials import around
+from dpft.spec import Budget, Spec, UserError
+from dpft.training import settled_spec
+
+# What a grid says of every cell, and what an arm may say of its own; the rest follows from methods, epsilons and seeds.
+COMMON = (
+    "task", "data", "model", "representation", "batch_size", "epochs", "learning_rate", "schedule", "clip",
+    "optimizer", "max_length", "unit", "max_per_unit",
+)  # fmt: skip
+_TOP = {"methods", "epsilons", "delta", "seeds"}
+_ARM = {"method", "options", "search"}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One thing that is compared: a method with options, and what of the common spec it changes."""
+
+    name: str
+    method: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    search: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """`epsilons` may hold infinity: that cell is trained without privacy. `trials`: of each cell's search, 0 for none;
+    `search_on`: the public task that it is made on, None for a search on the cell's own rows, which is charged.
+    """
+
+    arms: tuple[Arm, ...]
+    epsilons: tuple[float, ...]
+    seeds: tuple[int, ...]
+    delta: float | None = None
+    common: Mapping[str, Any] = field(default_factory=dict)
+    trials: int = 0
+    search_on: str | None = None
+    search_data: str | None = None
+
+    def cells(self) -> tuple[Cell, ...]:
+        """Every cell, the first seed of all first. Raises UserError on whatever no run could be made of."""
+        return check_distinct(
+            self._cell(arm, epsilon, seed) for seed in self.seeds for arm in self.arms for epsilon in self.epsilons
+        )
+
+    def _cell(self, arm: Arm, epsilon: float, seed: int) -> Cell:
+        budget = None if epsilon == math.inf else Budget(epsilon, self._delta())
+        values = {**self.common, **arm.changes, "method": arm.method, "budget": budget, "seed": seed}
+        spec = settled_spec(_spec(values))
+        if not self.trials:
+            return Cell(arm.name, spec)
+        return Cell(arm.name, spec, around(spec, self.trials, arm.search, self.search_on, self.search_data))
+
+    def _delta(self) -> float:
+        if self.delta is None:
+            raise UserError("a private cell needs a delta, got none; pass --delta 1e-6")
+        return self.delta
+
+
+def made(values: Mapping[str, Any]) -> Grid:
+    """The grid of a TOML file's content, or of flags by the same names. Raises UserError on unknown keys."""
+    known = {*_TOP, *COMMON}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise UserError(
+            f"a grid's keys are {', '.join(sorted(known))}, got {', '.join(unknown)}; remove or rename them"
+        )
+    return Grid(
+        tuple(_arms(values.get("methods"))),
+        tuple(_epsilons(values.get("epsilons"))),
+        tuple(_seeds(values.get("seeds", 1))),
+        values.get("delta"),
+        {name: values[name] for name in COMMON if name in values},
+    )
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The content of a grid file. Raises UserError where it cannot be read."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"--grid must name a TOML file, got {str(file)!r} ({type(error).__name__}); mend it") from None
+
+
+def _arms(found: Any) -> list[Arm]:
+    """`["slash", "lora"]`, or a table of names: `[methods.small]`, with `method = "slash"` where it is not the name."""
+    if isinstance(found, list) and found and all(isinstance(name, str) for name in found):
+        return [Arm(name, name) for name in found]
+    if not isinstance(found, dict) or not found:
+        raise UserError(f"methods must be names or tables, got {found!r}; pass --methods slash,lora")
+    return [_arm(name, table) for name, table in found.items()]
+
+
+def _arm(name: str, table: Any) -> Arm:
+    known = {*_ARM, *COMMON} - {"task", "data", "unit", "max_per_unit"}  # on other rows nothing is compared
+    unknown = sorted(set(table) - known) if isinstance(table, dict) else [repr(table)]
+    if unknown:
+        raise UserError(
+            f"the keys of methods.{name} are {', '.join(sorted(known))}, got {', '.join(unknown)}; "
+            "remove or rename them"
+        )
+    changes = {key: value for key, value in table.items() if key not in ("method", "search")}
+    return Arm(name, table.get("method", name), changes, table.get("search", {}))
+
+
+def _epsilons(found: Any) -> list[float]:
+    every = found if isinstance(found, list) else [] if found is None else [found]
+    values = [_epsilon(one) for one in every]
+    if not values:
+        raise UserError("epsilons must be given, got none; pass --epsilons 1,3,6.7,inf")
+    return values
+
+
+def _epsilon(found: Any) -> float:
+    try:
+        value = math.nan if isinstance(found, bool) else float(found)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not value > 0:
+        raise UserError(f"an epsilon must be above 0, or inf for no privacy, got {found!r}; pass --epsilons 1,3,inf")
+    return value
+
+
+def _seeds(found: Any) -> Sequence[int]:
+    """A number of seeds, from 0 on, or the seeds themselves."""
+    if isinstance(found, list) and found and all(isinstance(seed, int) for seed in found):
+        return found
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise UserError(f"seeds must be a whole number above 0, or a list of seeds, got {found!r}; pass --seeds 3")
+    return range(found)
+
+
+def _spec(values: Mapping[str, Any]) -> Spec:
+    try:
+        return dataclasses.replace(Spec(), **values)
+    except TypeError as error:  # a value of a type that cannot be compared with a number
+        raise UserError(
+            f"a grid's values must be of their spec's types, got another ({error}); mend the grid"
+        ) from None

@@ -1,0 +1,173 @@
+"""The plan of a comparison: sigma, steps, time and memory of every cell, and what all of them will be charged."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpft.compare import probe
+from dpft.compare.cells import Cell
+from dpft.compare.charges import Bill, Charge, Terms, charges
+from dpft.compare.folder import Folder
+from dpft.compare.watch import Watch
+from dpft.privacy.ledger import Ledger, Reservation, Search, is_there, written
+from dpft.privacy.plan import Plan, make_plan
+from dpft.privacy.search_budget import ACCOUNTANT, SHAPE, calibrate_search
+from dpft.rows import rows_of
+from dpft.shelf import Shelf
+from dpft.spec import Machine, Spec, UserError, canonical_json
+from dpft.tasks import Task
+
+_COPIES = 4  # of the trained numbers on the disk: the adapter, and a checkpoint with Adam's two moments
+_FILES = 64 * 1024  # bytes of the other files of a run
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where runs are charged, and whose data they are; and the machine that they run on."""
+
+    ledger: str | Path
+    population: str | None = None
+    machine: Machine = dataclasses.field(default_factory=Machine)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"ledger": str(written(self.ledger)), "population": self.population, "machine": vars(self.machine)}
+
+
+def place_of(folder: Folder, asked: Place, named: bool) -> Place:
+    """The place of the plan that lies in `folder`, or `asked` where none does. `named`: the ledger was asked for."""
+    found = folder.plan()
+    if found is None:
+        return asked
+    planned = str(found["ledger"])
+    if named and str(written(asked.ledger)) != planned:
+        raise UserError(f"a comparison is charged to one ledger, {planned}, got {asked.ledger}; drop --ledger")
+    return dataclasses.replace(asked, ledger=planned, population=found["population"])
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell with its noise, and what it is expected to take; None where it was not measured."""
+
+    cell: Cell
+    plan: Plan
+    seconds: float | None
+    mebibytes: float | None
+    trained: int | None
+    done: bool
+
+    def to_json(self) -> dict[str, Any]:
+        rest = {name: getattr(self, name) for name in ("seconds", "mebibytes", "trained")}
+        return {**self.cell.to_json(), "title": self.cell.title, "plan": self.plan.to_json(), **rest}
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """All cells as planned, and the charge for each population."""
+
+    cells: tuple[Planned, ...]
+    charges: tuple[Charge, ...]
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all cells that are not done; None where one was not measured."""
+        left = [one.seconds for one in self.cells if not one.done]
+        return None if None in left else sum(s for s in left if s is not None)
+
+    @property
+    def room(self) -> int:
+        """Bytes that the runs will take."""
+        return sum(_FILES + 4 * _COPIES * (one.trained or 0) for one in self.cells if not one.done)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"cells": [one.to_json() for one in self.cells], "charges": [one.to_json() for one in self.charges],
+                "seconds": self.seconds}  # fmt: skip
+
+
+def plan_cell(cell: Cell, units: int) -> Plan:
+    """The plan that a cell's label will state: of its run, or of its whole search."""
+    alone = make_plan(cell.spec, units)
+    if cell.trials is None or cell.trials.public is not None or alone.budget is None:
+        return alone
+    noise, upper = calibrate_search(alone.rate, alone.steps, alone.budget, cell.trials.count)
+    return dataclasses.replace(alone, noise=noise, epsilon_upper=upper, accountant=ACCOUNTANT)
+
+
+def terms(cell: Cell, plan: Plan, run: str) -> Terms | None:
+    """What the ledger will hold of it; None where nothing is private."""
+    if plan.budget is None or plan.epsilon_upper is None:
+        return None
+    if plan.accountant == ACCOUNTANT and cell.trials is not None:
+        return Search(run, plan.rate, plan.noise, plan.steps, float(cell.trials.count), SHAPE)
+    return Reservation(run, plan.rate, plan.noise, plan.steps, plan.budget.delta, plan.epsilon_upper)
+
+
+def outlook(
+    cells: Sequence[Cell],
+    place: Place,
+    started: Mapping[str, Path],
+    shelf: Shelf,
+    watch: Watch,
+    *,
+    measured: bool = True,
+) -> Outlook:
+    """Plan every cell. `started`: the run folders that are there already. Raises UserError, OverLimit included."""
+    watch.stage("planning the noise")
+    plans = [plan_cell(cell, rows_of(cell.spec, shelf).train.protected) for cell in cells]
+    watch.stage("adding up the charges")
+    bills = _bills(cells, plans, started, shelf)
+    if is_there(place.ledger):
+        with Ledger(place.ledger) as book:
+            owed = charges(bills, book, place.population)
+    else:
+        owed = charges(bills, None, place.population)
+    costs: dict[str, probe.Cost] = {}
+    found = []
+    for cell, plan in zip(cells, plans, strict=True):
+        done = cell.digest in started and (started[cell.digest] / "result.json").is_file()
+        cost = None if done or not measured else _cost(cell, rows_of(cell.spec, shelf), place.machine, costs, watch)
+        found.append(_planned(cell, plan, cost, rows_of(cell.spec, shelf), done))
+    return Outlook(tuple(found), tuple(owed))
+
+
+def _bills(cells: Sequence[Cell], plans: Sequence[Plan], started: Mapping[str, Path], shelf: Shelf) -> list[Bill]:
+    """What is still to be reserved, by the rows it is for: a run that was broken off is reserved already."""
+    groups: dict[str, tuple[Spec, list[float], list[Terms]]] = {}
+    for number, (cell, plan) in enumerate(zip(cells, plans, strict=True)):
+        asked = None if cell.digest in started else terms(cell, plan, f"cell {number}")
+        if asked is None or plan.budget is None:
+            continue
+        spec = cell.spec
+        key = canonical_json([spec.task, spec.data, spec.unit, spec.max_per_unit])
+        _, deltas, asks = groups.setdefault(key, (spec, [], []))
+        deltas.append(plan.budget.delta)
+        asks.append(asked)
+    return [
+        Bill(spec.task, rows_of(spec, shelf).train, spec.unit, min(deltas), tuple(asks))
+        for spec, deltas, asks in groups.values()
+    ]
+
+
+def _cost(cell: Cell, task: Task, machine: Machine, known: dict[str, probe.Cost], watch: Watch) -> probe.Cost:
+    alike = probe.kind(cell.spec, task)
+    key = canonical_json(alike.to_json())
+    if key not in known:
+        watch.stage(f"measuring {cell.arm} on made-up texts")
+        known[key] = probe.measure(alike, task, machine)
+    return known[key]
+
+
+def _planned(cell: Cell, plan: Plan, cost: probe.Cost | None, task: Task, done: bool) -> Planned:
+    if cost is None:
+        return Planned(cell, plan, None, None, None, done)
+    runs = cell.trials.count if cell.trials is not None else 1
+    return Planned(cell, plan, runs * cost.seconds(plan, task), cost.mebibytes, cost.trained, done)
+
+
+def check_names(cells: Sequence[Cell], place: Place) -> None:
+    """Refuse a population for cells that charge nothing."""
+    if place.population is not None and all(cell.epsilon is None for cell in cells):
+        raise UserError("only private runs are charged to a population, got none; drop --population")

@@ -1,0 +1,44 @@
+"""What a comparison found: each arm at each budget over its seeds, with spread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from dpft.compare.watch import Outcome
+
+
+@dataclass(frozen=True)
+class Line:
+    """`n` seeds of an arm at a budget: their mean, and standard deviation where there are two at least."""
+
+    task: str
+    arm: str
+    epsilon: float | None
+    metric: str
+    n: int
+    mean: float
+    sd: float | None
+    trained: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def lines(outcomes: Sequence[Outcome]) -> list[Line]:
+    """One line for each arm and budget that has a result, in the order of the cells."""
+    groups: dict[tuple[str, str, float | None], list[Outcome]] = {}
+    for one in outcomes:
+        if one.result is not None:
+            groups.setdefault((one.cell.spec.task, one.cell.arm, one.cell.epsilon), []).append(one)
+    return [_line(key, [one.result for one in group if one.result is not None]) for key, group in groups.items()]
+
+
+def _line(key: tuple[str, str, float | None], results: Sequence[Any]) -> Line:
+    values = [result.value for result in results]
+    sd = stdev(values) if len(values) > 1 else None
+    first = results[0]
+    return Line(*key, first.metric, len(values), mean(values), sd, first.trainable, mean(r.seconds for r in results))

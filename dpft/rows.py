@@ -1,0 +1,57 @@
+"""A spec's rows, their tokens and their frozen features, each made once for all specs that share them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dpft import evaluate, tasks
+from dpft.adapt import Model
+from dpft.hardware import Hardware
+from dpft.models.load import digest
+from dpft.privacy import cache
+from dpft.shelf import Shelf
+from dpft.spec import Spec
+from dpft.tasks.encode import Encoded
+from dpft.tasks.store import encoded
+
+
+def stored() -> Path:
+    """Where tokens of large data are kept."""
+    return cache.path().parent / "encoded"
+
+
+def rows_of(spec: Spec, shelf: Shelf) -> tasks.Task:
+    """The task of `spec`, without what an audit plants in it."""
+    return shelf.get("tasks", _rows_key(spec), lambda: tasks.load(spec))
+
+
+def tokens_of(spec: Spec, task: tasks.Task, tokenizer: Any, shelf: Shelf) -> list[Encoded]:
+    """The training rows of `task`, then all rows that it is judged by."""
+
+    def make() -> list[Encoded]:
+        every = (task.train, *task.judged.values())
+        return [encoded(rows, tokenizer, spec.representation, spec.max_length, stored()) for rows in every]
+
+    return shelf.get("token arrays", _tokens_key(spec), make)
+
+
+def features_of(spec: Spec, rows: list[Encoded], model: Model, settled: Hardware, shelf: Shelf) -> list[Encoded]:
+    """`rows` with what a frozen encoder makes of them. Its weights and precision decide that, and no seed of a head."""
+    found = model.adapted.model
+
+    def make() -> list[Encoded]:
+        return [one.with_features(evaluate.features(found, one, settled)) for one in rows]
+
+    key = [*_tokens_key(spec), digest(found.backbone), settled.precision, settled.attention]
+    return shelf.get("frozen features", key, make)
+
+
+def _rows_key(spec: Spec) -> list[Any]:
+    columns = [spec.text, spec.pair, spec.label, spec.validation, spec.kind, list(spec.labels or ())]
+    return [spec.task, spec.data, spec.unit, spec.max_per_unit, columns]
+
+
+def _tokens_key(spec: Spec) -> list[Any]:
+    planted = [spec.canaries, spec.seed] if spec.canaries else None  # the planted rows follow the seed
+    return [*_rows_key(spec), planted, spec.model, spec.representation, spec.max_length]

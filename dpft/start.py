@@ -1,0 +1,154 @@
+"""`--from RUN`: a run that begins with another run's weights (as WARP with MNLI first, Hambardzumyan et al. 2021).
+
+What the start learned is inside the new model too. So a private start on the same people must be in the same ledger,
+where both runs add up; a start without privacy must be of other people, and the card says what that means for them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from torch import Tensor
+
+from dpft import methods, tasks
+from dpft.audit.bookkeeping import adapter_digest
+from dpft.methods._method import Adapted
+from dpft.privacy.ledger import Claim, Ledger
+from dpft.run import Run
+from dpft.spec import Spec, UserError, canonical_json
+
+
+@dataclass(frozen=True)
+class Start:
+    """A finished run: its folder, its adapter's tensors with what is said of them, and its privacy card."""
+
+    run: Run
+    tensors: dict[str, Tensor]
+    about: dict[str, str]
+    card: dict[str, Any]
+
+    @property
+    def private(self) -> bool:
+        return self.run.plan.budget is not None
+
+    def put(self, adapted: Adapted, spec: Spec, labels: tuple[str, ...]) -> bool:
+        """Load the method's tensors into `adapted`, and the head where it answers alike. Returns whether it did.
+
+        Raises UserError where the encoder is another or a tensor has another name or shape.
+        """
+        if adapted.model.digest != self.about.get("backbone_sha256"):
+            _refuse("must be of the same encoder", f"{self.run.spec.model!r} for {spec.model!r}", "pass its --model")
+        own, kind = adapted.state(), canonical_json(adapted.answer.kind)
+        learned = {n: t for n, t in own.items() if not n.startswith("head.")}
+        theirs = {n: t for n, t in self.tensors.items() if not n.startswith("head.")}
+        odd = sorted(n for n in {*learned, *theirs} if _shape(learned, n) != _shape(theirs, n))
+        if odd:
+            _refuse("must have the same tensors", f"another {odd[0]!r}", "pass its --method, --option and --model")
+        head = self.tensors.keys() == own.keys() and all(t.shape == own[n].shape for n, t in self.tensors.items())
+        head = head and self.same_answers(spec, labels) and self.about.get("kind", kind) == kind
+        adapted.load({**own, **(self.tensors if head else theirs)})
+        return head
+
+    def same_answers(self, spec: Spec, labels: tuple[str, ...]) -> bool:
+        """Whether its head reads the same token for the same labels."""
+        return tuple(json.loads(self.about["labels"])) == labels and self.run.spec.representation == spec.representation
+
+    def keep(self, run: Run, head: bool) -> None:
+        """Write down what `run` began with; on a resume, see that it still is the same."""
+        about = {"run": str(self.run.path.resolve()), "id": self.run.id, "adapter_sha256": adapter_digest(self.run),
+                 "head_taken": head}  # fmt: skip
+        known = run.read_json("start")
+        if known is not None and known["adapter_sha256"] != about["adapter_sha256"]:
+            _refuse("must be as it was when this run began", "another adapter", f"restore {str(self.run.path)!r}")
+        run.write_json("start", about)
+
+    def stated(self, population: dict[str, Any] | None) -> dict[str, Any]:
+        """What the card says of it. `population`: the new run's, as the ledger knows it."""
+        spec = self.run.spec
+        about: dict[str, Any] = {"task": spec.task, "id": self.run.id, "adapter_sha256": adapter_digest(self.run)}
+        if "start" in self.card:
+            about["start"] = self.card["start"]
+        if not self.private:
+            says = (
+                f"started from a run on {spec.task} that is NOT PRIVATE: that start had no privacy for its own data, "
+                "which are taken as public; the promise above is for the rows of this run alone"
+            )
+            return {**about, "private": False, "statement": says}
+        mine, theirs = (None if one is None else one.get("id") for one in (population, self.card.get("population")))
+        both = mine is not None and mine == theirs
+        says = (
+            "started from a private run on the same population: `population` counts both"
+            if both
+            else f"started from a private run on {spec.task}, a second population, whose promise is its own: "
+            f"{self.card['statement']}"
+        )
+        return {**about, "private": True, "same_population": both, "statement": says}
+
+
+def _shape(tensors: dict[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(tensors[name].shape) if name in tensors else None
+
+
+def read(spec: Spec) -> Start | None:
+    """The run that `spec` begins with, None where with nothing learned. Raises UserError where it does not fit."""
+    if spec.start is None:
+        return None
+    run = Run.open(Path(spec.start))
+    found, card = run.read_tensors("adapter"), run.read_json("privacy")
+    if found is None or card is None:
+        _refuse("must be finished", f"{spec.start!r}, which is not", f"dpft resume {spec.start}")
+    if card.get("adapter_sha256") != adapter_digest(run):
+        _refuse("must have the adapter that its card names", "another", f"restore {spec.start!r}")
+    if run.spec.canaries:
+        _refuse("must be for use", "one with canaries, which is for audits", "train it without --canaries")
+    for name in ("method", "seed"):
+        ours, theirs = getattr(spec, name), getattr(run.spec, name)
+        if ours != theirs:
+            _refuse(f"must be of the same {name}", f"{theirs!r} for {ours!r}", f"pass --{name} {theirs}")
+    if methods.load(spec.method, spec.options) != methods.load(run.spec.method, run.spec.options):
+        _refuse("must have the same options", f"{run.spec.options} for {spec.options}", "pass its --option")
+    return Start(run, *found, card)
+
+
+def check_people(start: Start, book: Ledger | None, claim: Claim | None) -> None:
+    """Refuse what would void the promise: a start, or one of its own, that this ledger does not count on these data.
+
+    Only what can still be read can be compared; where it cannot, the card's words about the start must do.
+    """
+    if book is None or claim is None:
+        return
+    for one in _line(start):
+        counted = one.plan.budget is not None and book.reservation(one.id) is not None
+        if counted or not _same_people(one, book, claim):
+            continue
+        if one.plan.budget is None:
+            _refuse("of a private run must not have seen its rows", "one that is NOT PRIVATE on the same data",
+                    "train the start within a budget, or on other data")  # fmt: skip
+        _refuse("on the same data must be in the same ledger", f"one that is in {one.ledger}", "pass that --ledger")
+
+
+def _line(start: Start) -> Iterator[Run]:
+    """The start's run, the one that it began with, and so on, as far as they are there."""
+    run: Run | None = start.run
+    while run is not None:
+        yield run
+        try:
+            run = None if run.spec.start is None else Run.open(Path(run.spec.start))
+        except UserError:
+            run = None
+
+
+def _same_people(run: Run, book: Ledger, claim: Claim) -> bool:
+    try:
+        rows = tasks.load(run.spec).train
+    except UserError:
+        return False
+    return book.claim(rows.texts, rows.pairs).sketch.matches(claim.sketch)
+
+
+def _refuse(rule: str, found: str, remedy: str) -> NoReturn:
+    raise UserError(f"the run to start --from {rule}, got {found}; {remedy}")

@@ -1,0 +1,75 @@
+"""A small grid of a tiny model on made-up rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpft import Machine
+from dpft.compare.cells import Cell
+from dpft.compare.folder import Folder
+from dpft.compare.grid import made
+from dpft.compare.planning import Place
+from dpft.compare.watch import Outcome, Silent
+from dpft.compare.work import Work
+from dpft.privacy.ledger import Ledger
+from dpft.shelf import Kept
+
+FP32 = Machine(device="cpu", precision="fp32")
+Cells = Callable[..., tuple[Cell, ...]]
+
+
+@pytest.fixture(autouse=True)
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound over several runs by RDP, without a process for each accountant."""
+    from dpft.privacy import segments
+    from dpft.privacy.accountants import RDP
+    from dpft.privacy.renyi import heterogeneous_rdp
+
+    def quick(every: list[segments.Segment], delta: float) -> segments.Bound:
+        return segments.Bound(heterogeneous_rdp([(s.noise, s.rate, s.steps) for s in every], delta), RDP, {})
+
+    monkeypatch.setattr(segments, "epsilon_of", quick)
+
+
+@pytest.fixture
+def values(tiny_bert: Path, glue_folder: Callable[..., Path]) -> dict[str, Any]:
+    """A grid file's content: two methods, a budget and none, one seed."""
+    return {
+        "methods": {"slash": {"options": {"dim": 12}}, "linear": {}}, "epsilons": [8, "inf"], "delta": 1e-4,
+        "task": "glue/sst2", "data": str(glue_folder("sst2")), "model": str(tiny_bert), "batch_size": 40, "epochs": 0.5,
+        "max_length": 16,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def cells(values: dict[str, Any]) -> Cells:
+    return lambda **changes: made({**values, **changes}).cells()
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    return Work(Folder(tmp_path / "comparison"), Place(tmp_path / "ledger.sqlite", None, FP32), Kept())
+
+
+class Heard(Silent):
+    """Remembers what it was told; `stop` breaks off as soon as so many cells are over."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.outcomes: list[Outcome] = []
+        self.stop = stop
+
+    def ended(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        if len(self.outcomes) == self.stop:
+            raise KeyboardInterrupt
+
+
+def reserved(ledger: Path) -> list[Any]:
+    """All runs and searches of a ledger."""
+    with Ledger(ledger) as book:
+        book.verify()
+        return [run for one in book.view().populations.values() for run in one.runs]

@@ -1,0 +1,83 @@
+"""Kills `dpft compare` at chosen moments, and starts it again each time. Run as a script, as tests/killing.py is.
+
+argv: a JSON object with `compare` (the words after `dpft`), `to`, `ledger`, `releases` (a file) and `points`. Prints
+[how many times it was killed, how many tensors got noise by run and step, the reservations].
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tests import killing
+
+
+def forked(words: list[str], releases: Path, point: str | None, step: int, seconds: float | None) -> bool:
+    """`dpft WORDS` in a process of its own, which dies at `point` of its cells or after `seconds`. True if it did."""
+    process = os.fork()
+    if process == 0:
+        try:
+            from dpft.cli import main
+
+            import dpft.compare.conduct
+
+            killing.count_releases(releases)
+            if point is not None:
+                killing.before(dpft.compare.conduct, "conduct", lambda *_: killing.arm(point, step))
+            sys.argv = ["dpft", *words]
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                main()
+        except SystemExit as done:
+            os._exit(int(done.code or 0))
+        os._exit(9)
+    if seconds is not None:
+        time.sleep(seconds)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, 9)
+    status = os.waitpid(process, 0)[1]
+    if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status) != 0:
+        sys.exit(f"dpft {' '.join(words)} ended with {os.WEXITSTATUS(status)} at {point}")
+    return os.WIFSIGNALED(status)
+
+
+def main() -> None:
+    asked = json.loads(sys.argv[1])
+    import torch
+
+    torch.set_num_threads(1)
+    import dpft.compare.conduct
+    import dpft.compare.planning
+    import dpft.privacy.ledger.report
+    import dpft.privacy.search
+    import dpft.training  # noqa: F401
+    from dpft.privacy import segments
+    from dpft.privacy.accountants import RDP
+    from dpft.privacy.renyi import heterogeneous_rdp
+
+    def in_process(every: Any, delta: float) -> segments.Bound:
+        return segments.Bound(heterogeneous_rdp([(s.noise, s.rate, s.steps) for s in every], delta), RDP, {})
+
+    segments.epsilon_of = in_process  # type: ignore[assignment]
+    chance, releases, killed = Random(asked.get("seed", 0)), Path(asked["releases"]), 0
+    words = asked["compare"]
+    for number, point in enumerate(asked["points"]):
+        seconds = chance.uniform(0, asked["seconds"]) if point == "random" else None
+        killed += forked(words, releases, None if seconds else point, 1 + number % 4, seconds)
+    forked(words, releases, None, 0, None)
+    lines = [line.split() for line in releases.read_text().splitlines()]
+    noise: dict[str, set[str]] = {}
+    for process, run, step in lines:
+        noise.setdefault(f"{run} {step}", set()).add(process)
+    twice = sorted(at for at, processes in noise.items() if len(processes) > 1 and not at.startswith("probe"))
+    print(json.dumps({"killed": killed, "twice": twice, "runs": killing.state(asked)}))
+
+
+if __name__ == "__main__":
+    main()

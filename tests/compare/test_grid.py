@@ -1,0 +1,97 @@
+"""Grids: which cells they make, and how they refuse."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dpft.compare.cells import Cell
+from dpft.compare.grid import made, read
+from dpft.spec import Budget, UserError
+from tests.compare.conftest import Cells
+
+
+def test_a_grid_is_every_method_at_every_budget_with_every_seed(cells: Cells) -> None:
+    found = cells(seeds=2)
+    assert {(c.arm, c.epsilon, c.spec.seed) for c in found} == {
+        (arm, epsilon, seed) for arm in ("slash", "linear") for epsilon in (8.0, None) for seed in (0, 1)
+    }
+    assert [c.spec.seed for c in found] == [0] * 4 + [1] * 4, "the first seed of all comes first"
+    assert found[0].spec.budget == Budget(8.0, 1e-4)
+    assert len({c.digest for c in found}) == len(found)
+
+
+def test_an_arm_may_be_a_method_under_another_name_with_values_of_its_own(cells: Cells) -> None:
+    small, large = cells(
+        methods={"small": {"method": "slash", "options": {"dim": 4}, "learning_rate": 0.5},
+                 "large": {"method": "slash", "options": {"dim": 64}}}, epsilons=[8],
+    )  # fmt: skip
+    assert (small.arm, small.spec.method, small.spec.options, small.spec.learning_rate) == (
+        "small", "slash", {"dim": 4}, 0.5,
+    )  # fmt: skip
+    assert large.spec.learning_rate == 0.04, "a cell's spec says what train would fill in"
+
+
+def test_a_cell_survives_json_and_keeps_its_digest(cells: Cells) -> None:
+    for cell in cells():
+        assert Cell.from_json(cell.to_json()) == cell
+        assert Cell.from_json(cell.to_json()).digest == cell.digest
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"methods": ["slsh"]}, "did you mean slash"),
+        ({"methods": []}, "methods must be names"),
+        ({"methods": {"slash": {"dim": 3}}}, "keys of methods.slash"),
+        ({"methods": {"slash": {"options": {"dims": 3}}}}, "options of slash"),
+        ({"methods": {"slash": {"data": "x"}}}, "keys of methods.slash"),
+        ({"epsilons": [0]}, "above 0, or inf"),
+        ({"epsilons": [-1]}, "above 0, or inf"),
+        ({"epsilons": ["many"]}, "above 0, or inf"),
+        ({"epsilons": [math.nan]}, "above 0, or inf"),
+        ({"epsilons": []}, "epsilons must be given"),
+        ({"epsilons": [8, 8]}, "cells of a comparison must differ"),
+        ({"seeds": 0}, "seeds must be a whole number above 0"),
+        ({"seeds": True}, "seeds must be a whole number above 0"),
+        ({"seeds": []}, "seeds must be a whole number above 0"),
+        ({"delta": None}, "needs a delta"),
+        ({"task": "glue/sst3"}, "did you mean"),
+        ({"epoch": 3}, "a grid's keys are"),
+        ({"batch_size": "many"}, "batch-size must be"),
+        ({"clip": "2"}, "clip must be"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused_in_one_line(cells: Cells, change: dict[str, Any], rule: str) -> None:
+    with pytest.raises(UserError, match=rule) as caught:
+        cells(**change)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_grid_file_that_is_no_toml_is_refused(tmp_path: Any) -> None:
+    (tmp_path / "grid.toml").write_text("methods = [")
+    for name in ("grid.toml", "missing.toml"):
+        with pytest.raises(UserError, match="TOML"):
+            read(tmp_path / name)
+
+
+def test_trials_are_drawn_within_their_range_and_the_same_each_time() -> None:
+    values = {"methods": {"slash": {"search": {"learning_rate": [0.01, 0.02], "clip": [1, 4]}}}, "epsilons": [3]}
+    (cell,) = replace(made({**values, "delta": 1e-6}), trials=50).cells()
+    assert cell.trials is not None
+    drawn = [cell.trials.spec(cell.spec, number) for number in range(50)]
+    assert drawn == [cell.trials.spec(cell.spec, number) for number in range(50)]
+    rates, clips = [s.learning_rate or 0 for s in drawn], [s.clip for s in drawn]
+    assert 0.01 <= min(rates) < 0.012 < 0.018 < max(rates) <= 0.02
+    assert 1 <= min(clips) < 1.5 < 3 < max(clips) <= 4
+    plain = replace(cell.spec, learning_rate=1.0, clip=1.0)
+    assert all(replace(s, learning_rate=1.0, clip=1.0) == plain for s in drawn)
+
+
+def test_a_search_over_what_it_cannot_draw_is_refused() -> None:
+    grid = made({"methods": {"slash": {"search": {"dim": [1, 2]}}}, "epsilons": [3], "delta": 1e-6})
+    with pytest.raises(UserError, match="draws learning_rate and clip"):
+        replace(grid, trials=5).cells()

@@ -1,0 +1,70 @@
+"""kill -9 in the midst of a comparison, again and again: no cell is lost, none is charged twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpft.compare.folder import Folder
+
+POINTS = [
+    "after reserve", "mid-backward", "before charge", "after charge", "after noise", "half a save", "before settle",
+    "before reserve", "after settle",
+]  # fmt: skip
+Kill = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def kill(tiny_bert: Path, glue_folder: Callable[..., Path], tmp_path: Path) -> Kill:
+    """Compare in the driver, killed at each of `points`; what became of releases and reservations."""
+
+    def run(points: list[str], seconds: float = 0.0) -> dict[str, Any]:
+        to, ledger = tmp_path / "comparison", tmp_path / "ledger.sqlite"
+        (tmp_path / "releases").touch()
+        compare = [
+            "compare", "--methods", "bitfit,linear", "--epsilons", "8,inf", "--seeds", "2", "--delta", "1e-4", "--task",
+            "glue/sst2", "--data", str(glue_folder()), "--model", str(tiny_bert), "--batch-size", "40", "--epochs", "1",
+            "--max-length", "16", "--precision", "fp32", "--to", str(to), "--ledger", str(ledger), "--yes",
+        ]  # fmt: skip
+        asked = {"compare": compare, "ledger": str(ledger), "releases": str(tmp_path / "releases"), "points": points,
+                 "seconds": seconds}  # fmt: skip
+        driver = [sys.executable, "-m", "tests.compare.killing_cells", json.dumps(asked)]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            driver, capture_output=True, text=True, timeout=3500, env=env, check=False, cwd=Path(__file__).parents[2]
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert len(list((to / "runs").glob("*/result.json"))) == len(Folder(to).cells()) == 8
+        assert len(list((to / "runs").iterdir())) == 8
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    return run
+
+
+def assert_each_charged_once(found: dict[str, Any]) -> None:
+    assert found["twice"] == [], "a step was released by two processes"
+    assert [(run["charged"], run["planned"], run["settled"]) for run in found["runs"]] == [(10, 10, True)] * 4
+
+
+@pytest.mark.timeout(900)
+def test_killed_at_each_named_point_every_cell_is_finished_and_charged_once(kill: Kill) -> None:
+    """Catches: a cell that is trained anew after its reservation, and one whose run is repeated once it is done."""
+    found = kill(POINTS)
+    assert found["killed"] >= len(POINTS) - 2  # the last cells may be over before the last points are reached
+    assert_each_charged_once(found)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_killed_at_random_moments_every_cell_is_finished_and_charged_once(kill: Kill) -> None:
+    found = kill(["random"] * 30, 4.0)
+    assert found["killed"] > 5
+    assert_each_charged_once(found)

@@ -1,0 +1,151 @@
+"""`--from RUN`: a run that begins with another's weights, and what its card says of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dpft import Budget, Machine, Spec, UserError, load, resume, train
+from dpft.progress import Progress
+
+FP32 = Machine(device="cpu", precision="fp32")
+Folder = Callable[..., Path]
+
+
+@pytest.fixture
+def spec(tiny_bert: Path, glue_folder: Folder) -> Spec:
+    return Spec(
+        task="glue/mrpc", data=str(glue_folder("mrpc")), model=str(tiny_bert), method="warp", options={"tokens": 3},
+        batch_size=40, epochs=1, learning_rate=3e-2, max_length=16,
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound over several runs by RDP, without a process for each accountant."""
+    from dpft.privacy import segments
+    from dpft.privacy.accountants import RDP
+    from dpft.privacy.renyi import heterogeneous_rdp
+
+    def quick(every: list[segments.Segment], delta: float) -> segments.Bound:
+        return segments.Bound(heterogeneous_rdp([(s.noise, s.rate, s.steps) for s in every], delta), RDP, {})
+
+    monkeypatch.setattr(segments, "epsilon_of", quick)
+
+
+def card(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((path / "privacy.json").read_text())
+    return found
+
+
+class StopAt(Progress):
+    """Breaks off before the first step is taken."""
+
+    path: Path | None = None
+
+    def created(self, path: Path) -> None:
+        self.path = path
+
+    def started(self, done: int, steps: int) -> None:
+        raise KeyboardInterrupt
+
+
+def test_a_second_stage_begins_with_the_first_ones_tensors_also_when_it_is_resumed(
+    spec: Spec, glue_folder: Folder, tmp_path: Path
+) -> None:
+    """Catches: tensors that are read and not put; a resume from step 0 that begins from nothing."""
+    first = train(spec, runs=tmp_path / "runs", machine=FP32)
+    second = replace(spec, task="glue/rte", data=str(glue_folder("rte", seed=1)), start=str(first.path),
+                     learning_rate=1e-12)  # fmt: skip
+    stop = StopAt()
+    with pytest.raises(KeyboardInterrupt):
+        train(second, runs=tmp_path / "runs", machine=FP32, progress=stop)
+    assert stop.path is not None
+    done = resume(stop.path, machine=FP32)
+    before, after = (load_file(run / "adapter.safetensors") for run in (first.path, done.path))
+    torch.testing.assert_close(after["prompt"], before["prompt"], atol=1e-9, rtol=0)
+    assert not torch.allclose(after["head.weight"], before["head.weight"], atol=1e-3)  # MRPC's labels are not RTE's
+    assert json.loads((done.path / "start.json").read_text())["head_taken"] is False
+    load(done.path)
+
+
+def test_the_head_is_taken_where_the_labels_agree(spec: Spec, glue_folder: Folder, tmp_path: Path) -> None:
+    first = train(spec, runs=tmp_path / "runs", machine=FP32)
+    second = replace(spec, data=str(glue_folder("mrpc", seed=1)), start=str(first.path), learning_rate=1e-12)
+    done = train(second, runs=tmp_path / "runs", machine=FP32)
+    for name, tensor in load_file(first.path / "adapter.safetensors").items():
+        torch.testing.assert_close(load_file(done.path / "adapter.safetensors")[name], tensor, atol=1e-9, rtol=0)
+
+
+def test_the_card_names_a_start_without_privacy_one_of_another_population_and_one_of_the_same(
+    spec: Spec, glue_folder: Folder, tmp_path: Path
+) -> None:
+    own, other = replace(spec, budget=Budget(8.0, 1e-4)), str(glue_folder("mrpc", seed=1))
+    runs = tmp_path / "runs"
+    bare = train(replace(spec, data=other), runs=runs, machine=FP32)
+    from_bare = train(replace(own, start=str(bare.path)), runs=runs, machine=FP32)
+    said = card(from_bare.path)
+    assert said["start"]["private"] is False
+    assert "no privacy for its own data" in said["start"]["statement"]
+    assert said["population"]["runs"] == 1
+    again = train(replace(own, start=str(from_bare.path)), runs=runs, machine=FP32)
+    said = card(again.path)
+    assert said["start"]["same_population"] is True
+    assert said["population"]["runs"] == 2
+    assert said["start"]["start"]["private"] is False  # nothing of the line is forgotten
+    third = replace(own, data=str(glue_folder("mrpc", seed=2)), start=str(again.path))
+    elsewhere = train(third, runs=runs, machine=FP32)
+    said = card(elsewhere.path)
+    assert said["start"]["same_population"] is False
+    assert "second population" in said["start"]["statement"]
+
+
+def test_a_private_run_never_starts_from_what_saw_its_rows_uncharged(spec: Spec, tmp_path: Path) -> None:
+    """Catches: a label of (8, 1e-4) on weights that were trained on the same rows without noise."""
+    runs, own = tmp_path / "runs", replace(spec, budget=Budget(8.0, 1e-4))
+    bare = train(spec, runs=runs, machine=FP32)
+    with pytest.raises(UserError, match="NOT PRIVATE on the same data"):
+        train(replace(own, start=str(bare.path)), runs=runs, machine=FP32)
+    charged = train(own, runs=runs, machine=FP32)
+    with pytest.raises(UserError, match="same ledger"):
+        train(replace(own, start=str(charged.path)), runs=runs, machine=FP32, ledger=tmp_path / "other.sqlite")
+    assert sum(1 for run in runs.iterdir()) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"method": "bitfit", "options": {}}, "same method"),
+        ({"options": {"tokens": 4}}, "same options"),
+        ({"seed": 1}, "same seed"),
+        ({"model": "tiny_roberta"}, "same encoder"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused_in_one_line(
+    spec: Spec, tmp_path: Path, change: dict[str, Any], rule: str, request: pytest.FixtureRequest
+) -> None:
+    first = train(spec, runs=tmp_path / "runs", machine=FP32)
+    if "model" in change:
+        change = {"model": str(request.getfixturevalue(change["model"]))}
+    with pytest.raises(UserError, match=rule) as caught:
+        train(replace(spec, start=str(first.path), **change), runs=tmp_path / "runs", machine=FP32)
+    assert "\n" not in str(caught.value)
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_an_unfinished_or_foreign_start_is_refused(spec: Spec, tmp_path: Path) -> None:
+    stop = StopAt()
+    with pytest.raises(KeyboardInterrupt):
+        train(spec, runs=tmp_path / "runs", machine=FP32, progress=stop)
+    with pytest.raises(UserError, match="must be finished"):
+        train(replace(spec, start=str(stop.path)), runs=tmp_path / "more", machine=FP32)
+    with pytest.raises(UserError, match="run"):
+        train(replace(spec, start=str(tmp_path)), runs=tmp_path / "more", machine=FP32)
+    assert not (tmp_path / "more").exists()
