@@ -98,6 +98,7 @@ class Bench:
         """Training and validation rows as token arrays, or as features where the encoder stays as it is."""
         key = (spec.representation, spec.max_length, model.adapted.frozen)
         if key not in self._rows:
+            assert self.task.validation is not None  # every task of the grid has them
             both = [
                 encode(rows, model.tokenizer, spec.representation, spec.max_length)
                 for rows in (self.task.train, self.task.validation)

@@ -77,7 +77,10 @@ def best_of_trials(work: Work, cell: Cell, trials: Trials, progress: Progress) -
         shutil.rmtree(corner, ignore_errors=True)
         return Result.from_json({**(Run.open(known).read_json("result") or {}), "path": known}), None, "found"
     progress.stage("searching: how many trials there are stays secret")
-    plan = plan_cell(cell, rows_of(cell.spec, work.shelf).train.protected)
+    task = rows_of(cell.spec, work.shelf)
+    if task.validation is None:
+        raise UserError("a search needs rows to judge its trials by, got no validation rows; pass --validation FILE")
+    plan = plan_cell(cell, task.train.protected)
     corner.mkdir(mode=0o700, parents=True, exist_ok=True)
     state = _drawn(work, cell, trials, plan, corner)
     there = work.elsewhere(f"private/{corner.name}", corner / "ledger.sqlite").unseen()
@@ -86,7 +89,9 @@ def best_of_trials(work: Work, cell: Cell, trials: Trials, progress: Progress) -
     results: dict[int, Result] = {}
     for number in range(state["runs"]):
         results[number] = there.one(trials.spec(cell.spec, number), Quiet(), _planner(plan))[0]
-        best = max(best or (-1e9, 0), (results[number].value, -number))
+        value = results[number].value
+        assert value is not None  # there are validation rows
+        best = max(best or (-1e9, 0), (value, -number))
     assert best is not None  # a geometric K is never 0
     path = _publish(work, cell, trials, plan, state["id"], results[-best[1]])
     shutil.rmtree(corner, ignore_errors=True)
@@ -96,6 +101,7 @@ def best_of_trials(work: Work, cell: Cell, trials: Trials, progress: Progress) -
 def _drawn(work: Work, cell: Cell, trials: Trials, plan: Plan, corner: Path) -> dict[str, Any]:
     """The search's identity in the ledger and its K. It is reserved before K is drawn, and K is drawn once."""
     file = corner / SEARCHED
+    state: dict[str, Any]
     state = json.loads(file.read_text()) if file.is_file() else {"id": secrets.token_hex(16), "runs": None, "head": ""}
     if state["runs"] is not None:
         return dict(state)

@@ -46,7 +46,7 @@ def stock(source: Source) -> Any:
     """The run as its family's stock classifier of texts or of tokens. Raises CannotMerge."""
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-    kind = AutoModelForTokenClassification if source.spoken else AutoModelForSequenceClassification
+    kind: Any = AutoModelForTokenClassification if source.spoken else AutoModelForSequenceClassification
     if source.spec.representation in _REASONS:
         raise CannotMerge(_REASONS[source.spec.representation])
     encoder = source.merged()
