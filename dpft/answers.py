@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ class Classes:
     problem = "single_label_classification"
     named = True
     start = 0.0
-    metrics = ("accuracy", "f1_macro")
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1_macro")
     spoken = False
 
     def check(self, values: NDArray[Any], labels: tuple[str, ...], split: str) -> None:
@@ -190,7 +190,7 @@ class Tags(Classes):
     """
 
     kind = "token-classification"
-    metrics = ("entity_f1", "entity_precision", "entity_recall")
+    metrics: ClassVar[tuple[str, ...]] = ("entity_f1", "entity_precision", "entity_recall")
     spoken = True
 
     def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:

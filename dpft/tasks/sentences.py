@@ -103,7 +103,7 @@ def _name(mark: Any, named: Sequence[str], where: str) -> str:
             raise UserError(f"tags must be names, or numbers that the file names, got others in {where}; map them")
         if not 0 <= mark < len(named):
             raise UserError(f"tags must be numbers from 0 to {len(named) - 1}, got another in {where}; mend the data")
-        mark = named[mark]
+        mark = named[int(mark)]
     if not isinstance(mark, str) or not is_tag(mark):
         raise UserError(f"tags must be O, B-TYPE or I-TYPE, got another in {where}; convert the tags")
     return mark
