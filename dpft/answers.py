@@ -76,10 +76,11 @@ class Classes:
     spoken = False
 
     def check(self, values: NDArray[Any], labels: tuple[str, ...], split: str) -> None:
-        if not np.isin(values, np.arange(len(labels))).all():
+        bad = np.flatnonzero(~np.isin(values, np.arange(len(labels))))
+        if len(bad):
             raise UserError(
-                f"{split} labels must be whole numbers from 0 to {len(labels) - 1}, got others or "
-                "missing ones; drop unlabelled rows (GLUE's test split has none)"
+                f"{split} labels must be whole numbers from 0 to {len(labels) - 1}, got others or missing ones, the "
+                f"first in row {bad[0] + 1}; drop unlabelled rows (GLUE's test split has none)"
             )
 
     def blank(self, rows: int, labels: int) -> NDArray[Any]:
@@ -122,8 +123,12 @@ class Score:
         return (self.low + self.high) / 2
 
     def check(self, values: NDArray[Any], labels: tuple[str, ...], split: str) -> None:
-        if not np.isfinite(values).all():
-            raise UserError(f"{split} scores must be finite numbers, got missing ones; drop those rows")
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            raise UserError(
+                f"{split} scores must be finite numbers, got missing ones, the first in row {bad[0] + 1}; "
+                "drop those rows"
+            )
 
     def blank(self, rows: int, labels: int) -> NDArray[Any]:
         return np.zeros(rows, np.float32)

@@ -78,6 +78,15 @@ def test_a_score_starts_in_the_middle_of_its_range_where_errors_have_two_signs()
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
+def test_an_audits_rows_pull_on_two_sides_and_turned_ones_on_the_other(kind: str) -> None:
+    answer, outputs = ANSWERS[kind], torch.zeros(4, 2, requires_grad=True)
+    labels = answer.opposing(np.array([0, 1, 0, 1]), np.array([False, False, True, True]), 2)
+    (slope,) = torch.autograd.grad(answer.losses(outputs, labels).sum(), outputs)
+    alike = (slope @ slope.T).sign().tolist()
+    assert alike == [[1, -1, -1, 1], [-1, 1, 1, -1], [-1, 1, 1, -1], [1, -1, -1, 1]]
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
 def test_the_least_likely_label_has_a_slope_in_every_row(kind: str) -> None:
     answer, outputs = ANSWERS[kind], (OUTPUTS * 10).requires_grad_(True)
     answer.losses(outputs, answer.least_likely(outputs.detach())).sum().backward()

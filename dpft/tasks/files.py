@@ -31,11 +31,11 @@ class Texts(Sequence[str]):
 
     source: Source
     column: str
-    count: int
+    total: int
     kept: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
-        return self.count
+        return self.total
 
     def __iter__(self) -> Iterator[str]:
         found = (text for _, (text,) in self.source.rows((self.column,)))
@@ -43,7 +43,7 @@ class Texts(Sequence[str]):
         for text in found if self.kept is None else _chosen(found, self.kept):
             yielded += 1
             yield text
-        if yielded != self.count:
+        if yielded != self.total:
             raise UserError(f"data must stay as they are while they are read, got {yielded} rows; start again")
 
     @overload
@@ -51,7 +51,7 @@ class Texts(Sequence[str]):
     @overload
     def __getitem__(self, at: slice) -> list[str]: ...
     def __getitem__(self, at: int | slice) -> str | list[str]:
-        places = range(self.count)[at]
+        places = range(self.total)[at]
         if isinstance(places, int):
             return next(islice(iter(self), places, None))
         ahead = list(islice(iter(self), max(places, default=-1) + 1))
@@ -88,10 +88,8 @@ def load(spec: Spec) -> Task:
     source, judged = _sources(spec)
     read = _Read.of(source, spec, spec.unit)
     answer = answer_of(spec.kind or kind_of(read.labels))
-    if not answer.named:
-        answer, labels = scored(spec.labels), ()
-    else:
-        labels = spec.labels or names_in(read.labels, answer)
+    answer = answer if answer.named else scored(spec.labels)
+    labels = (spec.labels or names_in(read.labels, answer)) if answer.named else ()
     train = read.rows(spec, answer, labels, "train")
     validation = None
     if judged is not None:
@@ -144,7 +142,8 @@ class _Read:
     def of(cls, source: Source, spec: Spec, unit: str = Spec.unit) -> _Read:
         texts = [column for column in (spec.text, spec.pair) if column is not None]
         named = unit != Spec.unit
-        labels, numbers, known = Column(source), [], {}
+        labels, numbers = Column(source), []
+        known: dict[str, int] = {}
         for number, cells in source.rows([*texts, spec.label or "", *([unit] if named else [])]):
             for column, text in zip(texts, cells, strict=False):
                 if not isinstance(text, str):

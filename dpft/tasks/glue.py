@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +114,9 @@ def _with_units(table: Any, config: Config, spec: Spec) -> Rows:
     if spec.unit not in table.columns or spec.max_per_unit is None:
         raise UserError(f"the unit must be a column of train, got none named {spec.unit!r}; pass --unit COLUMN")
     numbers = numbered(table[spec.unit])
-    rows = kept(numbers, spec.max_per_unit)
-    return replace(_rows(table.iloc[rows], config, "train"), units=numbers[rows])
+    rows, whole = kept(numbers, spec.max_per_unit), _rows(table, config, "train")
+    texts, pairs = (None if column is None else [column[row] for row in rows] for column in (whole.texts, whole.pairs))
+    return Rows(texts or [], pairs, whole.labels[rows], numbers[rows])
 
 
 def _rows(table: Any, config: Config, split: str) -> Rows:
@@ -125,8 +126,12 @@ def _rows(table: Any, config: Config, split: str) -> Rows:
             f"the columns must be {', '.join((*config.columns, 'label'))}, got none named {', '.join(missing)} "
             f"in {split}; rename them"
         )
-    if table["label"].isna().any():
-        raise UserError(f"every row of {split} must have a label, got missing ones; drop those rows")
+    missed = np.flatnonzero(table["label"].isna())
+    if len(missed):
+        raise UserError(
+            f"every row of {split} must have a label, got missing ones, the first in row {missed[0] + 1}; "
+            "drop those rows"
+        )
     texts = [table[c].astype(object).where(table[c].notna(), "").astype(str).tolist() for c in config.columns]
     return Rows(texts[0], texts[1] if len(texts) > 1 else None, _labels(table["label"], config, split))
 
@@ -141,6 +146,12 @@ def _labels(column: Any, config: Config, split: str) -> Any:
     if not config.labels:
         with np.errstate(over="ignore"):  # Task refuses infinities
             return values.astype(np.float32)
-    if not (np.isfinite(values) & (np.abs(values) < 2**53) & (values == np.round(values))).all():
-        raise UserError(f"the labels of {split} must be whole numbers, got fractions or huge ones; map them first")
-    return values.astype(np.int64)
+    bad = np.flatnonzero(~(np.isfinite(values) & (np.abs(values) < 2**53) & (values == np.round(values))))
+    if len(bad):
+        raise UserError(
+            f"the labels of {split} must be whole numbers, got fractions or huge ones, the first in row {bad[0] + 1}; "
+            "map them first"
+        )
+    found = values.astype(np.int64)
+    config.answer.check(found, config.labels, split)
+    return found
