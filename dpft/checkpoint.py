@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -33,12 +34,8 @@ class Checkpoints:
         """
         if done < steps and time.monotonic() - self._saved < self._pause:
             return
-        tensors = {f"model.{name}": t for name, t in self.adapted.state().items()}
-        for name, parameter in self.adapted.updated.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{name}/{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
         about = {"done": str(done), "seconds": f"{seconds:.0f}", "ledger": head, "run": self._fingerprint()}
-        self.run.save_tensors(_NAME, tensors, about)
+        self.run.save_tensors(_NAME, self.tensors(), about)
         self._saved = time.monotonic()
 
     def restore(self) -> tuple[int, float, str | None]:
@@ -56,6 +53,19 @@ class Checkpoints:
                 "a checkpoint must be of this very run, spec, plan and encoder, got one of another in "
                 f"{str(self.run.path)!r}; restore the run's own files"
             )
+        self.take(tensors)
+        return int(about["done"]), float(about["seconds"]), about["ledger"]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that training goes on from, by name, on the CPU."""
+        found = {f"model.{name}": t for name, t in self.adapted.state().items()}
+        for name, parameter in self.adapted.updated.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                found[f"optimizer.{name}/{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+        return found
+
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `tensors` gave."""
         prefix = "model."
         self.adapted.load({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
         for name, parameter in self.adapted.updated.items():
@@ -63,7 +73,6 @@ class Checkpoints:
             state: dict[str, Any] = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
             if state:
                 self.optimizer.state[parameter] = {k: _placed(k, t, parameter) for k, t in state.items()}
-        return int(about["done"]), float(about["seconds"]), about["ledger"]
 
     def _fingerprint(self) -> str:
         return self.run.fingerprint(self.adapted.model.digest)

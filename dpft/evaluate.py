@@ -15,6 +15,7 @@ from torch import Tensor
 from dpft.batch import Batch
 from dpft.hardware import Hardware
 from dpft.models.heads import Classifier
+from dpft.privacy.ranks import ALONE, Team
 from dpft.tasks.encode import Encoded
 from dpft.tasks.microbatch import collate, cut
 
@@ -24,23 +25,28 @@ def logits(model: Classifier, data: Encoded, hardware: Hardware) -> NDArray[np.f
     return _every_row(model, model, data, model.head.out_features, hardware)
 
 
-def features(model: Classifier, data: Encoded, hardware: Hardware) -> NDArray[np.float32]:
-    """What the head reads of every row: (N, D)."""
-    return _every_row(model, model.represent, data, model.head.in_features, hardware)
+def features(model: Classifier, data: Encoded, hardware: Hardware, ranks: Team = ALONE) -> NDArray[np.float32]:
+    """What the head reads of every row: (N, D). Each of `ranks` computes its share, and gets all."""
+    return _every_row(model, model.represent, data, model.head.in_features, hardware, ranks)
 
 
 @torch.inference_mode()
 def _every_row(
-    model: Classifier, of: Callable[[Batch], Tensor], data: Encoded, width: int, hardware: Hardware
+    model: Classifier,
+    of: Callable[[Batch], Tensor],
+    data: Encoded,
+    width: int,
+    hardware: Hardware,
+    ranks: Team = ALONE,
 ) -> NDArray[np.float32]:
     out = np.zeros((len(data), width), np.float32)
     order = np.argsort(-data.lengths, kind="stable")
     per_example, model.per_example = model.per_example, False
-    for part in cut(data.lengths[order], 2 * hardware.tokens):
+    for part in ranks.own(list(cut(data.lengths[order], 2 * hardware.tokens))):
         rows = order[part]
         out[rows] = of(collate(data, rows, hardware.device)).float().cpu().numpy()
     model.per_example = per_example
-    return out
+    return ranks.joined(out)
 
 
 def score(metric: str, outputs: NDArray[np.float32], labels: NDArray[Any]) -> float:

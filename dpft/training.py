@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dpft import evaluate, methods, models, tasks
 from dpft.adapt import adapt, settle
@@ -20,14 +23,16 @@ from dpft.batch import Batch
 from dpft.card import NOT_PRIVATE, Charge, card, rounded_up
 from dpft.checkpoint import Checkpoints
 from dpft.hardware import Hardware
+from dpft.launch import launched, refuse_restart
 from dpft.methods._method import Adapted
 from dpft.privacy.accountants import epsilon_curve
 from dpft.privacy.ledger import Claim, Ledger, Reservation, default_ledger_place, is_there
 from dpft.privacy.ledger.summary import summarize
 from dpft.privacy.plan import Plan, make_plan
+from dpft.privacy.ranks import ALONE, Team
 from dpft.privacy.sampler import poisson_batches
 from dpft.privacy.secret import Secret
-from dpft.privacy.step import PlainStep, PrivateStep
+from dpft.privacy.step import PlainStep, PrivateStep, SharedStep
 from dpft.progress import Progress
 from dpft.run import Run
 from dpft.spec import Machine, Schedule, Spec, UserError, canonical_json
@@ -92,12 +97,20 @@ def train(
     path or a URL, defaults to DPFT_LEDGER or a file in the user's data folder. `population` names whose data these
     are: the run is charged to it, and to every population that the data are known to be of.
     """
-    progress = progress or Progress()
+    asked = functools.partial(_train, spec, Path(runs), ledger, population, progress or Progress())
+    return launched(asked, machine or Machine())
+
+
+def _train(
+    spec: Spec, runs: Path, ledger: str | Path | None, population: str | None, progress: Progress, ranks: Team,
+    machine: Machine,
+) -> Result:  # fmt: skip
+    refuse_restart()
     method = methods.load(spec.method, spec.options)
     if spec.learning_rate is None:
         spec = replace(spec, learning_rate=method.learning_rate)
     tasks.check(spec)
-    settled = settle(spec, machine or Machine())
+    settled = settle(spec, machine)
     models.check(spec.model)
     progress.stage("reading the data")
     own = tasks.load(spec)
@@ -106,10 +119,11 @@ def train(
     plan = make_plan(spec, task.train.protected)
     with _opened(plan, ledger or default_ledger_place()) as book:
         claim = _claim(book, plan, own, population, spec.unit)
-        ready = _prepare(spec, task, settled, progress)
+        _call(ranks, spec, plan, settled)
+        ready = prepare(spec, task, settled, progress, ranks)
         place = book.place if book else Path()
-        run = Run.create(Path(runs), spec, plan, place, lambda id: _reserve(book, plan, id, claim))
-        return _run(run, ready, book, progress)
+        run = Run.create(runs, spec, plan, place, lambda id: _reserve(book, plan, id, claim))
+        return _run(run, ready, book, progress, ranks)
 
 
 def resume(path: str | Path, *, machine: Machine | None = None, progress: Progress | None = None) -> Result:
@@ -118,8 +132,11 @@ def resume(path: str | Path, *, machine: Machine | None = None, progress: Progre
     A finished run is left as it is. Raises UserError where the ledger does not know the run by its plan, was put
     back from an older copy, or where the data have changed in number.
     """
-    progress = progress or Progress()
-    run = Run.open(Path(path))
+    return launched(functools.partial(_resume, Path(path), progress or Progress()), machine or Machine())
+
+
+def _resume(path: Path, progress: Progress, ranks: Team, machine: Machine) -> Result:
+    run = Run.open(path)
     done = run.read_json("result")
     if done is not None:
         return Result.from_json({**done, "path": run.path})
@@ -130,7 +147,9 @@ def resume(path: str | Path, *, machine: Machine | None = None, progress: Progre
             f"a run resumes on as many {run.spec.unit}s as it began with, got {task.train.protected}; "
             "restore the data of the run"
         )
-    ready = _prepare(run.spec, task, settle(run.spec, machine or Machine()), progress)
+    settled = settle(run.spec, machine)
+    _call(ranks, run.spec, run.plan, settled)
+    ready = prepare(run.spec, task, settled, progress, ranks)
     if run.plan.budget is not None and not is_there(run.ledger):
         raise UserError(f"a run resumes with its ledger, got none at {str(run.ledger)!r}; restore that file")
     with _opened(run.plan, run.ledger) as book:
@@ -141,7 +160,7 @@ def resume(path: str | Path, *, machine: Machine | None = None, progress: Progre
                     f"{str(run.ledger)!r}; restore the run's plan.json and its ledger"
                 )
             book.verify(run.ledger_head)
-        return _run(run, ready, book, progress)
+        return _run(run, ready, book, progress, ranks)
 
 
 @contextlib.contextmanager
@@ -181,7 +200,13 @@ def _reserve(book: Ledger | None, plan: Plan, run: str, claim: Claim | None) -> 
     return book.head()
 
 
-def _prepare(spec: Spec, task: tasks.Task, settled: Hardware, progress: Progress) -> Prepared:
+def _call(ranks: Team, spec: Spec, plan: Plan, settled: Hardware) -> None:
+    """Have the other ranks prepare for the same training."""
+    ranks.tell({"spec": spec.to_json(), "plan": plan.to_json(), "precision": settled.precision})
+
+
+def prepare(spec: Spec, task: tasks.Task, settled: Hardware, progress: Progress, ranks: Team = ALONE) -> Prepared:
+    """Model, token arrays and frozen features, which `ranks` compute together. Refuses ranks that differ in them."""
     progress.stage("loading the model")
     model = adapt(spec, len(task.labels), task.train.pairs is not None, settled, rehearsed=True)
     progress.stage("encoding the texts")
@@ -190,45 +215,68 @@ def _prepare(spec: Spec, task: tasks.Task, settled: Hardware, progress: Progress
     )
     if model.adapted.gradients == "single":
         progress.note(f"here the method takes one {spec.unit} at a time: exact, and many times slower")
+    ranks.alike("data", *train_rows.arrays, *validation.arrays)
+    ranks.alike(
+        "encoder and device", f"{model.adapted.model.digest} {settled.precision} {settled.device.type}".encode()
+    )
     if model.adapted.frozen:
         progress.stage("computing the frozen features")
         train_rows, validation = (
-            rows.with_features(evaluate.features(model.adapted.model, rows, settled))
+            rows.with_features(evaluate.features(model.adapted.model, rows, settled, ranks))
             for rows in (train_rows, validation)
         )
     return Prepared(task, train_rows, validation, model.adapted, settled)
 
 
-def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress) -> Result:
+def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress, ranks: Team = ALONE) -> Result:
     """Train what is left of `run`, then judge and write it down."""
     plan, adapted, started = run.plan, ready.adapted, time.monotonic()
-    optimizer = _optimizer(run.spec, adapted)
+    optimizer = optimizer_of(run.spec, adapted)
     checkpoints = Checkpoints(run, adapted, optimizer)
     start, before, head = checkpoints.restore()
     secret, spent = Secret(), _spent(plan)
     present = planting.present(run, len(ready.train), secret)
-    step: PrivateStep[Batch] | PlainStep[Batch]
+    step: SharedStep[Batch] | PlainStep[Batch]
     if book is not None:
         if head is not None:
             book.verify(head)
         start = max(start, book.next_step(run.id))
-        step = PrivateStep(adapted, plan, optimizer, book, secret, run.id)
+        step = PrivateStep(adapted, plan, optimizer, book, secret, run.id, ranks)
     else:
-        step = PlainStep(adapted, plan, optimizer)
-    adapted.model.per_example = book is not None
+        step = PlainStep(adapted, plan, optimizer, ranks)
     progress.created(run.path)
+    ranks.tell({"start": start})
+    ranks.tell_tensors(checkpoints.tensors())
+    tokens = ready.train.tokens
+    own = (drawn[present[drawn]] for drawn in poisson_batches(ready.train.protected, plan, secret, start))
+    dealt = (ranks.deal(drawn, tokens[drawn]) for drawn in own)
     progress.started(start, plan.steps)
     try:
-        for number, drawn in enumerate(poisson_batches(ready.train.protected, plan, secret, start), start):
-            _set_rate(optimizer, run.spec, number, plan.steps)
-            step(number, microbatches(ready.train, drawn[present[drawn]], ready.hardware.tokens, ready.hardware.device))
+        for done in steps(run.spec, ready, optimizer, step, enumerate(dealt, start)):
             seconds = before + time.monotonic() - started
-            checkpoints.save_when_due(number + 1, seconds, plan.steps, book.head() if book else "")
-            progress.stepped(number + 1, spent(number + 1))
+            checkpoints.save_when_due(done, seconds, plan.steps, book.head() if book else "")
+            progress.stepped(done, spent(done))
     finally:
-        step.close()
         progress.ended()
     return _finish(run, ready, book, before + time.monotonic() - started, progress)
+
+
+def steps(
+    spec: Spec,
+    ready: Prepared,
+    optimizer: torch.optim.Optimizer,
+    step: SharedStep[Batch] | PlainStep[Batch],
+    batches: Iterable[tuple[int, NDArray[np.int64]]],
+) -> Iterator[int]:
+    """Take a step on each of this rank's numbered `batches`. Yields how many steps are done."""
+    ready.adapted.model.per_example = isinstance(step, SharedStep)
+    try:
+        for number, units in batches:
+            _set_rate(optimizer, spec, number, step.plan.steps)
+            step(number, microbatches(ready.train, units, ready.hardware.tokens, ready.hardware.device))
+            yield number + 1
+    finally:
+        step.close()
 
 
 def _spent(plan: Plan) -> Callable[[int], float | None]:
@@ -271,7 +319,7 @@ def _together(book: Ledger, plan: Plan, run: str) -> dict[str, Any] | None:
     return None if population is None else summarize(population, plan.budget.delta).to_json()
 
 
-def _optimizer(spec: Spec, adapted: Adapted) -> torch.optim.Optimizer:
+def optimizer_of(spec: Spec, adapted: Adapted) -> torch.optim.Optimizer:
     """Adam (Kingma and Ba 2015) or SGD with momentum 0.9, on what the method updates."""
     parameters = list(adapted.updated.values())
     assert spec.learning_rate is not None  # settled by train()

@@ -1,0 +1,46 @@
+"""A training as the ranks other than the first see it: no ledger, no secret, no run folder, no word to the user."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dpft import tasks
+from dpft.adapt import settle
+from dpft.audit import planting
+from dpft.batch import Batch
+from dpft.checkpoint import Checkpoints
+from dpft.privacy.plan import Plan
+from dpft.privacy.ranks import Ranks
+from dpft.privacy.step import PlainStep, SharedStep
+from dpft.progress import Progress
+from dpft.run import Run
+from dpft.spec import Machine, Spec
+from dpft.training import Result, optimizer_of, prepare, steps
+
+
+def follow(ranks: Ranks, machine: Machine) -> Result:
+    """Do as the first rank tells, step by step; what it found in the end."""
+    told = ranks.hear()
+    if "spec" in told:  # else there was nothing left to train
+        _take_part(ranks, machine, told)
+        told = ranks.hear()
+    return Result.from_json({**told["result"], "path": Path(told["result"]["path"])})
+
+
+def _take_part(ranks: Ranks, machine: Machine, told: dict[str, Any]) -> None:
+    """Prepare what the first rank prepares, take over its state, and do this rank's share of each step."""
+    spec, plan = Spec.from_json(told["spec"]), Plan.from_json(told["plan"])
+    task = planting.planted(tasks.load(spec), spec)
+    settled = settle(spec, replace(machine, precision=told["precision"]))
+    ready = prepare(spec, task, settled, Progress(), ranks)
+    optimizer = optimizer_of(spec, ready.adapted)
+    nowhere = Run(Path(), spec, plan, "", "", "")
+    start = int(ranks.hear()["start"])
+    Checkpoints(nowhere, ready.adapted, optimizer).take(ranks.hear_tensors())
+    step: SharedStep[Batch] | PlainStep[Batch]
+    kind = PlainStep if plan.budget is None else SharedStep
+    step = kind(ready.adapted, plan, optimizer, ranks)
+    for _ in steps(spec, ready, optimizer, step, ((number, ranks.dealt()) for number in range(start, plan.steps))):
+        pass
