@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dpft import tasks
 from dpft.adapt import settle
 from dpft.audit import planting
@@ -42,5 +44,7 @@ def _take_part(ranks: Ranks, machine: Machine, told: dict[str, Any]) -> None:
     step: SharedStep[Batch] | PlainStep[Batch]
     kind = PlainStep if plan.budget is None else SharedStep
     step = kind(ready.adapted, plan, optimizer, ranks)
-    for _ in steps(spec, ready, optimizer, step, ((number, ranks.dealt()) for number in range(start, plan.steps))):
+    nobody = np.empty(0, np.int64)
+    dealt = ((number, ranks.deal(nobody, nobody)) for number in range(start, plan.steps))
+    for _ in steps(spec, ready, optimizer, step, dealt):
         pass

@@ -108,13 +108,14 @@ def _own_device(machine: Machine, place: Place) -> Machine:
 def _joined(gpus: bool) -> Iterator[Ranks]:
     """This process among its ranks. Of what stops them all, one tells the user; the rest raise SaidElsewhere."""
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
     from dpft.privacy.ranks import Ranks
 
-    store, rank, size = next(dist.rendezvous("env://", timeout=_PATIENCE))
+    store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
     # Words and rows go over gloo, which notices at once that a peer has died; gradients on GPUs over NCCL.
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if gpus else "gloo", store=dist.PrefixStore("dpft", store), rank=rank, world_size=size,
+        "cpu:gloo,cuda:nccl" if gpus else "gloo", store=store, rank=rank, world_size=size,
         timeout=_PATIENCE,
     )  # fmt: skip
     ranks = Ranks(store)

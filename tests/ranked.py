@@ -73,12 +73,9 @@ class ClippedAfter(PrivateStep[Any]):
 class Greedy(Ranks):
     """A fault: this rank takes the others' rows as well."""
 
-    def dealt(self) -> NDArray[np.int64]:
-        rank, size = self.rank, self.size
-        self.rank, self.size = 0, 1
-        found = super().dealt()
-        self.rank, self.size = rank, size
-        return found
+    def deal(self, drawn: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        order = np.frombuffer(self._spread(drawn.tobytes()), np.int64)
+        return order[:: self.size] if self.first else order
 
 
 def plan(noise: float = NOISE) -> Plan:
@@ -106,12 +103,6 @@ def rows(dtype: torch.dtype, count: int = 23) -> Tensor:
     return torch.randn(count, 6, generator=generator, dtype=dtype) * scale[:, None]
 
 
-def share(team: Team, drawn: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-    if isinstance(team, Ranks) and not team.first:
-        return team.dealt()
-    return team.deal(drawn, tokens)
-
-
 def moved(
     team: Team, of: Any, make: Any, batches: list[tuple[Any, ...]], kinds: tuple[Any, Any] = (PrivateStep, SharedStep)
 ) -> list[Tensor]:
@@ -120,10 +111,10 @@ def moved(
     before = [p.detach().clone() for p in updated]
     optimizer = torch.optim.SGD(updated, lr=1.0)
     first, other = kinds
-    follows = isinstance(team, Ranks) and not team.first
+    follows = not team.first
     step = other(of, plan(), optimizer, team) if follows else first(of, plan(), optimizer, Book(), Silent(), "r", team)
     for number, (drawn, tokens) in enumerate(batches):
-        step(number, make(share(team, drawn, tokens)))
+        step(number, make(team.deal(drawn, tokens)))
     step.close()
     return [old - p.detach() for old, p in zip(before, updated, strict=True)]
 
@@ -139,7 +130,7 @@ def plain(team: Team) -> list[Tensor]:
     of, data = example(torch.float64), rows(torch.float64)[:22]
     before = [p.detach().clone() for p in of.private]
     step = PlainStep(of, bare(), torch.optim.SGD(of.private, lr=1.0), team)
-    step(0, data[share(team, np.arange(21), np.ones(21, np.int64))].split(4))
+    step(0, data[team.deal(np.arange(21), np.ones(21, np.int64))].split(4))
     return [old - p.detach() for old, p in zip(before, of.private, strict=True)]
 
 
@@ -147,7 +138,7 @@ def noises(team: Team, follower: Any = SharedStep) -> Tensor:
     """What many empty batches release."""
     of = example(torch.float64)
     optimizer = torch.optim.SGD(of.private, lr=1.0)
-    follows = isinstance(team, Ranks) and not team.first
+    follows = not team.first
     step = (
         follower(of, plan(), optimizer, team)
         if follows
@@ -166,7 +157,7 @@ def trained(team: Team) -> list[Tensor]:
     """The parameters after five steps of Adam with noise, on batches that the first rank draws."""
     of, data, secret = example(torch.float32), rows(torch.float32), Secret()
     optimizer = torch.optim.Adam(of.private, lr=0.1)
-    follows = isinstance(team, Ranks) and not team.first
+    follows = not team.first
     step = (
         SharedStep(of, plan(), optimizer, team)
         if follows
@@ -174,7 +165,7 @@ def trained(team: Team) -> list[Tensor]:
     )
     for number in range(5):
         drawn = np.flatnonzero(secret.bernoulli(0.5, 23))
-        step(number, data[share(team, drawn, np.ones(len(drawn), np.int64))].split(4))
+        step(number, data[team.deal(drawn, np.ones(len(drawn), np.int64))].split(4))
     step.close()
     return [p.detach() for p in of.private]
 
@@ -188,7 +179,8 @@ def data_of(tokenizer: Any, by_unit: bool) -> Encoded:
 def method_sums(team: Team, folder: str, name: str, *, other_arithmetic: bool = False) -> list[Tensor]:
     """Two steps of a method, so that RGP's second carriers come from its first release; and frozen features."""
     method, _, by_unit = name.partition(" by ")
-    spec = Spec(model=folder, method=method, max_length=32, unit=by_unit or Spec.unit)
+    options = {"dim": "12"} if method == "slash" else {}
+    spec = Spec(model=folder, method=method, options=options, max_length=32, unit=by_unit or Spec.unit)
     at = hardware.resolve(Machine(device="cpu", precision="fp32"))
     made = adapt(spec, 2, False, at)
     data = data_of(made.tokenizer, bool(by_unit))
@@ -228,7 +220,7 @@ def all_of(team: Team, folder: str, greedy: Ranks | None) -> Iterator[tuple[str,
     yield "noise on each rank", [noises(team, NoisyShare)]
     yield "clip after the sum", sums(team, torch.float64, 23, (ClippedAfter, Unclipped))
     yield "rows dealt twice", sums(greedy, torch.float64, 23)
-    jolted = isinstance(team, Ranks) and not team.first
+    jolted = not team.first
     yield "other arithmetic", method_sums(team, folder, "rgp", other_arithmetic=jolted)
 
 

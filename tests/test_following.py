@@ -44,7 +44,7 @@ def outcomes(words: list[str], home: Path, request: pytest.FixtureRequest) -> Ou
         (home / "runs").mkdir()
         driver = [sys.executable, "-m", "tests.together", json.dumps(asked)]
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(driver, cwd=ROOT, env=env, capture_output=True, text=True, timeout=290, check=False)
+        done = subprocess.run(driver, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1500, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         kept.write_text(json.dumps(dict(zip(jobs, json.loads(done.stdout.splitlines()[-1]), strict=True))))
     found: Outcomes = json.loads(kept.read_text())

@@ -1,7 +1,7 @@
 """`dpft` on several ranks that die, hang or differ: everything is loaded once, then forked. Run as a module.
 
-argv: a JSON object with `ledger`, `runs`, `releases` (a file) and `jobs`. A job: `words` after `dpft` ("RUN" stands for
-the newest run), `ranks` (0: one process without torchrun), `at` (which rank, which moment, in which step), `patience` in
+argv: a JSON object with `ledger`, `runs`, `releases` (a file) and `jobs`. A job: `words` after `dpft` ("RUN": the
+newest run), `ranks` (0: one process without torchrun), `at` (which rank, which moment, in which step), `patience` in
 seconds. Prints a JSON list: of each job its exit codes, stdout, stderr, seconds and what ledger and releases then say.
 """
 

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +35,11 @@ class Alone:
 
     size = 1
 
+    @property
+    def first(self) -> bool:
+        """Whether this rank has ledger, secret and run folder."""
+        return True
+
     def tell(self, message: Mapping[str, Any]) -> None:
         """Say something to the other ranks, who `hear` it."""
 
@@ -53,7 +58,10 @@ class Alone:
         return filled
 
     def deal(self, drawn: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The first rank's share of a drawn batch; the others get theirs by `dealt`. tokens: of each unit drawn."""
+        """This rank's share of the batch that the first rank has drawn. tokens: of each unit drawn.
+
+        What the others give does not matter.
+        """
         return drawn
 
     def agree(self, tensors: Sequence[Tensor]) -> None:
@@ -75,10 +83,16 @@ class Alone:
 ALONE = Alone()
 
 
+class Store(Protocol):
+    """What all ranks write to and read from, one by one: a `torch.distributed` store."""
+
+    def compare_set(self, key: str, expected: str, desired: str, /) -> bytes: ...
+
+
 class Ranks(Alone):
     """Processes joined by `torch.distributed`. `store`: where the first to stop says why."""
 
-    def __init__(self, store: dist.Store) -> None:
+    def __init__(self, store: Store) -> None:
         self.rank, self.size, self._store = dist.get_rank(), dist.get_world_size(), store
 
     @property
@@ -102,7 +116,7 @@ class Ranks(Alone):
     def alike(self, what: str, *parts: bytes | NDArray[Any]) -> None:
         total = hashlib.sha256()
         for part in parts:
-            total.update(hashlib.sha256(np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part).digest())
+            total.update(hashlib.sha256(part if isinstance(part, bytes) else np.ascontiguousarray(part).data).digest())
         mine = torch.frombuffer(bytearray(total.digest()), dtype=torch.uint8)
         each = [torch.empty_like(mine) for _ in range(self.size)]
         with _together():
@@ -124,13 +138,8 @@ class Ranks(Alone):
 
     def deal(self, drawn: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """By turns from the longest down: two ranks' tokens differ by no more than the longest unit's."""
-        order = drawn[np.argsort(-tokens, kind="stable")]
-        self._spread(order.astype("<i8").tobytes())
-        return order[self.rank :: self.size]
-
-    def dealt(self) -> NDArray[np.int64]:
-        """This rank's share of the batch that the first rank deals next."""
-        return np.frombuffer(self._spread(b""), "<i8").astype(np.int64)[self.rank :: self.size]
+        order = drawn[np.argsort(-tokens, kind="stable")].astype("<i8")
+        return np.frombuffer(self._spread(order.tobytes()), "<i8").astype(np.int64)[self.rank :: self.size]
 
     def agree(self, tensors: Sequence[Tensor]) -> None:
         if tensors:
