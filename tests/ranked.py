@@ -199,10 +199,9 @@ def method_sums(team: Team, folder: str, name: str, *, other_arithmetic: bool = 
 
 
 @torch.no_grad()
-def _jolt(adapted: Adapted) -> None:
-    for parameter in adapted.private:
-        if parameter.requires_grad and parameter.dim() == 2:
-            parameter.mul_(-1)  # as a QR of another machine may choose its signs
+def _jolt(adapted: Any) -> None:
+    for site in adapted.sites:
+        site.left.weight.mul_(-1)  # as a QR of another machine may choose its signs
 
 
 def all_of(team: Team, folder: str, greedy: Ranks | None) -> Iterator[tuple[str, list[Tensor]]]:

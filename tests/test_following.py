@@ -15,6 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 Outcomes = dict[str, dict[str, Any]]
 
+pytestmark = pytest.mark.timeout(900)
+
 DEATHS = {"mid-backward": 1, "before charge": 0, "after charge": 0, "after noise": 0}  # where, and which rank
 
 
@@ -44,7 +46,7 @@ def outcomes(words: list[str], home: Path, request: pytest.FixtureRequest) -> Ou
         (home / "runs").mkdir()
         driver = [sys.executable, "-m", "tests.together", json.dumps(asked)]
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(driver, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1500, check=False)
+        done = subprocess.run(driver, cwd=ROOT, env=env, capture_output=True, text=True, timeout=880, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         kept.write_text(json.dumps(dict(zip(jobs, json.loads(done.stdout.splitlines()[-1]), strict=True))))
     found: Outcomes = json.loads(kept.read_text())

@@ -125,7 +125,7 @@ def outcome(job: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
         port = free.getsockname()[1]
     count, began = max(1, job["ranks"]), time.monotonic()
     processes = [started(rank, port, job, asked) for rank in range(count)]
-    codes = done(processes, 15 if job.get("at", [0, ""])[1] == "hangs" else 120)
+    codes = done(processes, 15 if job.get("at", [0, ""])[1] == "hangs" else 280)
     said = {name: [_said(asked, rank, name).read_text() for rank in range(count)] for name in ("stdout", "stderr")}
     with contextlib.suppress(FileNotFoundError):
         return {"codes": codes, **said, "seconds": time.monotonic() - began, "runs": state(asked)}

@@ -33,8 +33,6 @@ class Lost(UserError):
 class Alone:
     """One process: it has everything itself."""
 
-    size = 1
-
     @property
     def first(self) -> bool:
         """Whether this rank has ledger, secret and run folder."""

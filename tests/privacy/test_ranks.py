@@ -39,7 +39,7 @@ def both(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Fou
         )
         for rank in range(2)
     ]  # fmt: skip
-    errors = [child.communicate(timeout=1500)[1] for child in children]
+    errors = [child.communicate(timeout=280)[1] for child in children]
     assert [child.returncode for child in children] == [0, 0], "\n".join(e[-2000:] for e in errors)
     return _read(home / "0.safetensors"), _read(home / "1.safetensors")
 
