@@ -159,10 +159,12 @@ def test_torchrun_starts_it(words: list[str], tmp_path: Path, way: str) -> None:
     program = ["-m", "dpft"] if way == "-m dpft" else [str(Path(sys.executable).with_name("dpft"))]
     if way == "script" and not Path(program[0]).exists():
         pytest.skip("needs the dpft command beside python; pip install .")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     given = [*words[: words.index("--runs")], "--epochs", "0.3", "--runs", str(tmp_path / "runs"), "--json"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launcher, *program, *given], env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*launcher, *program, *given], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout)
     assert result["steps"] == 3

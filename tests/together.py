@@ -12,13 +12,14 @@ import dataclasses
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+import torch.distributed as dist
 
 from tests.killing import arm, before, count_releases, die, state
 
@@ -69,7 +70,7 @@ def child(rank: int, port: int, job: dict[str, Any], asked: dict[str, Any]) -> N
         os.environ.update(
             TORCHELASTIC_RUN_ID="test", TORCHELASTIC_RESTART_COUNT=str(job.get("restarts", 0)), RANK=str(rank),
             WORLD_SIZE=str(count), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(port),
+            MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True",
         )  # fmt: skip
     launch._PATIENCE = timedelta(seconds=job.get("patience", 120))
     count_releases(Path(asked["releases"]))
@@ -120,11 +121,9 @@ def done(processes: list[int], seconds: float) -> list[int]:
 
 
 def outcome(job: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # torchrun keeps it, no rank does
     count, began = max(1, job["ranks"]), time.monotonic()
-    processes = [started(rank, port, job, asked) for rank in range(count)]
+    processes = [started(rank, store.port, job, asked) for rank in range(count)]
     codes = done(processes, 15 if job.get("at", [0, ""])[1] == "hangs" else 280)
     said = {name: [_said(asked, rank, name).read_text() for rank in range(count)] for name in ("stdout", "stderr")}
     with contextlib.suppress(FileNotFoundError):

@@ -201,7 +201,7 @@ def _together() -> Iterator[None]:
     """Around what needs all ranks alive."""
     try:
         yield
-    except RuntimeError:  # of a connection that broke, or of none at all within the time limit
+    except RuntimeError as error:  # of a connection that broke, or of no answer within the time limit
         raise Lost(
             "all ranks must live until the training ends, got one that died or fell silent; go on with dpft resume RUN"
-        ) from None
+        ) from error
