@@ -21,8 +21,9 @@ from dpft.batch import Batch
 from dpft.hardware import Hardware
 from dpft.privacy.ledger import Ledger
 from dpft.privacy.plan import Plan
+from dpft.privacy.ranks import ALONE, Team
 from dpft.privacy.secret import Secret
-from dpft.privacy.step import PlainStep, PrivateStep
+from dpft.privacy.step import PlainStep, PrivateStep, SharedStep
 from dpft.spec import Budget, Machine, Precision, Representation, Spec
 from dpft.tasks.encode import Encoded, encode
 from dpft.tasks.microbatch import microbatches
@@ -81,9 +82,10 @@ class Work:
 
 
 class Ours:
-    """A step as dpft.training joins it: sorted micro-batches, one clip, one noise, one charge."""
+    """A step as dpft.training joins it: sorted micro-batches, one clip, one noise, one charge; on `ranks` dealt too."""
 
-    def __init__(self, work: Work, at: Hardware, private: bool) -> None:
+    def __init__(self, work: Work, at: Hardware, private: bool, ranks: Team = ALONE) -> None:
+        self.ranks = ranks
         self.at, self.rows = at, work.encoded(work.spec.representation)
         self.adapted = adapt(work.spec, len(work.task.labels), work.task.train.pairs is not None, at).adapted
         if self.adapted.frozen:  # computed once, before the first step, as a run does
@@ -91,8 +93,11 @@ class Ours:
         self.adapted.model.per_example = private
         optimizer = torch.optim.Adam(list(self.adapted.updated.values()), lr=1e-3)
         self.numbers = itertools.count()
-        if private:
-            self.step: PrivateStep[Batch] | PlainStep[Batch] = self._private(work, optimizer)
+        self.step: SharedStep[Batch] | PlainStep[Batch]
+        if not ranks.first:
+            self.step = SharedStep(self.adapted, work.plan, optimizer, ranks)
+        elif private:
+            self.step = self._private(work, optimizer)
         else:
             self.step = PlainStep(self.adapted, work.plan, optimizer)
 
@@ -102,7 +107,7 @@ class Ours:
         ledger.reserve(
             run, rate=plan.rate, noise=plan.noise, steps=plan.steps, delta=BUDGET.delta, epsilon=BUDGET.epsilon
         )
-        return PrivateStep(self.adapted, plan, optimizer, ledger, Secret(), run)
+        return PrivateStep(self.adapted, plan, optimizer, ledger, Secret(), run, self.ranks)
 
     @property
     def precision(self) -> str:
@@ -113,5 +118,6 @@ class Ours:
         return self.adapted.updated
 
     def __call__(self, drawn: NDArray[np.int64]) -> int:
-        self.step(next(self.numbers), microbatches(self.rows, drawn, self.at.tokens, self.at.device))
+        own = self.ranks.deal(drawn, self.rows.tokens[drawn])
+        self.step(next(self.numbers), microbatches(self.rows, own, self.at.tokens, self.at.device))
         return len(drawn)

@@ -104,11 +104,15 @@ class Bar(dpft.progress.Progress):
 
 
 def follow(bar: Bar, work: Callable[[], Result], as_json: bool) -> None:
-    """Run `work` under `bar`, then print what it found."""
+    """Run `work` under `bar`, then print what it found; of several processes of one training, the first does."""
+    from dpft.launch import is_silent
+
     try:
         result = work()
     finally:
         bar.broken_off()
+    if is_silent():
+        return
     if as_json:
         print_json(result.to_json())
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -34,16 +35,11 @@ class Checkpoints:
         """
         if done < steps and time.monotonic() - self._saved < self._pause:
             return
-        tensors = {f"model.{name}": t for name, t in self.adapted.state().items()}
-        for name, parameter in self.adapted.updated.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{name}/{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
-        tensors |= {f"average.{name}": t.detach().cpu().contiguous() for name, t in self.average.values.items()}
         about = {
             "done": str(done), "seconds": f"{seconds:.0f}", "ledger": head, "run": self._fingerprint(),
             "averaged": str(self.average.taken),
         }  # fmt: skip
-        self.run.save_tensors(_NAME, tensors, about)
+        self.run.save_tensors(_NAME, self.tensors(), about)
         self._saved = time.monotonic()
 
     def restore(self) -> tuple[int, float, str | None]:
@@ -61,19 +57,31 @@ class Checkpoints:
                 "a checkpoint must be of this very run, spec, plan and encoder, got one of another in "
                 f"{str(self.run.path)!r}; restore the run's own files"
             )
+        self.take(tensors, int(about["averaged"]))
+        return int(about["done"]), float(about["seconds"]), about["ledger"]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that training goes on from, by name, on the CPU."""
+        found = {f"model.{name}": t for name, t in self.adapted.state().items()}
+        for name, parameter in self.adapted.updated.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                found[f"optimizer.{name}/{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+        return found | {f"average.{name}": t.detach().cpu().contiguous() for name, t in self.average.values.items()}
+
+    def take(self, tensors: Mapping[str, Tensor], averaged: int) -> None:
+        """Go on from what `tensors` gave, with an average of so many values."""
         self.adapted.load(_part(tensors, "model."))
-        self.average.restore(_part(tensors, "average."), int(about["averaged"]))
+        self.average.restore(_part(tensors, "average."), averaged)
         for name, parameter in self.adapted.updated.items():
             state: dict[str, Any] = _part(tensors, f"optimizer.{name}/")
             if state:
                 self.optimizer.state[parameter] = {k: _placed(k, t, parameter) for k, t in state.items()}
-        return int(about["done"]), float(about["seconds"]), about["ledger"]
 
     def _fingerprint(self) -> str:
         return self.run.fingerprint(self.adapted.model.digest)
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 

@@ -17,6 +17,7 @@ from dpft import tagged
 from dpft.batch import Batch
 from dpft.hardware import Hardware
 from dpft.models.heads import Classifier
+from dpft.privacy.ranks import ALONE, Team
 from dpft.tasks import Rows
 from dpft.tasks.encode import Encoded
 from dpft.tasks.microbatch import collate, cut
@@ -35,20 +36,23 @@ def logits(model: Classifier, data: Encoded, hardware: Hardware) -> NDArray[np.f
     return _every_row(model, model, data, model.head.out_features, hardware)
 
 
-def features(model: Classifier, data: Encoded, hardware: Hardware) -> NDArray[np.float32]:
-    """What the head reads of every row: (N, D); where words are judged, of every token that is `kept`: (K, D)."""
+def features(model: Classifier, data: Encoded, hardware: Hardware, ranks: Team = ALONE) -> NDArray[np.float32]:
+    """What the head reads of every row: (N, D); where words are judged, of every token that is `kept`: (K, D).
+
+    Each of `ranks` computes its share, and gets all.
+    """
     if data.words is not None:
-        return _every_token(model, model.represent, data, data.kept, model.head.in_features, hardware)
-    return _every_row(model, model.represent, data, model.head.in_features, hardware)
+        return _every_token(model, model.represent, data, data.kept, model.head.in_features, hardware, ranks)
+    return _every_row(model, model.represent, data, model.head.in_features, hardware, ranks)
 
 
 def _every_row(
-    model: Classifier, of: Callable[[Batch], Tensor], data: Encoded, width: int, hardware: Hardware
+    model: Classifier, of: Callable[[Batch], Tensor], data: Encoded, width: int, hardware: Hardware, ranks: Team = ALONE
 ) -> NDArray[np.float32]:
     out = np.zeros((len(data), width), np.float32)
-    for rows, found in _in_turn(model, of, data, hardware):
+    for rows, found in _in_turn(model, of, data, hardware, ranks):
         out[rows] = found
-    return out
+    return ranks.joined(out)
 
 
 def _every_word(model: Classifier, data: Encoded, words: Spoken, hardware: Hardware) -> NDArray[np.float32]:
@@ -61,25 +65,25 @@ def _every_word(model: Classifier, data: Encoded, words: Spoken, hardware: Hardw
 
 def _every_token(
     model: Classifier, of: Callable[[Batch], Tensor], data: Encoded, wanted: NDArray[np.bool_], width: int,
-    hardware: Hardware,
+    hardware: Hardware, ranks: Team = ALONE,
 ) -> NDArray[np.float32]:  # fmt: skip
     """(K, width) for the tokens that are wanted of all, in their order."""
     out, place = np.zeros((int(wanted.sum()), width), np.float32), np.cumsum(wanted) - 1
-    for rows, found in _in_turn(model, of, data, hardware):
+    for rows, found in _in_turn(model, of, data, hardware, ranks):
         for row, tokens in zip(rows, found, strict=True):
             own = np.arange(data.starts[row], data.starts[row + 1])
             out[place[own[wanted[own]]]] = tokens[: len(own)][wanted[own]]
-    return out
+    return ranks.joined(out)
 
 
 @torch.inference_mode()
 def _in_turn(
-    model: Classifier, of: Callable[[Batch], Tensor], data: Encoded, hardware: Hardware
+    model: Classifier, of: Callable[[Batch], Tensor], data: Encoded, hardware: Hardware, ranks: Team
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Numbers of rows and what `of` makes of them, all rows, longest first."""
+    """Numbers of rows and what `of` makes of them, this rank's share of all rows, longest first."""
     order = np.argsort(-data.lengths, kind="stable")
     per_example, model.per_example = model.per_example, False
-    for part in cut(data.lengths[order], 2 * hardware.tokens):
+    for part in ranks.own(list(cut(data.lengths[order], 2 * hardware.tokens))):
         rows = order[part]
         yield rows, of(collate(data, rows, hardware.device)).float().cpu().numpy()
     model.per_example = per_example

@@ -10,6 +10,7 @@ from dpft.adapt import Model
 from dpft.hardware import Hardware
 from dpft.models.load import digest
 from dpft.privacy import cache
+from dpft.privacy.ranks import ALONE, Team
 from dpft.shelf import Shelf
 from dpft.spec import Spec
 from dpft.tasks.encode import Encoded
@@ -36,12 +37,14 @@ def tokens_of(spec: Spec, task: tasks.Task, tokenizer: Any, shelf: Shelf) -> lis
     return shelf.get("token arrays", _tokens_key(spec), make)
 
 
-def features_of(spec: Spec, rows: list[Encoded], model: Model, settled: Hardware, shelf: Shelf) -> list[Encoded]:
+def features_of(
+    spec: Spec, rows: list[Encoded], model: Model, settled: Hardware, shelf: Shelf, ranks: Team = ALONE
+) -> list[Encoded]:
     """`rows` with what a frozen encoder makes of them. Its weights and precision decide that, and no seed of a head."""
     found = model.adapted.model
 
     def make() -> list[Encoded]:
-        return [one.with_features(evaluate.features(found, one, settled)) for one in rows]
+        return [one.with_features(evaluate.features(found, one, settled, ranks)) for one in rows]
 
     key = [*_tokens_key(spec), digest(found.backbone), settled.precision, settled.attention]
     return shelf.get("frozen features", key, make)

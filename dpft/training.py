@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dpft import averages, evaluate, methods, models, optimizers, phases, tasks
 from dpft import start as starts
@@ -19,12 +22,14 @@ from dpft.audit.bookkeeping import adapter_digest
 from dpft.card import NOT_PRIVATE, Charge, card, rounded_up
 from dpft.checkpoint import Checkpoints
 from dpft.hardware import Hardware
+from dpft.launch import launched, refuse_restart
 from dpft.memory import forget_peak, peak_mib
 from dpft.methods._method import Adapted
 from dpft.privacy.accountants import epsilon_curve
 from dpft.privacy.ledger import Claim, Ledger, Reservation, default_ledger_place, is_there
 from dpft.privacy.ledger.summary import summarize
 from dpft.privacy.plan import Plan, make_plan
+from dpft.privacy.ranks import ALONE, Team
 from dpft.privacy.sampler import poisson_batches
 from dpft.privacy.secret import Secret
 from dpft.privacy.step import PlainStep, PrivateStep
@@ -124,10 +129,20 @@ def train(
     are: the run is charged to it, and to every population that the data are known to be of. `shelf` has what other
     runs of this process made already; `planner` makes the plan of the spec on so many units.
     """
-    progress, shelf = progress or Progress(), shelf or Shelf()
+    asked = functools.partial(
+        _train, spec, Path(runs), ledger, population, progress or Progress(), shelf or Shelf(), planner
+    )  # fmt: skip
+    return launched(asked, machine or Machine())
+
+
+def _train(
+    spec: Spec, runs: Path, ledger: str | Path | None, population: str | None, progress: Progress, shelf: Shelf,
+    planner: Planner, ranks: Team, machine: Machine,
+) -> Result:  # fmt: skip
+    refuse_restart()
     spec = settled_spec(spec)
     start = starts.read(spec)
-    settled = settle(spec, machine or Machine())
+    settled = settle(spec, machine)
     models.check(spec.model)
     progress.stage("reading the data")
     own = rows_of(spec, shelf)
@@ -140,11 +155,12 @@ def train(
         claim = _claim(book, plan, own, population, spec.unit)
         if start is not None:
             starts.check_people(start, book, claim)
-        ready = _prepare(spec, task, settled, progress, shelf)
+        _call(ranks, spec, plan, settled)
+        ready = prepare(spec, task, settled, progress, shelf, ranks)
         place = book.place if book else Path()
-        run = Run.create(Path(runs), spec, plan, place, lambda id: _reserve(book, plan, id, claim))
+        run = Run.create(runs, spec, plan, place, lambda id: _reserve(book, plan, id, claim))
         run.write_json("task", _about(task))
-        return _run(run, ready, book, progress)
+        return _run(run, ready, book, progress, ranks)
 
 
 def resume(
@@ -155,8 +171,12 @@ def resume(
     A finished run is left as it is. Raises UserError where the ledger does not know the run by its plan, was put
     back from an older copy, or where the data have changed in number.
     """
-    progress, shelf = progress or Progress(), shelf or Shelf()
-    run = Run.open(Path(path))
+    asked = functools.partial(_resume, Path(path), progress or Progress(), shelf or Shelf())
+    return launched(asked, machine or Machine())
+
+
+def _resume(path: Path, progress: Progress, shelf: Shelf, ranks: Team, machine: Machine) -> Result:
+    run = Run.open(path)
     done = run.read_json("result")
     if done is not None:
         return Result.from_json({**done, "path": run.path})
@@ -171,7 +191,9 @@ def resume(
         raise UserError(
             "a run resumes with the labels it began with, got other label names or another kind; restore its data"
         )
-    ready = _prepare(run.spec, task, settle(run.spec, machine or Machine()), progress, shelf)
+    settled = settle(run.spec, machine)
+    _call(ranks, run.spec, run.plan, settled)
+    ready = prepare(run.spec, task, settled, progress, shelf, ranks)
     if run.plan.budget is not None and not is_there(run.ledger):
         raise UserError(f"a run resumes with its ledger, got none at {str(run.ledger)!r}; restore that file")
     with _opened(run.plan, run.ledger) as book:
@@ -182,7 +204,7 @@ def resume(
                     f"{str(run.ledger)!r}; restore the run's plan.json and its ledger"
                 )
             book.verify(run.ledger_head)
-        return _run(run, ready, book, progress)
+        return _run(run, ready, book, progress, ranks)
 
 
 def _about(task: tasks.Task) -> dict[str, Any]:
@@ -228,7 +250,15 @@ def _reserve(book: Ledger | None, plan: Plan, run: str, claim: Claim | None) -> 
     return book.head()
 
 
-def _prepare(spec: Spec, task: tasks.Task, settled: Hardware, progress: Progress, shelf: Shelf) -> Prepared:
+def _call(ranks: Team, spec: Spec, plan: Plan, settled: Hardware) -> None:
+    """Have the other ranks prepare for the same training."""
+    ranks.tell({"spec": spec.to_json(), "plan": plan.to_json(), "precision": settled.precision})
+
+
+def prepare(
+    spec: Spec, task: tasks.Task, settled: Hardware, progress: Progress, shelf: Shelf, ranks: Team = ALONE
+) -> Prepared:
+    """Model, token arrays and frozen features, which `ranks` compute together. Refuses ranks that differ in them."""
     progress.stage("loading the model")
     start = starts.read(spec)
     model = adapt(spec, len(task.labels), task.paired, settled, answer=task.answer, rehearsed=True)
@@ -239,16 +269,20 @@ def _prepare(spec: Spec, task: tasks.Task, settled: Hardware, progress: Progress
         progress.note(f"the tokens of the texts are kept in {stored()}, readable by you alone; delete them as you like")
     if model.adapted.gradients == "single":
         progress.note(f"here the method takes one {spec.unit} at a time: exact, and many times slower")
+    ranks.alike("data", *(array for rows in encoded for array in rows.arrays))
+    ranks.alike(
+        "encoder and device", f"{model.adapted.model.digest} {settled.precision} {settled.device.type}".encode()
+    )
     if model.adapted.frozen:
         progress.stage("computing the frozen features")
-        encoded = features_of(spec, encoded, model, settled, shelf)
+        encoded = features_of(spec, encoded, model, settled, shelf, ranks)
     train_rows, *judged = encoded
     return Prepared(
         task, train_rows, dict(zip(task.judged, judged, strict=True)), model.adapted, settled, start, taken
     )  # fmt: skip
 
 
-def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress) -> Result:
+def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress, ranks: Team = ALONE) -> Result:
     """Train what is left of `run`, then judge and write it down."""
     plan, adapted, started = run.plan, ready.adapted, time.monotonic()
     optimizer = optimizers.make(run.spec, plan, list(adapted.updated.values()))
@@ -263,23 +297,22 @@ def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress) -> 
         if head is not None:
             book.verify(head)
         start = max(start, book.next_step(run.id))
-    step = phases.Phased(
-        adapted, run.spec.probe_steps(plan.steps), lambda part: _step(part, run, optimizer, book, secret)
-    )  # fmt: skip
-    adapted.model.per_example = book is not None
+    step = stepping(ready, run, lambda part: _step(part, run, optimizer, book, secret, ranks))
     fresh = forget_peak(ready.hardware.device)
     progress.created(run.path)
+    ranks.tell({"start": start, "averaged": average.taken})
+    ranks.tell_tensors(checkpoints.tensors())
+    tokens = ready.train.tokens
+    own = (drawn[present[drawn]] for drawn in poisson_batches(ready.train.protected, plan, secret, start))
+    dealt = (ranks.deal(drawn, tokens[drawn]) for drawn in own)
     progress.started(start, plan.steps)
     try:
-        for number, drawn in enumerate(poisson_batches(ready.train.protected, plan, secret, start), start):
-            optimizers.set_rate(optimizer, run.spec, number, plan.steps)
-            step(number, microbatches(ready.train, drawn[present[drawn]], ready.hardware.tokens, ready.hardware.device))
-            average.add(number)
+        for done in steps(run, ready, optimizer, step, enumerate(dealt, start)):
+            average.add(done - 1)
             seconds = before + time.monotonic() - started
-            checkpoints.save_when_due(number + 1, seconds, plan.steps, book.head() if book else "")
-            progress.stepped(number + 1, spent(number + 1))
+            checkpoints.save_when_due(done, seconds, plan.steps, book.head() if book else "")
+            progress.stepped(done, spent(done))
     finally:
-        step.close()
         progress.ended()
     average.apply()
     memory = peak_mib(ready.hardware.device) if fresh else None
@@ -287,12 +320,35 @@ def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress) -> 
 
 
 def _step(
-    part: Adapted, run: Run, optimizer: torch.optim.Optimizer, book: Ledger | None, secret: Secret
+    part: Adapted, run: Run, optimizer: torch.optim.Optimizer, book: Ledger | None, secret: Secret, ranks: Team
 ) -> phases.Step:
     """A step on `part` of what the run trains."""
     if book is None:
-        return PlainStep(part, run.plan, optimizer)
-    return PrivateStep(part, run.plan, optimizer, book, secret, run.id)
+        return PlainStep(part, run.plan, optimizer, ranks)
+    return PrivateStep(part, run.plan, optimizer, book, secret, run.id, ranks)
+
+
+def stepping(ready: Prepared, run: Run, make: Callable[[Adapted], phases.Step]) -> phases.Phased:
+    """The steps of `run`, of which `make` makes those of one phase."""
+    return phases.Phased(ready.adapted, run.spec.probe_steps(run.plan.steps), make)
+
+
+def steps(
+    run: Run,
+    ready: Prepared,
+    optimizer: torch.optim.Optimizer,
+    step: phases.Step,
+    batches: Iterable[tuple[int, NDArray[np.int64]]],
+) -> Iterator[int]:
+    """Take a step on each of this rank's numbered `batches`. Yields how many steps are done."""
+    ready.adapted.model.per_example = run.plan.budget is not None
+    try:
+        for number, units in batches:
+            optimizers.set_rate(optimizer, run.spec, number, run.plan.steps)
+            step(number, microbatches(ready.train, units, ready.hardware.tokens, ready.hardware.device))
+            yield number + 1
+    finally:
+        step.close()
 
 
 def _spent(plan: Plan) -> Callable[[int], float | None]:

@@ -82,7 +82,7 @@ def test_a_run_beyond_its_limit_is_refused_before_the_model_is_loaded_and_leaves
         raise AssertionError("the rows were used")
 
     with monkeypatch.context() as patched:
-        patched.setattr("dpft.training._prepare", never)
+        patched.setattr("dpft.training.prepare", never)
         with pytest.raises(OverLimit, match=r"ε 7 at δ 0.0001.*pass --epsilon 6\."):
             train(spec, runs=tmp_path / "runs", machine=FP32, population="team")
     assert not (tmp_path / "runs").exists()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from dpft.benchmarks import inference, methods
+from dpft.benchmarks import inference, methods, ranks
 from dpft.benchmarks._work import Ours, Work
 
 from dpft.spec import Spec, UserError
@@ -37,6 +38,26 @@ def test_a_frozen_methods_steps_are_timed_on_kept_features(
     spec = Spec(task="glue/sst2", data=str(glue_folder("sst2")), model=str(tiny_bert), batch_size=100, method="linear")
     work = Work(spec, tmp_path, device="cpu", precision="fp32")
     assert Ours(work, work.hardware, private=True).rows.features is not None
+
+
+def test_ranks_are_timed_beside_one_process_on_the_same_batches(
+    tiny_bert: Path, glue_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    class Crew:
+        rows: ClassVar[list[int]] = []
+
+        def step(self, drawn: Any) -> float:
+            self.rows.append(len(drawn))
+            return 0.5
+
+    spec = Spec(
+        task="glue/sst2", data=str(glue_folder("sst2")), model=str(tiny_bert), batch_size=100, options={"dim": 12}
+    )
+    found = ranks.measure(Work(spec, tmp_path, device="cpu", precision="fp32"), Crew(), 1, repeats=3)  # type: ignore[arg-type]
+    assert len(Crew.rows) == 4
+    assert found["ranks_seconds"] == {"median": 0.5, "min": 0.5, "max": 0.5}
+    assert found["times_faster"]["median"] == found["one_process_seconds"]["median"] / 0.5
+    assert "1 ranks, 1 thread each" in ranks.table(found)
 
 
 def test_an_unknown_option_of_a_timed_method_is_one_line() -> None:

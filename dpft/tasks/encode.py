@@ -78,6 +78,19 @@ class Encoded:
     def lengths(self) -> NDArray[np.int64]:
         return np.diff(self.starts)
 
+    @property
+    def arrays(self) -> list[NDArray[Any]]:
+        """All that tells these rows from others, before features are computed."""
+        units = [] if self.units is None else [self.units.rows, self.units.starts]
+        return [self.ids, self.starts, self.second, self.read, self.labels, *units]
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """Of each unit, in all its rows: (U,)."""
+        if self.units is None:
+            return self.lengths
+        return np.bincount(self.units.owners, self.lengths[self.units.rows], len(self.units)).astype(np.int64)
+
 
 @dataclass(frozen=True)
 class Template:

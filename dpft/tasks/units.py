@@ -27,6 +27,11 @@ class Units:
         order = np.argsort(numbers, kind="stable").astype(np.int64)
         return cls(order, np.searchsorted(numbers[order], np.arange(int(numbers.max(initial=-1)) + 2)))
 
+    @property
+    def owners(self) -> NDArray[np.int64]:
+        """The unit of each of `rows`: (N,)."""
+        return np.repeat(np.arange(len(self)), np.diff(self.starts))
+
     def of_unit(self, unit: int) -> NDArray[np.int64]:
         return self.rows[self.starts[unit] : self.starts[unit + 1]]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from dpft.tasks.encode import Encoded
 from dpft.tasks.microbatch import collate, cut, microbatches
+from dpft.tasks.units import Units
 
 PADDING = 7
 
@@ -94,3 +97,12 @@ def test_the_dtypes_are_those_that_torch_embeds_and_scores_with() -> None:
     assert classes.types is None
     assert classes.allowed is not None
     assert classes.allowed.dtype == torch.bool
+
+
+def test_a_units_tokens_are_those_of_all_its_rows() -> None:
+    # Catches tokens counted in the order of rows, where units' rows lie apart.
+    data = encoded([3, 50, 7, 20])
+    assert data.tokens.tolist() == [3, 50, 7, 20]
+    of_three = replace(data, units=Units.of(np.array([2, 0, 2, 1])))
+    assert of_three.tokens.tolist() == [50, 20, 10]
+    assert replace(encoded([]), units=Units.of(np.empty(0, np.int64))).tokens.tolist() == []

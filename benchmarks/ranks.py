@@ -1,0 +1,163 @@
+"""One training on many processes beside one: the same private step on the same batches and cores, by turns.
+
+python -m dpft.benchmarks.ranks [--ranks 2] [--task glue/sst2 --data DIR] [--json]
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import typer
+from dpft.benchmarks._meter import spread
+from dpft.benchmarks._work import Ours, Work
+
+from dpft.privacy.ranks import Ranks
+from dpft.privacy.sampler import poisson_batches
+from dpft.privacy.secret import Secret
+from dpft.spec import Spec, UserError
+
+
+class Crew:
+    """`size` processes of one thread each that take a step together whenever they are given a batch."""
+
+    def __init__(self, size: int, words: list[str], scratch: Path) -> None:
+        command = [sys.executable, "-W", "ignore", "-m", "dpft.benchmarks.ranks", *words, "--ranks", str(size)]
+        self.members = [
+            subprocess.Popen(
+                [*command, "--member", str(rank), "--scratch", str(scratch)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            )
+            for rank in range(size)
+        ]  # fmt: skip
+        self._answer()
+
+    def step(self, drawn: Any) -> float:
+        """Seconds of one step on rows `drawn` (n,), as the first of them measured it."""
+        pipe = self.members[0].stdin
+        assert pipe is not None
+        print(json.dumps(drawn.tolist()), file=pipe, flush=True)
+        return self._answer()
+
+    def close(self) -> None:
+        for member in self.members:
+            assert member.stdin is not None
+            member.stdin.close()
+        for member in self.members:
+            member.wait()
+
+    def _answer(self) -> float:
+        assert self.members[0].stdout is not None
+        line = self.members[0].stdout.readline()
+        if not line:
+            raise typer.Exit(1)  # it has said why, on stderr
+        return float(line)
+
+
+def member(rank: int, size: int, work: Work, scratch: Path) -> None:
+    """One of a crew: its share of each batch that the first reads from stdin."""
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(scratch / "store"), size)  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    ranks = Ranks(store)
+    ours = Ours(work, work.hardware, private=True, ranks=ranks)
+    ranks.alike("encoder", ours.adapted.model.digest.encode())
+    if ranks.first:
+        print(0.0, flush=True)
+        for line in sys.stdin:
+            ranks.tell({"go": True})
+            print(_seconds(ours, np.array(json.loads(line), np.int64)), flush=True)
+        ranks.tell({"go": False})
+    else:
+        while ranks.hear()["go"]:
+            ours(np.empty(0, np.int64))
+    dist.destroy_process_group()
+
+
+def measure(work: Work, crew: Crew, threads: int, repeats: int) -> dict[str, Any]:
+    """Seconds of a step by one process with `threads` threads, and by a crew, on the same Poisson batches."""
+    torch.set_num_threads(threads)
+    alone, seconds = Ours(work, work.hardware, private=True), {"one process": [0.0], "ranks": [0.0]}
+    batches = itertools.islice(poisson_batches(len(work.task.train), work.plan, Secret()), repeats + 1)
+    for number, drawn in enumerate(batches):
+        turns: list[tuple[str, Callable[[NDArray[np.int64]], float]]] = [("one process", lambda rows: _seconds(alone, rows)), ("ranks", crew.step)]
+        for name, take in turns[:: -1 if number % 2 else 1]:
+            seconds[name].append(take(drawn))
+    timed = {name: every[2:] for name, every in seconds.items()}  # the first batch warms up
+    ratios = [a / b for a, b in zip(timed["one process"], timed["ranks"], strict=True)]
+    return {
+        "ranks": threads, "precision": work.hardware.precision, "rounds": repeats, "batch_size": work.spec.batch_size,
+        "one_process_seconds": spread(timed["one process"]), "ranks_seconds": spread(timed["ranks"]),
+        "times_faster": spread(ratios),
+    }  # fmt: skip
+
+
+def table(found: dict[str, Any]) -> str:
+    """The figures for a person."""
+    count = found["ranks"]
+    rows: Iterator[tuple[str, dict[str, float]]] = iter(
+        [
+            (f"one process, {count} threads, s", found["one_process_seconds"]),
+            (f"{count} ranks, 1 thread each, s", found["ranks_seconds"]),
+            ("times faster by ranks", found["times_faster"]),
+        ]
+    )
+    head = (
+        f"private steps of {found['batch_size']} rows in {found['precision']}, torch {torch.__version__}, "
+        f"{found['rounds']} rounds; median (least-most)"
+    )
+    return "\n".join(
+        [head, "", *(f"{name:<32}{'{median:.2f} ({min:.2f}-{max:.2f})'.format(**v):>24}" for name, v in rows)]
+    )
+
+
+def _seconds(ours: Ours, drawn: Any) -> float:
+    start = time.perf_counter()
+    ours(drawn)
+    return time.perf_counter() - start
+
+
+def main(
+    ranks: Annotated[int, typer.Option(help="Processes of one thread, beside one of as many.", min=1)] = 2,
+    task: Annotated[str, typer.Option(help="See dpft tasks.")] = Spec.task,
+    data: Annotated[str | None, typer.Option(help="Folder with the task's parquet files.")] = None,
+    model: Annotated[str, typer.Option(help="Local folder or hub id.")] = Spec.model,
+    batch_size: Annotated[int, typer.Option(help="Expected rows of a step.")] = Spec.batch_size,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    repeats: Annotated[int, typer.Option(help="Timed rounds.", min=1)] = 5,
+    member_rank: Annotated[int | None, typer.Option("--member", hidden=True)] = None,
+    scratch: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Time a private step on several processes of one thread, beside one process of as many threads."""
+    spec = Spec(task=task, data=data, model=model, batch_size=batch_size)
+    if member_rank is not None and scratch is not None:
+        member(member_rank, ranks, Work(spec, scratch, "cpu", precision), scratch)  # type: ignore[arg-type]
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        work = Work(spec, Path(folder), "cpu", precision)  # type: ignore[arg-type]
+        given = {"task": task, "data": data, "model": model, "batch-size": batch_size,
+                 "precision": work.hardware.precision}  # fmt: skip
+        words = [w for flag, value in given.items() if value is not None for w in (f"--{flag}", str(value))]
+        crew = Crew(ranks, words, Path(folder))
+        found = measure(work, crew, ranks, repeats)
+        crew.close()
+    print(json.dumps(found) if as_json else table(found))
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except UserError as error:
+        print(f"ranks: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,50 @@
+"""A training as the ranks other than the first see it: no ledger, no secret, no run folder, no word to the user."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpft import averages, optimizers, tasks
+from dpft.adapt import settle
+from dpft.audit import planting
+from dpft.checkpoint import Checkpoints
+from dpft.privacy.plan import Plan
+from dpft.privacy.ranks import Ranks
+from dpft.privacy.step import PlainStep, SharedStep
+from dpft.progress import Progress
+from dpft.run import Run
+from dpft.shelf import Shelf
+from dpft.spec import Machine, Spec
+from dpft.training import Result, prepare, stepping, steps
+
+
+def follow(ranks: Ranks, machine: Machine) -> Result:
+    """Do as the first rank tells, step by step; what it found in the end."""
+    told = ranks.hear()
+    if "spec" in told:  # else there was nothing left to train
+        _take_part(ranks, machine, told)
+        told = ranks.hear()
+    return Result.from_json({**told["result"], "path": Path(told["result"]["path"])})
+
+
+def _take_part(ranks: Ranks, machine: Machine, told: dict[str, Any]) -> None:
+    """Prepare what the first rank prepares, take over its state, and do this rank's share of each step."""
+    spec, plan = Spec.from_json(told["spec"]), Plan.from_json(told["plan"])
+    task = planting.planted(tasks.load(spec), spec)
+    settled = settle(spec, replace(machine, precision=told["precision"]))
+    ready = prepare(spec, task, settled, Progress(), Shelf(), ranks)
+    optimizer = optimizers.make(spec, plan, list(ready.adapted.updated.values()))
+    average = averages.make(spec.average, ready.adapted.updated, plan.steps)
+    nowhere = Run(Path(), spec, plan, "", "", "")
+    at = ranks.hear()
+    Checkpoints(nowhere, ready.adapted, optimizer, average).take(ranks.hear_tensors(), int(at["averaged"]))
+    kind = PlainStep if plan.budget is None else SharedStep
+    step = stepping(ready, nowhere, lambda part: kind(part, plan, optimizer, ranks))
+    nobody = np.empty(0, np.int64)
+    dealt = ((number, ranks.deal(nobody, nobody)) for number in range(int(at["start"]), plan.steps))
+    for _ in steps(nowhere, ready, optimizer, step, dealt):
+        pass  # the average is the first rank's: it hands out the weights

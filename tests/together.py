@@ -1,0 +1,153 @@
+"""`dpft` on several ranks that die, hang or differ: everything is loaded once, then forked. Run as a module.
+
+argv: a JSON object with `ledger`, `runs`, `releases` (a file) and `jobs`. A job: `words` after `dpft` ("RUN": the
+newest run), `ranks` (0: one process without torchrun), `at` (which rank, which moment, in which step), `patience` in
+seconds. Prints a JSON list: of each job its exit codes, stdout, stderr, seconds and what ledger and releases then say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from tests.killing import arm, before, count_releases, die, state
+
+
+def freeze(*_words: Any) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def misfit(moment: str, step: int) -> None:
+    """Have this process die, hang or differ from the others."""
+    from dpft import tasks
+    from dpft.privacy.step import SharedStep
+    from dpft.spec import UserError
+
+    load = tasks.load
+
+    def refuse(*_words: Any) -> None:
+        raise UserError("the data must be readable, got a locked file; unlock it")
+
+    def flipped(spec: Any) -> Any:
+        task = load(spec)
+        labels = 1 - task.train.labels
+        return dataclasses.replace(task, train=dataclasses.replace(task.train, labels=labels))
+
+    def differ() -> None:
+        tasks.load = flipped  # type: ignore[assignment]
+
+    def forget(*_words: Any) -> None:
+        die()
+
+    moments: dict[str, Callable[[], None]] = {
+        "mid-backward": lambda: before(SharedStep, "_sum", lambda self, _: before(self, "clipper", forget), step),
+        "hangs": lambda: before(SharedStep, "_sum", freeze, step),
+        "has no data": lambda: before(tasks, "load", refuse),
+        "has other data": differ,
+    }
+    moments.get(moment, lambda: arm(moment, step))()
+
+
+def child(rank: int, port: int, job: dict[str, Any], asked: dict[str, Any]) -> None:
+    """One rank, as torchrun would start it."""
+    from dpft.cli import main
+
+    from dpft import launch
+
+    count = job["ranks"]
+    if count:
+        os.environ.update(
+            TORCHELASTIC_RUN_ID="test", TORCHELASTIC_RESTART_COUNT=str(job.get("restarts", 0)), RANK=str(rank),
+            WORLD_SIZE=str(count), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True",
+        )  # fmt: skip
+    launch._PATIENCE = timedelta(seconds=job.get("patience", 120))
+    count_releases(Path(asked["releases"]))
+    where = job.get("at")
+    if where and where[0] == rank:
+        misfit(where[1], where[2])
+    runs = sorted(Path(asked["runs"]).glob("*"), key=lambda path: path.stat().st_mtime)
+    sys.argv = ["dpft", *(str(runs[-1]) if word == "RUN" else word for word in job["words"])]
+    main()
+
+
+def started(rank: int, port: int, job: dict[str, Any], asked: dict[str, Any]) -> int:
+    process = os.fork()
+    if process:
+        return process
+    for name in ("stdout", "stderr"):
+        file = os.open(_said(asked, rank, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, 1 if name == "stdout" else 2)
+    try:
+        child(rank, port, job, asked)
+    except SystemExit as done:
+        sys.stdout.flush()
+        os._exit(int(done.code or 0))
+    finally:
+        os._exit(9)
+
+
+def _said(asked: dict[str, Any], rank: int, name: str) -> Path:
+    return Path(asked["releases"]).with_name(f"{name}-{rank}")
+
+
+def done(processes: list[int], seconds: float) -> list[int]:
+    """Their exit codes; minus the signal's number where one ended them. What is left after `seconds` is killed."""
+    codes: dict[int, int] = {}
+    until = time.monotonic() + seconds
+    while len(codes) < len(processes) and time.monotonic() < until:
+        for process in processes:
+            if process not in codes:
+                found, status = os.waitpid(process, os.WNOHANG)
+                if found:
+                    codes[process] = os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    for process in processes:
+        if process not in codes:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+    return [codes.get(process, -9) for process in processes]
+
+
+def outcome(job: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # torchrun keeps it, no rank does
+    count, began = max(1, job["ranks"]), time.monotonic()
+    processes = [started(rank, store.port, job, asked) for rank in range(count)]
+    codes = done(processes, 15 if job.get("at", [0, ""])[1] == "hangs" else 280)
+    said = {name: [_said(asked, rank, name).read_text() for rank in range(count)] for name in ("stdout", "stderr")}
+    with contextlib.suppress(FileNotFoundError):
+        return {"codes": codes, **said, "seconds": time.monotonic() - began, "runs": state(asked)}
+    return {"codes": codes, **said, "seconds": time.monotonic() - began, "runs": []}
+
+
+def main() -> None:
+    asked = json.loads(sys.argv[1])
+    import torch
+
+    torch.set_num_threads(1)
+
+    from dpft.privacy import segments
+    from dpft.privacy.accountants import RDP
+    from dpft.privacy.renyi import heterogeneous_rdp
+
+    def in_process(every: Any, delta: float) -> segments.Bound:
+        """The population's bound at a run's end, without a process for each accountant: it is not what is tested."""
+        return segments.Bound(heterogeneous_rdp([(s.noise, s.rate, s.steps) for s in every], delta), RDP, {})
+
+    segments.epsilon_of = in_process  # type: ignore[assignment]
+    print(json.dumps([outcome(job, asked) for job in asked["jobs"]]))
+
+
+if __name__ == "__main__":
+    main()
