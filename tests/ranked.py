@@ -21,7 +21,7 @@ from dpft.adapt import adapt
 from dpft.methods._method import Adapted
 from dpft.privacy.clipping import clipped_sum
 from dpft.privacy.plan import Plan
-from dpft.privacy.ranks import ALONE, Ranks, Team
+from dpft.privacy.ranks import Ranks, Team
 from dpft.privacy.secret import Secret
 from dpft.privacy.step import PlainStep, PrivateStep, SharedStep
 from dpft.spec import Budget, Machine, Spec
@@ -239,6 +239,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
-__all__ = ["ALONE", "CLIP", "COUNTS", "EXPECTED", "METHODS", "NOISE", "all_of"]
