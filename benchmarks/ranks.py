@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +21,7 @@ import torch.distributed as dist
 import typer
 from dpft.benchmarks._meter import spread
 from dpft.benchmarks._work import Ours, Work
+from numpy.typing import NDArray
 
 from dpft.privacy.ranks import Ranks
 from dpft.privacy.sampler import poisson_batches
@@ -90,7 +91,10 @@ def measure(work: Work, crew: Crew, threads: int, repeats: int) -> dict[str, Any
     alone, seconds = Ours(work, work.hardware, private=True), {"one process": [0.0], "ranks": [0.0]}
     batches = itertools.islice(poisson_batches(len(work.task.train), work.plan, Secret()), repeats + 1)
     for number, drawn in enumerate(batches):
-        turns: list[tuple[str, Callable[[NDArray[np.int64]], float]]] = [("one process", lambda rows: _seconds(alone, rows)), ("ranks", crew.step)]
+        turns: list[tuple[str, Callable[[NDArray[np.int64]], float]]] = [
+            ("one process", lambda rows: _seconds(alone, rows)),
+            ("ranks", crew.step),
+        ]
         for name, take in turns[:: -1 if number % 2 else 1]:
             seconds[name].append(take(drawn))
     timed = {name: every[2:] for name, every in seconds.items()}  # the first batch warms up
