@@ -27,7 +27,7 @@ from dpft.spec import Budget, UserError
 NOISE_LIMITS = (1e-2, 1e6)
 MOST_STEPS = 10**7  # that an answer is looked for among
 EPSILON_LIMIT = 1e4  # a unit may then be e^10000 times as likely seen with as without: no promise at all
-_SECONDS = 30.0  # after these a search gives up, or is content with a bound within the budget
+_SECONDS = 30.0  # of this thread: after these a search gives up, or is content with a bound within the budget
 _ROUNDS = 4
 _GOOD_ENOUGH = 0.995  # of the budget: 0.5 % of epsilon is worth at most 0.5 % of noise
 
@@ -123,10 +123,10 @@ def _search(rate: float, steps: int, budget: Budget) -> tuple[float, float, str]
     if target <= EPSILON_FLOOR:
         raise _unreachable(rate, steps, budget)
 
-    deadline = time.monotonic() + _SECONDS
+    deadline = time.thread_time() + _SECONDS
 
     def quick(noise: float, cells: int = COARSE_CELLS) -> float:
-        if time.monotonic() > deadline:
+        if time.thread_time() > deadline:
             raise _OutOfTime
         try:
             return epsilon_quick(noise, rate, steps, budget.delta, cells)[0]
