@@ -87,7 +87,8 @@ class Spec:
     head alone. `canaries`: made-up rows that are planted among the training data, each by a fair coin, for an audit.
     Of files of one's own, `text`, `pair` and `label` name columns, `validation` a second file, `kind` and `labels`
     (names, or a score's lowest and highest) state what is otherwise read off the label column.
-    `start`: the folder of a finished run whose weights this one begins with. Raises UserError on values out of range.
+    `start`: the folder of a finished run whose weights this one begins with. `representation`: what the head reads;
+    training makes it `token` where words are labelled. Raises UserError on values out of range.
     """
 
     task: str = "sample"

@@ -26,6 +26,7 @@ FIELDS = {
     "path",
     "metric",
     "value",
+    "further",
     "epsilon",
     "delta",
     "steps",
@@ -253,7 +254,7 @@ def test_evaluate_finds_the_value_of_the_result(dpft: Command, finished: Callabl
     code, out, _ = dpft("evaluate", result["path"], "--precision", "fp32", "--json")
     assert code == 0
     assert json.loads(out) == {
-        "run": result["path"], "metric": "accuracy", "value": result["value"], "private": True
+        "run": result["path"], "metric": "accuracy", "value": result["value"], "further": {}, "private": True
     }  # fmt: skip
     code, out, _ = dpft("evaluate", result["path"], "--precision", "fp32")
     assert out.startswith(f"accuracy {result['value']:.4f} on the validation rows of glue/sst2")
