@@ -68,14 +68,14 @@ def charges(runs: Sequence[Read], ledger: Ledger) -> Table | None:
     rows = [
         [
             Text(population["id"][:8]), Text(folders.get(one["run"], f"{one['run'][:12]}, not in this report")),
-            Text(one["time"]), Text(f"{one['charged']:,}", one["charged"]), Text(f"{one['steps']:,}", one["steps"]),
+            Text(one["time"][:19].replace("T", " ")), Text(f"{one['charged']:,}", one["charged"]), Text(f"{one['steps']:,}", one["steps"]),
             Text(f"{one['noise']:.4g}", one["noise"]), Text(f"{one['rate']:.4g}", one["rate"]), Text(one["label"]),
             Text("settled" if one["settled"] else "open, counts whole"),
         ]
         for population in ledger for one in population["runs"]
     ]  # fmt: skip
     columns = [
-        Column("population"), Column("run"), Column("reserved"), Column("steps charged", True),
+        Column("population"), Column("run"), Column("reserved (UTC)"), Column("steps charged", True),
         Column("steps reserved", True), Column("noise σ", True, "deviation in units of the clip"),
         Column("rate q", True, "chance to be in a batch"), Column("(ε, δ) alone"), Column("state"),
     ]  # fmt: skip
