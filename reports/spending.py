@@ -68,7 +68,8 @@ def charges(runs: Sequence[Read], ledger: Ledger) -> Table | None:
     rows = [
         [
             Text(population["id"][:8]), Text(folders.get(one["run"], f"{one['run'][:12]}, not in this report")),
-            Text(one["time"][:19].replace("T", " ")), Text(f"{one['charged']:,}", one["charged"]), Text(f"{one['steps']:,}", one["steps"]),
+            Text(one["time"][:19].replace("T", " ")), Text(f"{one['charged']:,}", one["charged"]),
+            Text(f"{one['steps']:,}", one["steps"]),
             Text(f"{one['noise']:.4g}", one["noise"]), Text(f"{one['rate']:.4g}", one["rate"]), Text(one["label"]),
             Text("settled" if one["settled"] else "open, counts whole"),
         ]
