@@ -54,6 +54,7 @@ def test_runs_made_for_these_tests_have_the_shape_of_trained_ones(
 def test_runs_are_found_in_a_folder_of_them_and_in_a_comparison_each_once(make: Maker, tmp_path: Path) -> None:
     one, two = make("b"), make("a")
     (tmp_path / "runs" / "notes").mkdir()
+    make(".being-made")
     assert find([tmp_path / "runs"]) == [two, one]
     assert find([tmp_path]) == [two, one]  # its runs/
     assert find([one, tmp_path / "runs", one]) == [one, two]
