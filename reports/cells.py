@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import Any, TypeVar
 
 import pandas as pd
-from dpft.reports.frame import records
+from dpft.reports.frame import SEARCHED, records
 from dpft.reports.names import CHOSEN, SAME_DATA, SAME_PROMISE, Facts, label, telling, titles
 
 T = TypeVar("T")
@@ -137,9 +137,13 @@ def _cell(rows: Sequence[Facts]) -> Cell:
 
 
 def _plain(row: Facts) -> dict[str, Any]:
-    """NaN where pandas says "missing" becomes None in what is compared: NaN is not even equal to itself."""
+    """As it is compared: None where pandas has NaN, which is not even equal to itself; no value where one was drawn.
+
+    What a search draws differs from seed to seed, and is its outcome, not its choice.
+    """
     keys = (*SAME_DATA, *SAME_PROMISE, *CHOSEN)
-    return {**row, **{key: None if pd.isna(row[key]) else row[key] for key in keys}}
+    drawn = dict.fromkeys(filter(None, row["drawn"].split(", ")), SEARCHED)
+    return {**row, **{key: None if pd.isna(row[key]) else row[key] for key in keys}, **drawn}
 
 
 def _groups(rows: Iterable[Facts], keys: Sequence[str]) -> list[list[Facts]]:

@@ -13,7 +13,7 @@ from dpft.spec import Spec, UserError
 
 State = Literal["finished", "unfinished", "broken"]
 FORMAT = 1  # of run.json
-FILES = ("run", "spec", "result", "privacy", "audit")  # all that is read of a run, each NAME.json
+FILES = ("run", "spec", "result", "privacy", "audit", "search")  # all that is read of a run, each NAME.json
 _MARKS = ("run.json", "spec.json")
 _LARGEST = 2**24  # bytes; a run's own files are a few thousand
 
@@ -34,6 +34,7 @@ class Read:
     result: Mapping[str, Any] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
     audit: Mapping[str, Any] | None = None
+    search: Mapping[str, Any] | None = None
 
 
 def find(paths: Sequence[str | Path]) -> list[Path]:
@@ -53,7 +54,12 @@ def find(paths: Sequence[str | Path]) -> list[Path]:
 def _below(folder: Path) -> Iterator[Path]:
     for parent in (folder, folder / "runs"):
         if parent.is_dir():
-            yield from (child for child in sorted(parent.iterdir()) if child.name != "private" and _is_run(child))
+            yield from (child for child in sorted(parent.iterdir()) if _is_open(child) and _is_run(child))
+
+
+def _is_open(folder: Path) -> bool:
+    """Not private, and not hidden, as what is still being made is."""
+    return folder.name != "private" and not folder.name.startswith(".")
 
 
 def _is_run(folder: Path) -> bool:
@@ -86,7 +92,8 @@ def _read(folder: Path) -> Read:
     result, card = files["result"], files["privacy"]
     if result is None or card is None:
         return Read(folder, "unfinished", "no result yet: it runs, or was broken off (dpft resume)", spec, about)
-    return Read(folder, "finished", _check(spec, result, card), spec, about, result, card, files["audit"])
+    note = _check(spec, result, card)
+    return Read(folder, "finished", note, spec, about, result, card, files["audit"], files["search"])
 
 
 def _object(folder: Path, name: str) -> dict[str, Any] | None:

@@ -13,12 +13,13 @@ from dpft.reports.folders import Read, find, number, read
 
 from dpft.spec import Spec, canonical_json
 
-# Every field of a spec is a column by its own name, but for two that are spelt otherwise.
-SPEC = tuple(field.name for field in fields(Spec) if field.name not in ("budget", "options"))
+# Every field of a spec is a column by its own name, but for those that are spelt otherwise.
+SPEC = tuple(field.name for field in fields(Spec) if field.name not in ("budget", "options", "start"))
+SEARCHED = "searched"
 COLUMNS = (
     "run", "path", "state", "note", *SPEC, "options", "private", "budget", "epsilon", "delta", "adjacency", "units",
     "noise", "rate", "steps", "accountant", "metric", "value", "trainable", "seconds", "step_seconds", "memory_mib",
-    "precision", "device", "statement", "population", "audit", "lower_bound",
+    "precision", "device", "statement", "population", "audit", "lower_bound", "start", "drawn", "tuning",
 )  # fmt: skip
 
 
@@ -51,6 +52,7 @@ def _row(run: Read) -> dict[str, Any]:
     if run.state == "finished":
         row |= _found(run.result, run.card)
         row |= _audited(run.audit)
+        row |= _chosen(run.card, run.search)
     return row
 
 
@@ -73,6 +75,16 @@ def _found(result: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str, Any]
         "epsilon": card["epsilon"] if card["private"] else math.inf, "value": number(result["value"]), "steps": steps,
         "seconds": seconds, "step_seconds": seconds / steps if steps > 0 else math.nan,
         "memory_mib": math.nan if memory is None else memory, "population": population(card).get("id"),
+    }  # fmt: skip
+
+
+def _chosen(card: Mapping[str, Any], search: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the run began with, which of its hyper-parameters a search drew, and what the card says of that."""
+    tuning, start, ranges = card.get("tuning"), card.get("start"), (search or {}).get("ranges")
+    drawn = [key for key in ("learning_rate", "clip") if isinstance(ranges, Mapping) and ranges.get(key) is not None]
+    return {
+        "start": str(start.get("task")) if isinstance(start, Mapping) else None, "drawn": ", ".join(drawn),
+        "tuning": str(tuning.get("statement")) if isinstance(tuning, Mapping) else None,
     }  # fmt: skip
 
 

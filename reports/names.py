@@ -14,7 +14,7 @@ Facts = Mapping[str, Any]
 SAME_DATA = ("task", "data", "model", "metric", "units", "unit", "max_per_unit", "canaries")
 SAME_PROMISE = ("delta", "adjacency")
 # What one method is told apart by, within a setting: all else that a spec holds, but the seed.
-CHOSEN = ("method", "options", *(n for n in SPEC if n not in (*SAME_DATA, "method", "seed")))
+CHOSEN = ("method", "options", "start", *(n for n in SPEC if n not in (*SAME_DATA, "method", "seed")))
 
 _TOLD: Mapping[str, Callable[[Any], str]] = {
     "delta": lambda x: "no δ" if x is None else f"δ = {x:g}",
@@ -60,7 +60,8 @@ def telling(settings: Sequence[Sequence[Facts]]) -> dict[str, list[str]]:
 def label(row: Facts, telling: Mapping[str, list[str]]) -> str:
     """The method, and what was chosen where that tells it from its like."""
     chosen = choices(row)
-    return " ".join([row["method"], *(f"{key}={_short(chosen.get(key))}" for key in telling[row["method"]])])
+    told = [f"{key}={_short(chosen[key])}" for key in telling[row["method"]] if chosen.get(key) is not None]
+    return " ".join([row["method"], *told])
 
 
 def choices(row: Facts) -> dict[str, Any]:
@@ -69,6 +70,4 @@ def choices(row: Facts) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    if value is None:
-        return "default"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -7,7 +7,7 @@ from typing import Any
 
 from dpft.reports.cells import Setting
 from dpft.reports.folders import Read, number
-from dpft.reports.frame import population
+from dpft.reports.frame import SEARCHED, population
 from dpft.reports.names import choices
 from dpft.reports.promises import lines, upper
 from dpft.reports.tables import Column, Table, Text
@@ -68,14 +68,15 @@ def charges(runs: Sequence[Read], ledger: Ledger) -> Table | None:
     rows = [
         [
             Text(population["id"][:8]), Text(folders.get(one["run"], f"{one['run'][:12]}, not in this report")),
-            Text(one["time"]), Text(f"{one['charged']:,}", one["charged"]), Text(f"{one['steps']:,}", one["steps"]),
+            Text(one["time"][:19].replace("T", " ")), Text(f"{one['charged']:,}", one["charged"]),
+            Text(f"{one['steps']:,}", one["steps"]),
             Text(f"{one['noise']:.4g}", one["noise"]), Text(f"{one['rate']:.4g}", one["rate"]), Text(one["label"]),
             Text("settled" if one["settled"] else "open, counts whole"),
         ]
         for population in ledger for one in population["runs"]
     ]  # fmt: skip
     columns = [
-        Column("population"), Column("run"), Column("reserved"), Column("steps charged", True),
+        Column("population"), Column("run"), Column("reserved (UTC)"), Column("steps charged", True),
         Column("steps reserved", True), Column("noise σ", True, "deviation in units of the clip"),
         Column("rate q", True, "chance to be in a batch"), Column("(ε, δ) alone"), Column("state"),
     ]  # fmt: skip
@@ -110,7 +111,10 @@ def tuned(settings: Sequence[Setting], runs: Sequence[Read]) -> Table | None:
 def _varied(everyone: Sequence[Card]) -> str:
     keys = dict.fromkeys(key for one in everyone for key in one)
     values = {key: list(dict.fromkeys(str(one.get(key, "default")) for one in everyone)) for key in keys}
-    return "; ".join(f"{key}: {', '.join(found)}" for key, found in values.items() if len(found) > 1) or "nothing"
+    return (
+        "; ".join(f"{key}: {', '.join(found)}" for key, found in values.items() if len(found) > 1 or SEARCHED in found)
+        or "nothing"
+    )
 
 
 def _population(private: Sequence[Card]) -> str:
@@ -120,7 +124,15 @@ def _population(private: Sequence[Card]) -> str:
 
 def _covered(private: Sequence[Card]) -> str:
     """As the cards have it."""
+    tuned = list(dict.fromkeys(str(card["tuning"].get("statement")) for card in private if _is_tuned(card)))
+    if tuned and all(_is_tuned(card) for card in private):
+        charged = all(card["tuning"].get("charged") is True for card in private)
+        return f"{'yes' if charged else 'no'}: {'; '.join(tuned)}"
     if len(private) < 2:
         return "nothing to choose among" if private else "nothing is private"
     told = [CHOICE in lines(card.get("does_not_cover")) for card in private]
     return "no, says each card" if all(told) else "no, says some card" if any(told) else "see privacy.json"
+
+
+def _is_tuned(card: Card) -> bool:
+    return isinstance(card.get("tuning"), Mapping)

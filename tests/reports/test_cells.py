@@ -174,3 +174,51 @@ def test_times_of_different_machines_have_no_ratio(make: Maker, tmp_path: Path) 
     row = [cell.shown for cell in results.cost(setting).rows[0]]
     assert row[3] == words.MISSING
     assert row[-1] == "cpu fp32; cuda fp32"
+
+
+def searched(folder: Path, charged: bool = True) -> None:
+    """As the best run of a search over learning rates leaves it."""
+    from tests.reports.conftest import change, put
+
+    put(folder, "search", {"cell": "c", "ranges": {"count": 8, "learning_rate": [0.001, 0.1], "clip": None}})
+    change(folder, "privacy", tuning={"charged": charged, "statement": "the best of a random number of runs"})
+
+
+def test_what_a_search_drew_is_no_choice_of_a_series(make: Maker, tmp_path: Path) -> None:
+    # Catches a series a seed, each a single run, where every seed's search found another learning rate.
+    for seed, rate in enumerate((0.0123, 0.0456)):
+        searched(make(f"s{seed}", seed=seed, learning_rate=rate, value=0.8 + seed / 100))
+    make("given", learning_rate=0.01)
+    (setting,) = settings(tmp_path)
+    assert {series.label: series.cells[0].n for series in setting.series} == {
+        "slash learning_rate=searched": 2, "slash learning_rate=0.01": 1,
+    }  # fmt: skip
+    assert list(load_runs(tmp_path / "runs")["learning_rate"]) == [0.01, 0.0123, 0.0456]  # told as they are
+
+
+@pytest.mark.parametrize(("charged", "word"), [(True, "yes"), (False, "no")])
+def test_a_search_is_told_with_whether_its_label_covers_it(
+    make: Maker, tmp_path: Path, charged: bool, word: str
+) -> None:
+    from dpft.reports import spending
+    from dpft.reports.folders import find, read
+
+    searched(make("a"), charged)
+    table = spending.tuned(settings(tmp_path), [read(folder) for folder in find([tmp_path / "runs"])])
+    assert table is not None
+    row = [cell.shown for cell in table.rows[0]]
+    assert (row[2], row[-1]) == ("learning_rate: searched", f"{word}: the best of a random number of runs")
+
+
+def test_a_run_that_began_with_another_is_another_series_whichever_folder_that_lay_in(
+    make: Maker, tmp_path: Path
+) -> None:
+    from tests.reports.conftest import change
+
+    make("cold")
+    for seed in range(2):
+        change(
+            make(f"warm{seed}", seed=seed), "privacy", start={"task": "glue/mnli", "statement": "started from a run"}
+        )
+    (setting,) = settings(tmp_path)
+    assert {series.label: series.cells[0].n for series in setting.series} == {"slash": 1, "slash start=glue/mnli": 2}

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from dpft.reports import load_runs
 from dpft.reports.folders import find, read
+from dpft.reports.frame import bounds
 
 from dpft import Budget, Machine, Spec, UserError, train
 from tests.reports.conftest import Maker, audit, change, put
@@ -54,6 +55,7 @@ def test_runs_made_for_these_tests_have_the_shape_of_trained_ones(
 def test_runs_are_found_in_a_folder_of_them_and_in_a_comparison_each_once(make: Maker, tmp_path: Path) -> None:
     one, two = make("b"), make("a")
     (tmp_path / "runs" / "notes").mkdir()
+    make(".being-made")
     assert find([tmp_path / "runs"]) == [two, one]
     assert find([tmp_path]) == [two, one]  # its runs/
     assert find([one, tmp_path / "runs", one]) == [one, two]
@@ -133,6 +135,20 @@ def test_a_bound_on_people_is_not_shown_even_where_a_file_has_it(make: Maker, tm
     values["checks"].append({**values["checks"][-1], "value": 2.9, "private": True})
     put(folder, "audit", values)
     assert load_runs(folder)["lower_bound"][0] == 1.2
+
+
+def test_bounds_are_read_as_an_audit_writes_them(make: Maker) -> None:
+    from dpft.audit.report import Check, Report
+
+    folder = make("a")
+    found = (Check("model", "ε, one run", 1.25, 0.0, 3.0, "bound"), Check("path", "ε", math.inf, 0.0, 2.0, "bound"),
+             Check("bookkeeping", "ε recomputed", 2.9, 0.0, 3.0, "fact"))  # fmt: skip
+    put(folder, "audit", Report("a", 0.99, 3.0, 1e-5, found, {}).to_json())
+    assert [(one["level"], one["value"], one["claimed"], one["passed"]) for one in bounds(read(folder).audit)] == [
+        ("model", 1.25, 3.0, True), ("path", math.inf, 2.0, False),
+    ]  # fmt: skip
+    (row,) = load_runs(folder).to_dict("records")
+    assert (row["audit"], row["lower_bound"]) == ("FAIL", 1.25)
 
 
 def test_nothing_of_private_is_ever_opened_and_no_torch_is_loaded(make: Maker, tmp_path: Path) -> None:
