@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -69,14 +69,18 @@ def recipes(table: str) -> tuple[Recipe, ...]:
 def only(every: Sequence[Recipe], words: str | None) -> list[Recipe]:
     """Those of the named methods, tasks and parts: words of one kind are alternatives. Raises UserError for others."""
     found = list(every)
-    kinds = {"method": lambda r: r.spec.method, "task": lambda r: r.task, "part": lambda r: r.part}
+    kinds: dict[str, Callable[[Recipe], str]] = {
+        "method": lambda recipe: recipe.spec.method,
+        "task": lambda recipe: recipe.task,
+        "part": lambda recipe: recipe.part,
+    }
     known = {kind: {of(recipe) for recipe in every} - {""} for kind, of in kinds.items()}
     chosen: dict[str, set[str]] = {}
     for word in [part.strip() for part in (words or "").split(",") if part.strip()]:
         kind = next((kind for kind, names in known.items() if word in names), None)
         if kind is None:
-            names = sorted(set().union(*known.values()))
-            raise UserError(f"--only names a method or task of the table ({', '.join(names)}), got {word!r}; mend it")
+            all_known = ", ".join(sorted(set().union(*known.values())))
+            raise UserError(f"--only names a method or task of the table ({all_known}), got {word!r}; mend it")
         chosen.setdefault(kind, set()).add(word)
     for kind, names in chosen.items():
         found = [recipe for recipe in found if kinds[kind](recipe) in names]

@@ -43,7 +43,7 @@ class Trials:
     def spec(self, base: Spec, number: int) -> Spec:
         """Trial `number` (from 0) of `base`."""
         rng = Random(f"{_SALT}-{self.seed}-{number}")
-        changes = {}
+        changes: dict[str, Any] = {}
         for name in ("learning_rate", "clip"):
             drawn, bounds = rng.random(), getattr(self, name)
             if bounds is not None and (name != "clip" or base.budget is not None):
