@@ -70,17 +70,17 @@ def only(every: Sequence[Recipe], words: str | None) -> list[Recipe]:
     """Those of the named methods, tasks and parts: words of one kind are alternatives. Raises UserError for others."""
     found = list(every)
     kinds: dict[str, Callable[[Recipe], str]] = {
-        "method": lambda r: r.spec.method,
-        "task": lambda r: r.task,
-        "part": lambda r: r.part,
+        "method": lambda recipe: recipe.spec.method,
+        "task": lambda recipe: recipe.task,
+        "part": lambda recipe: recipe.part,
     }
     known = {kind: {of(recipe) for recipe in every} - {""} for kind, of in kinds.items()}
     chosen: dict[str, set[str]] = {}
     for word in [part.strip() for part in (words or "").split(",") if part.strip()]:
         kind = next((kind for kind, its in known.items() if word in its), None)
         if kind is None:
-            listed = sorted(set().union(*known.values()))
-            raise UserError(f"--only names a method or task of the table ({', '.join(listed)}), got {word!r}; mend it")
+            all_known = ", ".join(sorted(set().union(*known.values())))
+            raise UserError(f"--only names a method or task of the table ({all_known}), got {word!r}; mend it")
         chosen.setdefault(kind, set()).add(word)
     for kind, names in chosen.items():
         found = [recipe for recipe in found if kinds[kind](recipe) in names]

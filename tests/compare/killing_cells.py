@@ -32,9 +32,11 @@ def forked(words: list[str], releases: Path, point: str | None, step: int, secon
             if point is not None:
                 killing.before(dpft.compare.conduct, "conduct", lambda *_: killing.arm(point, step))
             sys.argv = ["dpft", *words]
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
                 main()
         except SystemExit as done:
+            if done.code:
+                sys.stderr.write(said.getvalue())
             os._exit(int(done.code or 0))
         os._exit(9)
     if seconds is not None:

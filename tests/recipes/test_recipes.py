@@ -31,7 +31,7 @@ def test_a_table_has_every_figure_of_the_papers(table: str) -> None:
 
 @pytest.mark.parametrize("table", ["table2", "table3", "table7", "table8", "table9"])
 def test_the_figures_of_a_row_have_the_mean_that_the_paper_prints(table: str) -> None:
-    """Catches: a figure that was copied wrong. The paper rounds, so the means may be off by half of a last digit."""
+    """Catches: a figure that was copied wrong. Both are rounded, figures to a tenth."""
     import tomllib
     from importlib.resources import files
 
@@ -39,7 +39,7 @@ def test_the_figures_of_a_row_have_the_mean_that_the_paper_prints(table: str) ->
     checked = [row for row in rows if "average" in row]
     assert len(checked) >= 3
     for row in checked:
-        digits = 0.07 if table in ("table2", "table3") else 0.0151
+        digits = 0.1 if table in ("table2", "table3") else 0.055
         assert sum(row["figures"].values()) / len(row["figures"]) == pytest.approx(row["average"], abs=digits), row[
             "name"
         ]
