@@ -7,7 +7,6 @@ seconds. Prints a JSON list: of each job its exit codes, stdout, stderr, seconds
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -128,9 +127,7 @@ def outcome(job: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
     rank, moment, _ = job.get("at", [None, None, None])
     codes = done(processes, rank if moment == "hangs" else None)
     said = {name: [_said(asked, rank, name).read_text() for rank in range(count)] for name in ("stdout", "stderr")}
-    with contextlib.suppress(FileNotFoundError):
-        return {"codes": codes, **said, "seconds": time.monotonic() - began, "runs": state(asked)}
-    return {"codes": codes, **said, "seconds": time.monotonic() - began, "runs": []}
+    return {"codes": codes, **said, "seconds": time.monotonic() - began, "runs": state(asked)}
 
 
 def main() -> None:
