@@ -22,6 +22,7 @@ import torch.distributed as dist
 import typer
 from dpft.benchmarks._meter import spread
 from dpft.benchmarks._work import Ours, Work
+from torch.distributed.rendezvous import rendezvous
 
 from dpft.privacy.ranks import Ranks
 from dpft.privacy.sampler import poisson_batches
@@ -68,7 +69,7 @@ class Crew:
 def member(rank: int, size: int, work: Work, scratch: Path) -> None:
     """One of a crew: its share of each batch that the first reads from stdin."""
     torch.set_num_threads(1)
-    store = dist.FileStore(str(scratch / "store"), size)
+    store, _, _ = next(rendezvous(f"file://{scratch / 'store'}", rank, size))
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     ranks = Ranks(store)
     ours = Ours(work, work.hardware, private=True, ranks=ranks)
