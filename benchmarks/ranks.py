@@ -5,13 +5,14 @@ python -m dpft.benchmarks.ranks [--ranks 2] [--task glue/sst2 --data DIR] [--jso
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +22,7 @@ import torch.distributed as dist
 import typer
 from dpft.benchmarks._meter import spread
 from dpft.benchmarks._work import Ours, Work
-from numpy.typing import NDArray
+from torch.distributed.rendezvous import rendezvous
 
 from dpft.privacy.ranks import Ranks
 from dpft.privacy.sampler import poisson_batches
@@ -68,7 +69,7 @@ class Crew:
 def member(rank: int, size: int, work: Work, scratch: Path) -> None:
     """One of a crew: its share of each batch that the first reads from stdin."""
     torch.set_num_threads(1)
-    store = dist.FileStore(str(scratch / "store"), size)  # type: ignore[attr-defined]
+    store, _, _ = next(rendezvous(f"file://{scratch / 'store'}", rank, size))
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     ranks = Ranks(store)
     ours = Ours(work, work.hardware, private=True, ranks=ranks)
@@ -88,16 +89,16 @@ def member(rank: int, size: int, work: Work, scratch: Path) -> None:
 def measure(work: Work, crew: Crew, threads: int, repeats: int) -> dict[str, Any]:
     """Seconds of a step by one process with `threads` threads, and by a crew, on the same Poisson batches."""
     torch.set_num_threads(threads)
-    alone, seconds = Ours(work, work.hardware, private=True), {"one process": [0.0], "ranks": [0.0]}
+    alone = Ours(work, work.hardware, private=True)
+    takes: dict[str, Callable[[Any], float]] = {
+        "one process": functools.partial(_seconds, alone), "ranks": crew.step
+    }  # fmt: skip
+    seconds: dict[str, list[float]] = {name: [] for name in takes}
     batches = itertools.islice(poisson_batches(len(work.task.train), work.plan, Secret()), repeats + 1)
     for number, drawn in enumerate(batches):
-        turns: list[tuple[str, Callable[[NDArray[np.int64]], float]]] = [
-            ("one process", lambda rows: _seconds(alone, rows)),
-            ("ranks", crew.step),
-        ]
-        for name, take in turns[:: -1 if number % 2 else 1]:
-            seconds[name].append(take(drawn))
-    timed = {name: every[2:] for name, every in seconds.items()}  # the first batch warms up
+        for name in list(takes)[:: -1 if number % 2 else 1]:
+            seconds[name].append(takes[name](drawn))
+    timed = {name: every[1:] for name, every in seconds.items()}  # the first batch warms up
     ratios = [a / b for a, b in zip(timed["one process"], timed["ranks"], strict=True)]
     return {
         "ranks": threads, "precision": work.hardware.precision, "rounds": repeats, "batch_size": work.spec.batch_size,
@@ -109,13 +110,11 @@ def measure(work: Work, crew: Crew, threads: int, repeats: int) -> dict[str, Any
 def table(found: dict[str, Any]) -> str:
     """The figures for a person."""
     count = found["ranks"]
-    rows: Iterator[tuple[str, dict[str, float]]] = iter(
-        [
-            (f"one process, {count} threads, s", found["one_process_seconds"]),
-            (f"{count} ranks, 1 thread each, s", found["ranks_seconds"]),
-            ("times faster by ranks", found["times_faster"]),
-        ]
-    )
+    rows = [
+        (f"one process, {count} threads, s", found["one_process_seconds"]),
+        (f"{count} ranks, 1 thread each, s", found["ranks_seconds"]),
+        ("times faster by ranks", found["times_faster"]),
+    ]
     head = (
         f"private steps of {found['batch_size']} rows in {found['precision']}, torch {torch.__version__}, "
         f"{found['rounds']} rounds; median (least-most)"

@@ -7,7 +7,6 @@ seconds. Prints a JSON list: of each job its exit codes, stdout, stderr, seconds
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -102,11 +101,12 @@ def _said(asked: dict[str, Any], rank: int, name: str) -> Path:
     return Path(asked["releases"]).with_name(f"{name}-{rank}")
 
 
-def done(processes: list[int], seconds: float) -> list[int]:
-    """Their exit codes; minus the signal's number where one ended them. What is left after `seconds` is killed."""
+def done(processes: list[int], frozen: int | None) -> list[int]:
+    """Their exit codes; minus the signal's number where one ended them. The `frozen` one, and who hangs, is killed."""
     codes: dict[int, int] = {}
-    until = time.monotonic() + seconds
-    while len(codes) < len(processes) and time.monotonic() < until:
+    awaited = {process for number, process in enumerate(processes) if number != frozen}
+    until = time.monotonic() + 280
+    while not awaited <= codes.keys() and time.monotonic() < until:
         for process in processes:
             if process not in codes:
                 found, status = os.waitpid(process, os.WNOHANG)
@@ -124,11 +124,10 @@ def outcome(job: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # torchrun keeps it, no rank does
     count, began = max(1, job["ranks"]), time.monotonic()
     processes = [started(rank, store.port, job, asked) for rank in range(count)]
-    codes = done(processes, 15 if job.get("at", [0, ""])[1] == "hangs" else 280)
+    rank, moment, _ = job.get("at", [None, None, None])
+    codes = done(processes, rank if moment == "hangs" else None)
     said = {name: [_said(asked, rank, name).read_text() for rank in range(count)] for name in ("stdout", "stderr")}
-    with contextlib.suppress(FileNotFoundError):
-        return {"codes": codes, **said, "seconds": time.monotonic() - began, "runs": state(asked)}
-    return {"codes": codes, **said, "seconds": time.monotonic() - began, "runs": []}
+    return {"codes": codes, **said, "seconds": time.monotonic() - began, "runs": state(asked)}
 
 
 def main() -> None:
