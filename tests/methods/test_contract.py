@@ -281,13 +281,13 @@ def _doubled(made: Adapted, monkeypatch: pytest.MonkeyPatch) -> None:
 def _clipped_apart(made: Adapted, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each parameter is clipped by itself, so that an example may add the clip several times over."""
     whole = clipping.clipped_sum
-    monkeypatch.setattr(clipping, "clipped_sum", lambda gs, clip: [whole([g], clip)[0] for g in gs])
+    monkeypatch.setattr(clipping, "clipped_sum", lambda gs, *how: [whole([g], *how)[0] for g in gs])
 
 
 def _averaged(made: Adapted, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean over the batch instead of the sum."""
     whole = clipping.clipped_sum
-    monkeypatch.setattr(clipping, "clipped_sum", lambda gs, clip: [s / len(gs[0]) for s in whole(gs, clip)])
+    monkeypatch.setattr(clipping, "clipped_sum", lambda gs, *how: [s / len(gs[0]) for s in whole(gs, *how)])
 
 
 @pytest.mark.parametrize("bug", [_dropped, _doubled, _clipped_apart, _averaged], ids=lambda b: b.__name__.strip("_"))
