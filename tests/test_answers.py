@@ -34,7 +34,7 @@ def couples(answer: Answer, outputs: Tensor, labels: Tensor) -> bool:
     return False
 
 
-@pytest.mark.parametrize("kind", ANSWERS)
+@pytest.mark.parametrize("kind", LABELS)
 def test_the_loss_of_an_example_is_its_own(kind: str) -> None:
     assert not couples(ANSWERS[kind], OUTPUTS, LABELS[kind])
     empty = ANSWERS[kind].losses(OUTPUTS[:0], LABELS[kind][:0])
@@ -77,7 +77,7 @@ def test_a_score_starts_in_the_middle_of_its_range_where_errors_have_two_signs()
     assert slopes == {2.5: [1, 1, -1, -1], 0.0: [0, -1, -1, -1]}
 
 
-@pytest.mark.parametrize("kind", ANSWERS)
+@pytest.mark.parametrize("kind", LABELS)
 def test_an_audits_rows_pull_on_two_sides_and_turned_ones_on_the_other(kind: str) -> None:
     answer, outputs = ANSWERS[kind], torch.zeros(4, 2, requires_grad=True)
     labels = answer.opposing(np.array([0, 1, 0, 1]), np.array([False, False, True, True]), 2)
@@ -86,7 +86,7 @@ def test_an_audits_rows_pull_on_two_sides_and_turned_ones_on_the_other(kind: str
     assert alike == [[1, -1, -1, 1], [-1, 1, 1, -1], [-1, 1, 1, -1], [1, -1, -1, 1]]
 
 
-@pytest.mark.parametrize("kind", ANSWERS)
+@pytest.mark.parametrize("kind", LABELS)
 def test_the_least_likely_label_has_a_slope_in_every_row(kind: str) -> None:
     answer, outputs = ANSWERS[kind], (OUTPUTS * 10).requires_grad_(True)
     answer.losses(outputs, answer.least_likely(outputs.detach())).sum().backward()

@@ -358,7 +358,7 @@ def test_the_run_folder_holds_no_text_and_no_unnoised_value(spec: Spec, tmp_path
     result = train(Spec.from_json(values), runs=tmp_path / "runs", machine=FP32)
     names = {str(p.relative_to(result.path)) for p in result.path.rglob("*") if p.is_file()}
     assert names == {
-        "run.json", "spec.json", "plan.json", "result.json", "privacy.json", "adapter.safetensors",
+        "run.json", "spec.json", "plan.json", "task.json", "result.json", "privacy.json", "adapter.safetensors",
         "checkpoints/last.safetensors",
     }  # fmt: skip
     assert not any(b"plantedsecret" in (result.path / name).read_bytes() for name in names)

@@ -15,7 +15,7 @@ from dpft.spec import Budget
 from tests.calling import Command
 
 ASKED = ("--examples", 400, "--batch-size", 40, "--epsilon", 8, "--delta", 1e-4)
-FIELDS = ("rate", "steps", "noise", "clip", "expected_batch", "budget", "epsilon_upper", "accountant")
+FIELDS = ("rate", "steps", "noise", "clip", "expected_batch", "budget", "epsilon_upper", "accountant", "clipping")
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ FIELDS = {
     "seconds",
     "precision",
     "device",
+    "memory_mib",
     "private",
     "privacy",
 }

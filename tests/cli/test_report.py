@@ -97,7 +97,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 def test_watching_says_where_and_stops_on_ctrl_c_with_one_line(tmp_path: Path) -> None:
     words = [sys.executable, "-c", "from dpft.cli import main; main()", "report", "--watch", "--port", "0"]
     with subprocess.Popen(
-        words, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        words,
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # whoever runs the tests may ignore it
     ) as server:
         assert server.stdout is not None
         assert server.stderr is not None

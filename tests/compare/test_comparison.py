@@ -19,7 +19,7 @@ from dpft.compare.summary import lines
 from dpft.compare.watch import Silent
 from dpft.compare.work import Work
 from dpft.privacy.ledger import Ledger, OverLimit, Reservation
-from dpft.privacy.segments import Segment, epsilon_of
+from dpft.privacy.losses import heterogeneous_pld
 from dpft.progress import Progress
 from dpft.run import Run
 from dpft.shelf import Kept
@@ -131,7 +131,8 @@ def test_the_plan_says_the_noise_and_what_all_cells_are_charged_together(cells: 
     (charge,) = found.charges
     plans = [one.plan for one in found.cells if one.plan.budget]
     assert charge.cells == len(plans) == 4
-    assert charge.epsilon == epsilon_of([Segment(p.noise, p.rate, p.steps) for p in plans], 1e-4).epsilon
+    least = heterogeneous_pld([(p.noise, p.rate, p.steps) for p in plans], 1e-4)
+    assert 0.99 * least <= charge.epsilon <= 1.3 * least  # RDP, where the others find no time, is above by a fifth
     assert charge.epsilon < sum(p.epsilon_upper or 0 for p in plans)
     assert charge.epsilon == charge.together < charge.filter
     assert not Path(work.place.ledger).exists(), "a plan writes nothing"

@@ -57,7 +57,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
             yield np.arange(SIZES[step % len(SIZES)])
 
     monkeypatch.setattr(Adapted, "losses", losses)
-    monkeypatch.setattr(clipping, "clip_factors", factors)
+    monkeypatch.setitem(clipping.FACTORS, "cut", factors)
     monkeypatch.setattr(secret.os, "urandom", keyed)
     monkeypatch.setattr(line, "poisson_batches", draws)
     return found

@@ -33,7 +33,7 @@ def make_run(
     result = {
         "path": str(folder), "metric": metric, "value": value, "epsilon": upper, "delta": delta if budget else None,
         "steps": steps, "trainable": trainable, "seconds": seconds, "precision": "fp32", "device": "cpu",
-        "memory_mib": memory, "private": budget is not None, "privacy": label,
+        "memory_mib": memory, "further": {}, "private": budget is not None, "privacy": label,
     }  # fmt: skip
     card: dict[str, Any] = {
         "private": False, "statement": f"{NOT_PRIVATE}: trained without clipping and noise, for comparison only.",
