@@ -1,4 +1,4 @@
-"""Check that the built wheel and sdist hold exactly the modules of the tree, and the page of reports.
+"""Check that the built wheel and sdist hold exactly the modules of the tree, the page of reports and the recipes.
 
 An unlisted subpackage silently drops out of a wheel, and a stale build folder ships deleted modules.
 """
@@ -10,15 +10,20 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+DATA = ("*.py", "page.*", "*.toml")
 FOLDERS = {"dpft": "dpft", "cli": "dpft/cli", "reports": "dpft/reports", "benchmarks": "dpft/benchmarks"}
 
 
+def files(folder: str) -> list[Path]:
+    """What of `folder` belongs into a distribution."""
+    return [file for pattern in DATA for file in Path(folder).rglob(pattern)]
+
+
 def tree() -> set[str]:
-    """Every module of the tree, and what the page is made of, by the name each has in a wheel."""
+    """Every file of the tree that is shipped, by the name it has in a wheel."""
     found = {"dpft/py.typed"}
     for folder, package in FOLDERS.items():
-        for file in (*Path(folder).rglob("*.py"), *Path(folder).glob("page.*")):
-            found.add(f"{package}/{file.relative_to(folder).as_posix()}")
+        found |= {f"{package}/{file.relative_to(folder).as_posix()}" for file in files(folder)}
     return found
 
 
@@ -30,7 +35,7 @@ def main(dist: Path) -> None:
     (sdist,) = dist.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    sources = {f.as_posix() for folder in FOLDERS for f in (*Path(folder).rglob("*.py"), *Path(folder).glob("page.*"))}
+    sources = {file.as_posix() for folder in FOLDERS for file in files(folder)}
     missing = (sources | {"pyproject.toml", "README.md"}) - names
     if missing:
         sys.exit(f"the sdist must hold every source, got none of {sorted(missing)}")
