@@ -18,7 +18,7 @@ from rich.status import Status
 import dpft.progress
 
 if TYPE_CHECKING:
-    from dpft.training import Result
+    from dpft.result import Result
 
 
 def say(line: str = "") -> None:

@@ -15,8 +15,9 @@ from dpft.spec import Budget, Machine, Spec, UserError
 if TYPE_CHECKING:
     from dpft.exports import export
     from dpft.privacy.plan import Plan, make_plan
+    from dpft.result import Result
     from dpft.trained import Trained, load
-    from dpft.training import Result, resume, train
+    from dpft.training import resume, train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,7 +29,7 @@ _LAZY = {
     "export": "dpft.exports",
     "Plan": "dpft.privacy.plan",
     "make_plan": "dpft.privacy.plan",
-    "Result": "dpft.training",
+    "Result": "dpft.result",
     "resume": "dpft.training",
     "train": "dpft.training",
     "Trained": "dpft.trained",

@@ -12,14 +12,16 @@ from dpft import averages, optimizers, tasks
 from dpft.adapt import settle
 from dpft.audit import planting
 from dpft.checkpoint import Checkpoints
+from dpft.preparing import prepare
 from dpft.privacy.plan import Plan
 from dpft.privacy.ranks import Ranks
 from dpft.privacy.step import PlainStep, SharedStep
 from dpft.progress import Progress
+from dpft.result import Result
 from dpft.run import Run
 from dpft.shelf import Shelf
 from dpft.spec import Machine, Spec
-from dpft.training import Result, prepare, stepping, steps
+from dpft.training import stepping, steps
 
 
 def follow(ranks: Ranks, machine: Machine) -> Result:

@@ -15,7 +15,7 @@ from dpft.spec import Machine, UserError
 
 if TYPE_CHECKING:
     from dpft.privacy.ranks import Ranks, Team
-    from dpft.training import Result
+    from dpft.result import Result
 
 _PATIENCE = timedelta(minutes=30)  # with a rank that lives and says nothing; that one has died is noticed at once
 

@@ -2,105 +2,44 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dpft import averages, evaluate, methods, models, optimizers, phases, tasks
+from dpft import averages, charging, evaluate, models, optimizers, phases
 from dpft import start as starts
-from dpft.adapt import adapt, settle
+from dpft.adapt import settle
 from dpft.audit import planting
 from dpft.audit.bookkeeping import adapter_digest
-from dpft.card import NOT_PRIVATE, Charge, card, rounded_up
+from dpft.card import Charge, card
 from dpft.checkpoint import Checkpoints
 from dpft.hardware import Hardware
 from dpft.launch import launched, refuse_restart
 from dpft.memory import forget_peak, peak_mib
 from dpft.methods._method import Adapted
+from dpft.preparing import Prepared, about_task, prepare, settled_spec
 from dpft.privacy.accountants import epsilon_curve
-from dpft.privacy.ledger import Claim, Ledger, Reservation, default_ledger_place, is_there
-from dpft.privacy.ledger.summary import summarize
+from dpft.privacy.ledger import Ledger, default_ledger_place, is_there
 from dpft.privacy.plan import Plan, make_plan
 from dpft.privacy.ranks import ALONE, Team
 from dpft.privacy.sampler import poisson_batches
 from dpft.privacy.secret import Secret
 from dpft.privacy.step import PlainStep, PrivateStep
 from dpft.progress import Progress
-from dpft.rows import features_of, rows_of, stored, tokens_of
+from dpft.result import Result
+from dpft.rows import rows_of
 from dpft.run import Run
 from dpft.shelf import Shelf
 from dpft.spec import Machine, Spec, UserError, canonical_json
-from dpft.tasks.encode import Encoded
 from dpft.tasks.microbatch import microbatches
 
 Planner = Callable[[Spec, int], Plan]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run found. `value`: `metric` on the validation rows, without noise, None where there are none; `further`:
-    what else was judged, by name. `epsilon`: None if not private.
-
-    `memory_mib`: the most that training held at once; None where the system does not tell, and in older runs.
-    """
-
-    path: Path
-    metric: str
-    value: float | None
-    epsilon: float | None
-    delta: float | None
-    steps: int
-    trainable: int
-    seconds: int
-    precision: str
-    device: str
-    memory_mib: int | None = None
-    further: dict[str, float] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dict, for result.json and --json; `from_json` reads it back."""
-        privacy = NOT_PRIVATE if self.epsilon is None else f"({rounded_up(self.epsilon)}, {self.delta!r})"
-        return {**asdict(self), "path": str(self.path), "private": self.epsilon is not None, "privacy": privacy}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Result:
-        """The Result that `to_json` wrote. Raises UserError where a field is missing."""
-        optional = {f.name for f in fields(cls) if (f.default, f.default_factory) != (MISSING, MISSING)}
-        wanted = [f.name for f in fields(cls) if f.name in values or f.name not in optional]
-        try:
-            return cls(**{name: values[name] for name in wanted})
-        except KeyError as error:
-            raise UserError(f"result.json must hold {error}, got none; restore the file") from None
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """All that has to be there before the first unit of privacy is spent."""
-
-    task: tasks.Task
-    train: Encoded
-    judged: dict[str, Encoded]
-    adapted: Adapted
-    hardware: Hardware
-    start: starts.Start | None = None
-    head_taken: bool = False
-
-
-def settled_spec(spec: Spec) -> Spec:
-    """`spec` with what it leaves to its method filled in: as `train` writes it down. Raises UserError."""
-    method = methods.load(spec.method, spec.options)
-    if spec.learning_rate is None:
-        spec = replace(spec, learning_rate=method.learning_rate)
-    tasks.check(spec)
-    return tasks.settled(spec)
 
 
 @dataclass(frozen=True)
@@ -151,15 +90,15 @@ def _train(
     task = planting.planted(own, spec)
     progress.stage("planning the noise")
     plan = planner(spec, task.train.protected)
-    with _opened(plan, ledger or default_ledger_place()) as book:
-        claim = _claim(book, plan, own, population, spec.unit)
+    with charging.opened(plan, ledger or default_ledger_place()) as book:
+        claim = charging.claim(book, plan, own, population, spec.unit)
         if start is not None:
             starts.check_people(start, book, claim)
         _call(ranks, spec, plan, settled)
         ready = prepare(spec, task, settled, progress, shelf, ranks)
         place = book.place if book else Path()
-        run = Run.create(runs, spec, plan, place, lambda id: _reserve(book, plan, id, claim))
-        run.write_json("task", _about(task))
+        run = Run.create(runs, spec, plan, place, lambda id: charging.reserve(book, plan, id, claim))
+        run.write_json("task", about_task(task))
         return _run(run, ready, book, progress, ranks)
 
 
@@ -187,7 +126,7 @@ def _resume(path: Path, progress: Progress, shelf: Shelf, ranks: Team, machine: 
             f"a run resumes on as many {run.spec.unit}s as it began with, got {task.train.protected}; "
             "restore the data of the run"
         )
-    if run.read_json("task") not in (None, _about(task)):
+    if run.read_json("task") not in (None, about_task(task)):
         raise UserError(
             "a run resumes with the labels it began with, got other label names or another kind; restore its data"
         )
@@ -196,9 +135,9 @@ def _resume(path: Path, progress: Progress, shelf: Shelf, ranks: Team, machine: 
     ready = prepare(run.spec, task, settled, progress, shelf, ranks)
     if run.plan.budget is not None and not is_there(run.ledger):
         raise UserError(f"a run resumes with its ledger, got none at {str(run.ledger)!r}; restore that file")
-    with _opened(run.plan, run.ledger) as book:
+    with charging.opened(run.plan, run.ledger) as book:
         if book is not None:
-            if book.reservation(run.id) != _terms(run.plan, run.id):
+            if book.reservation(run.id) != charging.terms(run.plan, run.id):
                 raise UserError(
                     f"a run resumes as it was reserved, got another plan or a ledger that does not know it at "
                     f"{str(run.ledger)!r}; restore the run's plan.json and its ledger"
@@ -207,79 +146,9 @@ def _resume(path: Path, progress: Progress, shelf: Shelf, ranks: Team, machine: 
         return _run(run, ready, book, progress, ranks)
 
 
-def _about(task: tasks.Task) -> dict[str, Any]:
-    """What is learned to answer, and what of it was read off the training data."""
-    about = {"task": task.name, "kind": task.answer.kind, "labels": task.labels, "metrics": task.metrics}
-    return {**{key: list(v) if isinstance(v, tuple) else v for key, v in about.items()}, "taken": list(task.taken)}
-
-
-@contextlib.contextmanager
-def _opened(plan: Plan, place: str | Path) -> Iterator[Ledger | None]:
-    """The ledger of a private plan; None for one that charges nothing."""
-    if plan.budget is None:
-        yield None
-    else:
-        with Ledger(place) as book:
-            yield book
-
-
-def _claim(book: Ledger | None, plan: Plan, task: tasks.Task, population: str | None, unit: str) -> Claim | None:
-    """Whose data these are. Refuses what would exceed their limit, before anything costs time or privacy."""
-    if book is None:
-        if population is not None:
-            raise UserError("only a private run is charged to a population, got --non-private; drop --population")
-        return None
-    claim = book.claim(task.train.texts, task.train.pairs, population, unit)
-    book.check(_terms(plan, "planned"), claim)
-    return claim
-
-
-def _terms(plan: Plan, run: str) -> Reservation:
-    """All that `run` may release, as the ledger holds it."""
-    assert plan.budget is not None
-    assert plan.epsilon_upper is not None
-    return Reservation(run, plan.rate, plan.noise, plan.steps, plan.budget.delta, plan.epsilon_upper)
-
-
-def _reserve(book: Ledger | None, plan: Plan, run: str, claim: Claim | None) -> str:
-    """Reserve a new run's steps on its data. Returns the ledger's head, empty where nothing is private."""
-    if book is None:
-        return ""
-    terms = asdict(_terms(plan, run))
-    book.reserve(terms.pop("run"), **terms, claim=claim)
-    return book.head()
-
-
 def _call(ranks: Team, spec: Spec, plan: Plan, settled: Hardware) -> None:
     """Have the other ranks prepare for the same training."""
     ranks.tell({"spec": spec.to_json(), "plan": plan.to_json(), "precision": settled.precision})
-
-
-def prepare(
-    spec: Spec, task: tasks.Task, settled: Hardware, progress: Progress, shelf: Shelf, ranks: Team = ALONE
-) -> Prepared:
-    """Model, token arrays and frozen features, which `ranks` compute together. Refuses ranks that differ in them."""
-    progress.stage("loading the model")
-    start = starts.read(spec)
-    model = adapt(spec, len(task.labels), task.paired, settled, answer=task.answer, rehearsed=True)
-    taken = start is not None and start.put(model.adapted, spec, task.labels)
-    progress.stage("encoding the texts")
-    encoded = tokens_of(spec, task, model.tokenizer, shelf)
-    if task.train.digest is not None:
-        progress.note(f"the tokens of the texts are kept in {stored()}, readable by you alone; delete them as you like")
-    if model.adapted.gradients == "single":
-        progress.note(f"here the method takes one {spec.unit} at a time: exact, and many times slower")
-    ranks.alike("data", *(array for rows in encoded for array in rows.arrays))
-    ranks.alike(
-        "encoder and device", f"{model.adapted.model.digest} {settled.precision} {settled.device.type}".encode()
-    )
-    if model.adapted.frozen:
-        progress.stage("computing the frozen features")
-        encoded = features_of(spec, encoded, model, settled, shelf, ranks)
-    train_rows, *judged = encoded
-    return Prepared(
-        task, train_rows, dict(zip(task.judged, judged, strict=True)), model.adapted, settled, start, taken
-    )  # fmt: skip
 
 
 def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress, ranks: Team = ALONE) -> Result:
@@ -376,7 +245,7 @@ def _finish(run: Run, ready: Prepared, book: Ledger | None, cost: Cost, progress
     charge = Charge(plan.steps, "", None)
     if book is not None:
         book.settle(run.id)
-        charge = Charge(book.charged(run.id), book.head(), _together(book, plan, run.id))
+        charge = Charge(book.charged(run.id), book.head(), charging.together(book, plan, run.id))
     promised = card(run.spec, plan, ready.train.protected, charge, settled.precision, task.taken)
     begun = {} if ready.start is None else {"start": ready.start.stated(charge.population)}
     run.write_json("privacy", {**promised, **begun, "adapter_sha256": adapter_digest(run)})
@@ -387,10 +256,3 @@ def _finish(run: Run, ready: Prepared, book: Ledger | None, cost: Cost, progress
     )  # fmt: skip
     run.write_json("result", result.to_json())
     return result
-
-
-def _together(book: Ledger, plan: Plan, run: str) -> dict[str, Any] | None:
-    """What all runs on the same population have spent, as of now; None for a run that was reserved without one."""
-    assert plan.budget is not None
-    population = book.view().holding(run)
-    return None if population is None else summarize(population, plan.budget.delta).to_json()

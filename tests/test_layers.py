@@ -34,6 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     "dpft.optimizers": {"dpft.spec", "dpft.privacy"},
     "dpft.phases": {"dpft.spec", "dpft.batch", "dpft.methods"},
     "dpft.card": {"dpft.spec", "dpft.privacy", "dpft.wording"},
+    "dpft.result": {"dpft.spec", "dpft.card"},
+    "dpft.charging": {"dpft.spec", "dpft.privacy", "dpft.tasks"},
     "dpft.reports": {"dpft.spec", "dpft.wording"},
 }
 SEE_SEVERAL = {
@@ -48,6 +50,7 @@ SEE_SEVERAL = {
     "dpft.start",
     "dpft.following",
     "dpft.launch",
+    "dpft.preparing",
     "dpft.trained",
     "dpft.training",
 }

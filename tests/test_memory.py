@@ -11,7 +11,7 @@ import torch
 
 from dpft import Machine, Spec, memory, train
 from dpft.memory import forget_peak, peak_mib
-from dpft.training import Result
+from dpft.result import Result
 
 CPU = torch.device("cpu")
 

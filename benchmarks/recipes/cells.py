@@ -13,8 +13,8 @@ from dpft.benchmarks.recipes.book import Recipe
 from dpft import methods, models, tasks
 from dpft.compare.cells import Cell
 from dpft.compare.watch import Outcome
+from dpft.preparing import settled_spec
 from dpft.spec import Spec, UserError
-from dpft.training import settled_spec
 
 
 @dataclass(frozen=True)

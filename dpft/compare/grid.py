@@ -12,8 +12,8 @@ from typing import Any
 
 from dpft.compare.cells import Cell, check_distinct
 from dpft.compare.trials import around
+from dpft.preparing import settled_spec
 from dpft.spec import Budget, Spec, UserError
-from dpft.training import settled_spec
 
 # What a grid says of every cell, and what an arm may say of its own; the rest follows from methods, epsilons and seeds.
 COMMON = (

@@ -27,10 +27,11 @@ from dpft.privacy.plan import Plan
 from dpft.privacy.search import draw_runs
 from dpft.privacy.secret import Secret
 from dpft.progress import Progress
+from dpft.result import Result
 from dpft.rows import rows_of
 from dpft.run import Run, write
 from dpft.spec import Spec, UserError
-from dpft.training import Planner, Result
+from dpft.training import Planner
 
 if TYPE_CHECKING:
     from dpft.compare.work import Work

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from dpft.compare.cells import Cell
 from dpft.progress import Progress
-from dpft.training import Result
+from dpft.result import Result
 
 How = Literal["trained", "resumed", "found", "failed"]
 

@@ -15,10 +15,11 @@ from dpft.compare.planning import Place
 from dpft.compare.watch import How, Outcome
 from dpft.privacy.plan import make_plan
 from dpft.progress import Progress
+from dpft.result import Result
 from dpft.run import Run
 from dpft.shelf import Shelf
 from dpft.spec import Spec, UserError
-from dpft.training import Planner, Result, resume, train
+from dpft.training import Planner, resume, train
 
 
 class OutOfRoom(UserError):

@@ -12,8 +12,8 @@ from dpft.benchmarks.recipes.needs import needs
 from dpft import methods
 from dpft.compare.watch import Outcome
 from dpft.privacy.plan import make_plan
+from dpft.result import Result
 from dpft.spec import Spec, UserError
-from dpft.training import Result
 
 EVERY = [recipe for table in TABLES for recipe in recipes(table)]
 

@@ -1,0 +1,59 @@
+"""What a run asks of the ledger: whose data these are, what they may still spend, and that its steps are theirs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dpft.privacy.ledger import Claim, Ledger, Reservation
+from dpft.privacy.ledger.summary import summarize
+from dpft.privacy.plan import Plan
+from dpft.spec import UserError
+from dpft.tasks import Task
+
+
+@contextlib.contextmanager
+def opened(plan: Plan, place: str | Path) -> Iterator[Ledger | None]:
+    """The ledger of a private plan; None for one that charges nothing."""
+    if plan.budget is None:
+        yield None
+    else:
+        with Ledger(place) as book:
+            yield book
+
+
+def claim(book: Ledger | None, plan: Plan, task: Task, population: str | None, unit: str) -> Claim | None:
+    """Whose data these are. Refuses what would exceed their limit, before anything costs time or privacy."""
+    if book is None:
+        if population is not None:
+            raise UserError("only a private run is charged to a population, got --non-private; drop --population")
+        return None
+    found = book.claim(task.train.texts, task.train.pairs, population, unit)
+    book.check(terms(plan, "planned"), found)
+    return found
+
+
+def terms(plan: Plan, run: str) -> Reservation:
+    """All that `run` may release, as the ledger holds it."""
+    assert plan.budget is not None
+    assert plan.epsilon_upper is not None
+    return Reservation(run, plan.rate, plan.noise, plan.steps, plan.budget.delta, plan.epsilon_upper)
+
+
+def reserve(book: Ledger | None, plan: Plan, run: str, whose: Claim | None) -> str:
+    """Reserve a new run's steps on its data. Returns the ledger's head, empty where nothing is private."""
+    if book is None:
+        return ""
+    asked = asdict(terms(plan, run))
+    book.reserve(asked.pop("run"), **asked, claim=whose)
+    return book.head()
+
+
+def together(book: Ledger, plan: Plan, run: str) -> dict[str, Any] | None:
+    """What all runs on the same population have spent, as of now; None for a run that was reserved without one."""
+    assert plan.budget is not None
+    population = book.view().holding(run)
+    return None if population is None else summarize(population, plan.budget.delta).to_json()

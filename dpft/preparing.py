@@ -1,0 +1,73 @@
+"""All that a training needs before the first unit of privacy is spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dpft import methods, tasks
+from dpft import start as starts
+from dpft.adapt import adapt
+from dpft.hardware import Hardware
+from dpft.methods._method import Adapted
+from dpft.privacy.ranks import ALONE, Team
+from dpft.progress import Progress
+from dpft.rows import features_of, stored, tokens_of
+from dpft.shelf import Shelf
+from dpft.spec import Spec
+from dpft.tasks.encode import Encoded
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that has to be there before the first unit of privacy is spent."""
+
+    task: tasks.Task
+    train: Encoded
+    judged: dict[str, Encoded]
+    adapted: Adapted
+    hardware: Hardware
+    start: starts.Start | None = None
+    head_taken: bool = False
+
+
+def settled_spec(spec: Spec) -> Spec:
+    """`spec` with what it leaves to its method filled in: as `train` writes it down. Raises UserError."""
+    method = methods.load(spec.method, spec.options)
+    if spec.learning_rate is None:
+        spec = replace(spec, learning_rate=method.learning_rate)
+    tasks.check(spec)
+    return tasks.settled(spec)
+
+
+def about_task(task: tasks.Task) -> dict[str, Any]:
+    """What is learned to answer, and what of it was read off the training data."""
+    about = {"task": task.name, "kind": task.answer.kind, "labels": task.labels, "metrics": task.metrics}
+    return {**{key: list(v) if isinstance(v, tuple) else v for key, v in about.items()}, "taken": list(task.taken)}
+
+
+def prepare(
+    spec: Spec, task: tasks.Task, settled: Hardware, progress: Progress, shelf: Shelf, ranks: Team = ALONE
+) -> Prepared:
+    """Model, token arrays and frozen features, which `ranks` compute together. Refuses ranks that differ in them."""
+    progress.stage("loading the model")
+    start = starts.read(spec)
+    model = adapt(spec, len(task.labels), task.paired, settled, answer=task.answer, rehearsed=True)
+    taken = start is not None and start.put(model.adapted, spec, task.labels)
+    progress.stage("encoding the texts")
+    encoded = tokens_of(spec, task, model.tokenizer, shelf)
+    if task.train.digest is not None:
+        progress.note(f"the tokens of the texts are kept in {stored()}, readable by you alone; delete them as you like")
+    if model.adapted.gradients == "single":
+        progress.note(f"here the method takes one {spec.unit} at a time: exact, and many times slower")
+    ranks.alike("data", *(array for rows in encoded for array in rows.arrays))
+    ranks.alike(
+        "encoder and device", f"{model.adapted.model.digest} {settled.precision} {settled.device.type}".encode()
+    )
+    if model.adapted.frozen:
+        progress.stage("computing the frozen features")
+        encoded = features_of(spec, encoded, model, settled, shelf, ranks)
+    train_rows, *judged = encoded
+    return Prepared(
+        task, train_rows, dict(zip(task.judged, judged, strict=True)), model.adapted, settled, start, taken
+    )  # fmt: skip

@@ -1,0 +1,47 @@
+"""What a run found, as it is printed and written down."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from dpft.card import NOT_PRIVATE, rounded_up
+from dpft.spec import UserError
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run found. `value`: `metric` on the validation rows, without noise, None where there are none; `further`:
+    what else was judged, by name. `epsilon`: None if not private.
+
+    `memory_mib`: the most that training held at once; None where the system does not tell, and in older runs.
+    """
+
+    path: Path
+    metric: str
+    value: float | None
+    epsilon: float | None
+    delta: float | None
+    steps: int
+    trainable: int
+    seconds: int
+    precision: str
+    device: str
+    memory_mib: int | None = None
+    further: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict, for result.json and --json; `from_json` reads it back."""
+        privacy = NOT_PRIVATE if self.epsilon is None else f"({rounded_up(self.epsilon)}, {self.delta!r})"
+        return {**asdict(self), "path": str(self.path), "private": self.epsilon is not None, "privacy": privacy}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Result:
+        """The Result that `to_json` wrote. Raises UserError where a field is missing."""
+        optional = {f.name for f in fields(cls) if (f.default, f.default_factory) != (MISSING, MISSING)}
+        wanted = [f.name for f in fields(cls) if f.name in values or f.name not in optional]
+        try:
+            return cls(**{name: values[name] for name in wanted})
+        except KeyError as error:
+            raise UserError(f"result.json must hold {error}, got none; restore the file") from None
