@@ -154,7 +154,7 @@ def test_a_mistake_is_said_once_and_costs_nothing(outcomes: Outcomes, name: str,
     assert outcome["runs"] == outcomes["whole"]["runs"]  # nothing was reserved
 
 
-@pytest.mark.parametrize("way", ["-m dpft", "script"])
+@pytest.mark.parametrize("way", ["-m dpft", pytest.param("script", marks=pytest.mark.slow)])
 def test_torchrun_starts_it(words: list[str], tmp_path: Path, way: str) -> None:
     program = ["-m", "dpft"] if way == "-m dpft" else [str(Path(sys.executable).with_name("dpft"))]
     if way == "script" and not Path(program[0]).exists():

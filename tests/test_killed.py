@@ -33,7 +33,7 @@ def kill(tiny_bert: Path, glue_folder: Callable[..., Path], tmp_path: Path) -> K
                  "kills": kills, "points": points}  # fmt: skip
         driver = [sys.executable, str(Path(__file__).parent / "killing.py"), json.dumps(asked)]
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(driver, capture_output=True, text=True, timeout=3500, env=env, check=False)
+        done = subprocess.run(driver, capture_output=True, text=True, timeout=7000, env=env, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
         return found
@@ -66,15 +66,8 @@ def test_killed_at_each_named_point_a_run_reports_what_it_released(kill: Kill) -
     assert all(run["charged"] == run["planned"] == 20 for run in finished)
 
 
-@pytest.mark.timeout(600)
-def test_killed_at_random_points_a_run_reports_what_it_released(kill: Kill) -> None:
-    report = kill(5, ["random"])
-    assert_true_to_the_plan(report)
-    assert any(one["killed"] for one in report)
-
-
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 def test_killed_at_200_random_points_a_run_reports_what_it_released(kill: Kill) -> None:
     report = kill(200, ["random"])
     assert_true_to_the_plan(report)
