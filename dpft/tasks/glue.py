@@ -83,7 +83,7 @@ def _table(spec: Spec, name: str, split: str) -> Any:
     except (OSError, ValueError, RuntimeError):
         raise UserError(
             f"glue/{name} must come from the hub or a folder, got no answer from the hub; "
-            f"offline, pass --data DIR with train.parquet and {split}.parquet"
+            "offline, pass --data DIR with a parquet file of each split (dpft tasks)"
         ) from None
     finally:
         hub.set_verbosity(level)
