@@ -264,19 +264,16 @@ def test_a_run_not_private_makes_no_ledger(spec: Spec, tmp_path: Path) -> None:
     assert not (tmp_path / "l").exists()
 
 
-def test_a_run_whose_reservation_fails_leaves_no_folder(spec: Spec, tmp_path: Path) -> None:
+def test_a_run_whose_reservation_fails_leaves_no_folder(
+    spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Full(Ledger):
         def reserve(self, *_args: object, **_terms: object) -> None:
             raise LedgerError("a ledger needs room, got a full disk; make room")
 
-    from dpft import training
-
-    original, training.Ledger = training.Ledger, Full
-    try:
-        with pytest.raises(LedgerError, match="full disk"):
-            train(spec, runs=tmp_path / "runs", machine=FP32)
-    finally:
-        training.Ledger = original
+    monkeypatch.setattr("dpft.charging.Ledger", Full)
+    with pytest.raises(LedgerError, match="full disk"):
+        train(spec, runs=tmp_path / "runs", machine=FP32)
     assert not list((tmp_path / "runs").glob("*"))
 
 

@@ -110,7 +110,11 @@ def test_runs_share_a_budget_by_composition_and_each_ones_epsilon_gives_the_nois
     assert f"--epsilon {found['epsilon_each']}" in out
 
 
-@pytest.mark.parametrize("words", [("--epochs", 1), ("--epochs", 1, "--runs", 2), ("--noise", 3)], ids=str)
+@pytest.mark.parametrize(
+    "words",
+    [("--epochs", 1), ("--epochs", 1, "--runs", 2), pytest.param(("--noise", 3), marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_a_plot_is_drawn_where_it_is_asked_for_and_only_then(budget: Command, words: tuple[object, ...]) -> None:
     code, out, err = budget(*ASKED, *words, "--json")
     assert (code, err, list(Path().iterdir())) == (0, "", [])

@@ -123,7 +123,10 @@ def test_a_point_tells_of_itself_to_pointer_and_keyboard(shown: Open) -> None:
     tab = shown()
     tip, point = tab.locator(".tip"), tab.locator(".chart.broad g[data-series=slash] .point").first
     assert not tip.is_visible()
+    point.scroll_into_view_if_needed()
+    tab.wait_for_timeout(300)  # what was scrolled says so a little later, and hides the tip
     point.hover()
+    tip.wait_for(state="visible")
     assert tip.text_content().startswith("slash\n90.5 ± 0.7 %\nε = 3 (proven 2.997)\n2 runs")
     box = tip.bounding_box()
     assert 0 <= box["x"] <= 1200 - box["width"]
