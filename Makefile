@@ -13,7 +13,7 @@ train: $(VENV)/.train
 	$(BIN)/dpft train --epsilon $(EPSILON) --delta $(DELTA) --method slash
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -33,6 +33,15 @@ GOOD, BAD = ("good", "great", "funny", "warm", "clever"), ("bad", "awful", "dull
 SINGLE, PAIRED = {"sst2", "cola"}, {"mrpc": "sentence", "rte": "sentence", "stsb": "sentence", "qqp": "question"}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that may take longest come first, so that no process is left alone with one at the end."""
+    longest: dict[Path, float] = {}
+    for item in items:
+        limit = item.get_closest_marker("timeout")
+        longest[item.path] = max(longest.get(item.path, 0.0), limit.args[0] if limit else 0.0)
+    items.sort(key=lambda item: -longest[item.path])
+
+
 @pytest.fixture(autouse=True)
 def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test reads or writes the user's ledger or cache; calibrations are shared, for they cost seconds."""

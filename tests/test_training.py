@@ -311,9 +311,8 @@ train(Spec.from_json(json.loads(sys.argv[1])), runs=sys.argv[2], ledger=sys.argv
 """
 
 
-@pytest.mark.parametrize(
-    "after", [pytest.param(0, marks=pytest.mark.slow), 4, pytest.param(11, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # tests/test_killed.py kills at every named point
+@pytest.mark.parametrize("after", [0, 4, 11])
 def test_killed_at_any_moment_a_run_resumes_within_its_plan(spec: Spec, tmp_path: Path, after: int) -> None:
     # kill -9 as soon as the ledger shows `after` charges, then resume. Catches a ledger that is written late.
     ledger, runs = tmp_path / "kill.sqlite", tmp_path / "runs"
