@@ -19,6 +19,9 @@ Ledger = Annotated[
         "~/.pgpass). [default: $DPFT_LEDGER or the user's data folder]",
     ),
 ]
+Population = Annotated[str | None, typer.Option(metavar="NAME", help="Whose data these are. See dpft ledger.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before the first cell.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan and measure, run nothing, write nothing.")]
 Device = Annotated[str, typer.Option(help="A torch device, or auto: CUDA where there is one.")]
 Precision = Annotated[str, typer.Option(help="The frozen encoder's: auto, fp32 or bf16. auto tries which is faster.")]
 Tokens = Annotated[

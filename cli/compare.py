@@ -46,12 +46,10 @@ def compare(
     ] = None,
     search_data: Annotated[str | None, typer.Option(help="Where the public task's files lie.")] = None,
     to: Annotated[Path | None, typer.Option(help="The comparison's folder. [default: comparisons/…]")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before the first cell.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and measure, run nothing, write nothing.")] = False,
+    yes: _flags.Yes = False,
+    dry_run: _flags.DryRun = False,
     ledger: _flags.Ledger = None,
-    population: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Whose data these are. See dpft ledger.")
-    ] = None,
+    population: _flags.Population = None,
     device: _flags.Device = "auto",
     precision: _flags.Precision = "auto",
     tokens_per_microbatch: _flags.Tokens = None,

@@ -33,12 +33,10 @@ def reproduce(
     data: Annotated[Path | None, typer.Option(help="Folder of local data: DIR/sst2/train.parquet …")] = None,
     seeds: Annotated[int | None, typer.Option(help="Repeats of each cell. [default: as in the paper]")] = None,
     to: Annotated[Path | None, typer.Option(help="Where the runs go. [default: comparisons/reproduce-…]")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before the first cell.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and measure, run nothing, write nothing.")] = False,
+    yes: _flags.Yes = False,
+    dry_run: _flags.DryRun = False,
     ledger: _flags.Ledger = None,
-    population: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Whose data these are. See dpft ledger.")
-    ] = None,
+    population: _flags.Population = None,
     device: _flags.Device = "auto",
     precision: _flags.Precision = "auto",
     tokens_per_microbatch: _flags.Tokens = None,

@@ -30,7 +30,7 @@ def test_the_hub_reads_the_card(private: Path, tmp_path: Path) -> None:
     found = export(private, tmp_path / "out")
     data = ModelCard.load(found.path / "README.md").data
     result = json.loads((private / "result.json").read_text())
-    assert data.library_name == "transformers"
+    assert data.to_dict()["library_name"] == "transformers"
     assert data.pipeline_tag == "text-classification"
     assert "differential-privacy" in data.tags
     assert data.base_model is None  # a local folder is not named
