@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 import torch
-from opacus.grad_sample import GradSampleModule, GradSampleModuleFastGradientClipping
 from torch import Tensor, nn
 
+from dpft.privacy.layers import GhostModule, HooksModule, Part, scaled
 from dpft.spec import Clipping
 
 Gradients = Literal["hooks", "ghost", "single"]
@@ -97,18 +95,6 @@ def clipped_sum(gradients: Sequence[Tensor], clip: float, factors_of: Factors = 
     return [scaled(g, factors).sum(0) for g in gradients]
 
 
-def scaled(gradients: Tensor, factors: Tensor) -> Tensor:
-    """Each row times its factor. gradients: (B, ...), factors: (B,) float64 -> (B, ...) in the gradients' precision.
-
-    A tiny factor is applied as its root, twice: as a float32 near the end of its range it is off by a fifth.
-    """
-    shape = (-1, *[1] * (gradients.dim() - 1))
-    if bool((factors < 1e-30).any()):
-        roots = factors.sqrt().to(gradients.dtype).view(shape)
-        return gradients * roots * roots
-    return gradients * factors.to(gradients.dtype).view(shape)
-
-
 def per_unit(gradients: Sequence[Tensor], units: Tensor) -> list[Tensor]:
     """Sums over the rows of each unit, in float32 or better. [(B, ...), ...], units: (B,) -> [(K, ...), ...]"""
     count = int(units.max()) + 1 if len(units) else 0
@@ -142,7 +128,7 @@ class Hooks(Generic[Batch]):
 
     def __init__(self, adapted: Trainable[Batch], clip: float, factors: Factors = clip_factors) -> None:
         self.adapted, self.clip, self.factors = adapted, clip, factors
-        self.wrapped = _HooksModule(adapted.model, batch_first=True, loss_reduction="sum", strict=True)
+        self.wrapped = HooksModule(adapted.model, batch_first=True, loss_reduction="sum", strict=True)
 
     def __call__(self, batch: Batch, scales: Scales = None) -> list[Tensor]:
         gradients, units = self.per_example(batch), _units(batch)
@@ -181,7 +167,7 @@ class Ghost(Generic[Batch]):
 
     def __init__(self, adapted: Trainable[Batch], clip: float, factors: Factors = clip_factors) -> None:
         self.adapted, self.clip, self.factors = adapted, clip, factors
-        self.wrapped = _GhostModule(adapted.model, batch_first=True, loss_reduction="sum", strict=True)
+        self.wrapped = GhostModule(adapted.model, batch_first=True, loss_reduction="sum", strict=True)
         modules = adapted.model.modules()
         tables = [m.weight for m in modules if isinstance(m, nn.Embedding) and m.weight.requires_grad]
         self._lowest = tables or list(adapted.private)
@@ -268,120 +254,3 @@ class _outputs_alone(warnings.catch_warnings):
     def __enter__(self) -> None:
         super().__enter__()
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
-
-
-@dataclass(frozen=True)
-class Part:
-    """One parameter's per-example gradients, not made: their norms (B,), and their sum weighted by factors.
-
-    weighted: (factors of the rows that are kept (K,), which rows they are (B,)) -> the parameter's shape. A row that is
-    not finite is left out, for 0 * NaN is NaN.
-    """
-
-    norms: Tensor
-    weighted: Callable[[Tensor, Tensor], Tensor]
-
-
-def _at_most(norms: Tensor, lengths: Tensor, errors: Tensor) -> Tensor:
-    """Norms that no sum over tokens exceeds: where tokens of summed `lengths` (B,) cancel, its rounding counts.
-
-    errors: (B, T, D), in the precision that is summed in.
-    """
-    return norms + lengths * (errors.shape[1] * torch.finfo(errors.dtype).eps)
-
-
-def _linear(layer: nn.Linear, activations: list[Tensor], backprops: Tensor) -> dict[Any, Part]:
-    """A dense layer's norms from Gram matrices, in float64. activations: [(B, ..., in)], backprops: (B, ..., out)."""
-    inputs = activations[0].flatten(1, -2) if activations[0].dim() > 2 else activations[0].unsqueeze(1)
-    errors = backprops.flatten(1, -2) if backprops.dim() > 2 else backprops.unsqueeze(1)
-    wide, found = (inputs.double(), errors.double()), {}
-    if layer.weight.requires_grad:
-        squared = (wide[0] @ wide[0].mT * (wide[1] @ wide[1].mT)).sum((1, 2))
-        # A NaN stays one; rounding below zero does not become one.
-        norms = torch.where(squared < 0, torch.zeros_like(squared), squared).sqrt()
-        lengths = (wide[0].norm(dim=2) * wide[1].norm(dim=2)).sum(1)
-
-        def weighted(factors: Tensor, kept: Tensor) -> Tensor:
-            return scaled(errors[kept], factors).flatten(0, 1).T @ inputs[kept].flatten(0, 1)
-
-        found[layer.weight] = Part(_at_most(norms, lengths, errors), weighted)
-    if layer.bias is not None and layer.bias.requires_grad:
-        found[layer.bias] = _explicit(errors.sum(1))
-    return found
-
-
-def _table(layer: nn.Embedding, activations: list[Tensor], backprops: Tensor) -> dict[Any, Part]:
-    """A table's norms, tokens that repeat in a row added up. activations: [(B, ...)], backprops: (B, ..., D)."""
-    ids, errors = activations[0].flatten(1), backprops.flatten(1, -2)
-    rows = torch.arange(len(ids), device=ids.device).unsqueeze(1).expand_as(ids)
-    pairs, places = torch.unique(torch.stack([rows.flatten(), ids.flatten()]), dim=1, return_inverse=True)
-    summed = errors.new_zeros(pairs.shape[1], errors.shape[-1], dtype=torch.float64)
-    summed.index_add_(0, places, errors.flatten(0, 1).double())
-    squared = torch.zeros(len(ids), device=ids.device, dtype=torch.float64)
-    squared.index_add_(0, pairs[0], summed.square().sum(1))
-
-    def weighted(factors: Tensor, kept: Tensor) -> Tensor:
-        summed = scaled(errors[kept], factors).flatten(0, 1)
-        return torch.zeros_like(layer.weight).index_add_(0, ids[kept].flatten(), summed)
-
-    lengths = errors.double().norm(dim=2).sum(1)
-    return {layer.weight: Part(_at_most(squared.sqrt(), lengths, errors), weighted)}
-
-
-def _explicit(gradients: Tensor) -> Part:
-    """Of gradients that are small enough to be made: (B, ...)."""
-
-    def weighted(factors: Tensor, kept: Tensor) -> Tensor:
-        return scaled(gradients[kept], factors).sum(0)
-
-    return Part(torch.linalg.vector_norm(gradients.flatten(1), dim=1, dtype=torch.float64), weighted)
-
-
-def _norm_layer_gradients(
-    layer: nn.LayerNorm, activations: list[Tensor], backprops: Tensor
-) -> dict[nn.Parameter, Tensor]:
-    """(B, ..., D) -> {parameter: (B, D)}. Opacus' own takes no layer without a bias."""
-    found: dict[Any, Tensor] = {}
-    if layer.weight.requires_grad:
-        normed = nn.functional.layer_norm(activations[0], layer.normalized_shape, eps=layer.eps)
-        found[layer.weight] = (normed * backprops).flatten(1, -2).sum(1)
-    if layer.bias is not None and layer.bias.requires_grad:
-        found[layer.bias] = backprops.flatten(1, -2).sum(1)
-    return found
-
-
-class _HooksModule(GradSampleModule):  # type: ignore[misc]
-    """Opacus' module, with layer norms without a bias."""
-
-    # A view, not a copy: layers are registered as their modules are imported.
-    GRAD_SAMPLERS: ClassVar[Any] = ChainMap({nn.LayerNorm: _norm_layer_gradients}, GradSampleModule.GRAD_SAMPLERS)
-
-
-class _NormSamplers:
-    """For each type of layer, what leaves a Part on its parameters and tells Opacus their norms."""
-
-    def __contains__(self, kind: type[nn.Module]) -> bool:
-        return kind in _HooksModule.GRAD_SAMPLERS
-
-    def __getitem__(self, kind: type[nn.Module]) -> Callable[..., dict[Any, Tensor]]:
-        def sampler(layer: Any, activations: list[Tensor], backprops: Tensor) -> dict[Any, Tensor]:
-            if kind in _CHEAPLY:
-                parts = _CHEAPLY[kind](layer, activations, backprops)
-            else:
-                made = _HooksModule.GRAD_SAMPLERS[kind](layer, activations, backprops)
-                parts = {parameter: _explicit(gradient) for parameter, gradient in made.items()}
-            for parameter, part in parts.items():
-                parameter.part = part
-            return {parameter: part.norms for parameter, part in parts.items()}
-
-        return sampler
-
-
-_CHEAPLY: dict[type[nn.Module], Callable[..., dict[Any, Part]]] = {nn.Linear: _linear, nn.Embedding: _table}
-
-
-class _GhostModule(GradSampleModuleFastGradientClipping):  # type: ignore[misc]
-    """Opacus' module for norms without gradients, with our norms."""
-
-    GRAD_SAMPLERS: ClassVar[Any] = _HooksModule.GRAD_SAMPLERS
-    NORM_SAMPLERS: ClassVar[Any] = _NormSamplers()
