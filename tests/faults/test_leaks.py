@@ -74,10 +74,12 @@ def leaks(world: World, seen: Seen, said: str) -> list[str]:
     raw = b"\n".join(file.read_bytes() for file in [*files, *world.home.glob("ledger.sqlite*")])
     notes = [file.read_text() for file in files if file.suffix in (".json", ".md")]
     words = "\n".join([said, *notes, *world.charges()])
+    for folder in (world.home, *world.home.parents[:-1]):  # pytest numbers its folders: such a number is nobody's
+        words = words.replace(str(folder), "")
     numbers = set(re.findall(r"(?<![\w.])\d+\.\d+", words))
     exact = {f"{float(number):.7g}" for number in numbers}
     short = {number[: number.index(".") + 6] for number in numbers}
-    whole = set(re.findall(r"(?<![\w.])\d+(?![\w.])", words))
+    whole = set(re.findall(r"(?<![\w.,])\d+(?![\w.])", words))
     found = [f"text {PLANTED}"] if PLANTED in words or PLANTED.encode() in raw else []
     found += [f"size {size}" for size in SIZES if str(size) in whole]
     found += [f"{kind} {value}" for kind in ("losses", "means", "norms") for value in getattr(seen, kind)
