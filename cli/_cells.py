@@ -19,6 +19,7 @@ from dpft.spec import UserError
 
 if TYPE_CHECKING:
     from dpft.compare.cells import Cell
+    from dpft.compare.conduct import Executor
     from dpft.compare.folder import Folder
     from dpft.compare.planning import Outlook, Place, Planned
     from dpft.compare.summary import Line
@@ -28,21 +29,25 @@ if TYPE_CHECKING:
 class One(dpft.progress.Progress):
     """A cell's run inside the view of all."""
 
-    def __init__(self, view: View) -> None:
-        self.view = view
+    def __init__(self, view: View, title: str, name: str) -> None:
+        self.view, self.title, self.name, self.steps = view, title, name, 0
+        self.bar = view.bars.add_task(title, total=None)
 
     def stage(self, text: str) -> None:
-        self.view.inner(f"{text} …", None, None)
+        self.view.bars.update(self.bar, description=f"{self.title}: {text} …")
 
     def started(self, done: int, steps: int) -> None:
-        self.view.inner("training", done, steps)
+        self.steps = steps
+        self.view.bars.update(self.bar, description=self.title, completed=done, total=steps)
+        self.view.inner(self.name, done, steps)
 
     def stepped(self, done: int, epsilon: float | None) -> None:
-        self.view.inner("training", done, None)
+        self.view.bars.update(self.bar, completed=done)
+        self.view.inner(self.name, done, self.steps)
 
 
 class View:
-    """Two bars, of all cells and of the one at work; plain lines where stderr is no terminal."""
+    """A bar of all cells and one of each at work; plain lines where stderr is no terminal."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
@@ -51,31 +56,29 @@ class View:
             console=self.console, transient=True,
         )  # fmt: skip
         self._all = self.bars.add_task("cells", total=None)
-        self._one = self.bars.add_task("", total=None)
-        self._number = self._count = self._steps = 0
+        self._at_work: dict[str, One] = {}
+        self._over = 0
         self._told = time.monotonic()
         self._live = False
 
     def stage(self, text: str) -> None:
         self._start()
-        self.bars.update(self._one, description=f"{text} …")
+        self.bars.update(self._all, description=f"{text} …")
 
     def began(self, cell: Cell, number: int, count: int) -> dpft.progress.Progress:
         self._start()
-        self._number, self._count = number, count
-        self.bars.update(self._all, total=count, completed=number - 1, description="cells")
-        self.bars.reset(self._one, description=cell.title, total=None)
+        self._forget(cell)
+        self.bars.update(self._all, total=count, description="cells")
+        name = f"cell {number} of {count}"
         if not self.console.is_terminal:
-            _show.say(f"cell {number} of {count}: {cell.title}")
-        return One(self)
+            _show.say(f"{name}: {cell.title}")
+        self._at_work[cell.digest] = One(self, cell.title, name)
+        return self._at_work[cell.digest]
 
-    def inner(self, text: str, done: int | None, steps: int | None) -> None:
-        self._steps = steps or self._steps
-        if done is not None:
-            self.bars.update(self._one, completed=done, total=self._steps)
-        if not self.console.is_terminal and done is not None and time.monotonic() - self._told > 10:
+    def inner(self, name: str, done: int, steps: int) -> None:
+        if not self.console.is_terminal and time.monotonic() - self._told > 10:
             self._told = time.monotonic()
-            _show.say(f"cell {self._number} of {self._count}: step {done} of {self._steps}")
+            _show.say(f"{name}: step {done} of {steps}")
 
     def ended(self, outcome: Outcome) -> None:
         found = outcome.result
@@ -85,7 +88,14 @@ class View:
             self.bars.print(line, markup=False)
         else:
             _show.say(line)
-        self.bars.update(self._all, completed=self._number)
+        self._forget(outcome.cell)
+        self._over += 1
+        self.bars.update(self._all, completed=self._over)
+
+    def _forget(self, cell: Cell) -> None:
+        known = self._at_work.pop(cell.digest, None)
+        if known is not None:
+            self.bars.remove_task(known.bar)
 
     def close(self) -> None:
         if self._live:
@@ -165,8 +175,12 @@ def carried_out(
     dry: bool,
     as_json: bool,
     grows: bool = False,
+    executor: Executor | None = None,
 ) -> list[Outcome] | None:
-    """Plan, ask and run, or go on where a folder has these cells already; None after a dry run."""
+    """Plan, ask and run, or go on where a folder has these cells already; None after a dry run.
+
+    `executor`: who does the cells; this process, one after the other, where it is None.
+    """
     from dpft.compare.conduct import OneByOne, conduct
     from dpft.compare.planning import check_names, outlook
     from dpft.compare.work import Work
@@ -188,7 +202,7 @@ def carried_out(
             folder.check_room(found.room)
             consent(yes, sum(not one.done for one in found.cells))
             folder.write(folder.grown({**place.to_json(), **found.to_json()}))
-        outcomes = conduct(cells, Work(folder, place, shelf), OneByOne(), view)
+        outcomes = conduct(cells, Work(folder, place, shelf), executor or OneByOne(), view)
     except KeyboardInterrupt:
         view.close()
         if folder.plan() is not None:
@@ -196,7 +210,7 @@ def carried_out(
         raise
     finally:
         view.close()
-    if not as_json:
+    if not as_json and executor is None:
         shared = [f"{what} made {shelf.made[what]} of {shelf.asked[what]} times" for what in shelf.made]
         print(f"shared      {', '.join(shared)}")
     return outcomes

@@ -32,6 +32,27 @@ Tokens = Annotated[
         show_default="2048 on a CPU, 65536 on a GPU",
     ),
 ]
+Executor = Annotated[
+    str, typer.Option(help="Who does the cells: local, one by one here; ray, a running Ray cluster (extra ray).")
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Of the cluster's head. [default: $RAY_ADDRESS, or the one found here]"),
+]
+CpusPerCell = Annotated[int | None, typer.Option(help="Cores of a cell on the cluster. [default: 1]")]
+
+
+def executor(name: str, address: str | None, cpus: int | None) -> Any:
+    """Who does the cells: None for this process. Raises UserError where that cannot be."""
+    if name not in ("local", "ray"):
+        raise UserError(f"--executor must be local or ray, got {name!r}; pass --executor ray")
+    if name == "local":
+        if address is not None or cpus is not None:
+            raise UserError("--ray-address and --cpus-per-cell go with ray, got executor local; pass --executor ray")
+        return None
+    from dpft.compare.on_ray import OnRay
+
+    return OnRay(address or "auto", 1 if cpus is None else cpus)
 
 
 def machine(device: str, precision: str, tokens: int | None) -> Machine:

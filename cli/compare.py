@@ -50,6 +50,9 @@ def compare(
     dry_run: _flags.DryRun = False,
     ledger: _flags.Ledger = None,
     population: _flags.Population = None,
+    executor: _flags.Executor = "local",
+    ray_address: _flags.RayAddress = None,
+    cpus_per_cell: _flags.CpusPerCell = None,
     device: _flags.Device = "auto",
     precision: _flags.Precision = "auto",
     tokens_per_microbatch: _flags.Tokens = None,
@@ -66,6 +69,7 @@ def compare(
     }  # fmt: skip
     asked = {key: value for key, value in flags.items() if value is not None}
     machine = _flags.machine(device, precision, tokens_per_microbatch)
+    who = _flags.executor(executor, ray_address, cpus_per_cell)
     hunt = _search(search, trials, search_on, search_data)
     from dpft.compare.folder import Folder
     from dpft.compare.planning import Place, place_of
@@ -79,7 +83,7 @@ def compare(
         folder = Folder(to or Path("comparisons") / _name(cells))
     place = Place(ledger or default_ledger_place(), population, machine)
     place = place_of(folder, place, ledger is not None)
-    outcomes = _cells.carried_out(cells, folder, place, yes=yes, dry=dry_run, as_json=as_json)
+    outcomes = _cells.carried_out(cells, folder, place, yes=yes, dry=dry_run, as_json=as_json, executor=who)
     return 0 if outcomes is None else _cells.told(outcomes, folder.path, {}, as_json)
 
 

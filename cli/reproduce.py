@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dpft.benchmarks.recipes.book import Recipe
     from dpft.benchmarks.recipes.cells import Beside, Seeds
 
+    from dpft.compare.conduct import Executor
     from dpft.compare.planning import Place
     from dpft.compare.watch import Outcome
 
@@ -37,6 +38,9 @@ def reproduce(
     dry_run: _flags.DryRun = False,
     ledger: _flags.Ledger = None,
     population: _flags.Population = None,
+    executor: _flags.Executor = "local",
+    ray_address: _flags.RayAddress = None,
+    cpus_per_cell: _flags.CpusPerCell = None,
     device: _flags.Device = "auto",
     precision: _flags.Precision = "auto",
     tokens_per_microbatch: _flags.Tokens = None,
@@ -49,6 +53,7 @@ def reproduce(
     if table is None and not listed:
         raise UserError("dpft reproduce needs a table, got none; pass table6, or --list")
     machine = _flags.machine(device, precision, tokens_per_microbatch)
+    who = _flags.executor(executor, ray_address, cpus_per_cell)
     from dpft.benchmarks.recipes import book
 
     chosen = [one for name in ([table] if table else book.TABLES) for one in book.recipes(name)]
@@ -75,7 +80,9 @@ def reproduce(
             f"NOTE        on {model}, which is not the paper's encoder: its figures stand beside for orientation only"
         )
     firsts = cells([one for one in book.recipes(str(table)) if one.task == "mnli"], asked)
-    run = functools.partial(_run, place=place, named=ledger is not None, yes=yes, dry=dry_run, as_json=as_json)
+    run = functools.partial(
+        _run, place=place, named=ledger is not None, yes=yes, dry=dry_run, as_json=as_json, executor=who
+    )
     found = run([one for one in every if one[0].first is None], folder)
     second = [one for one in every if one[0].first is not None]
     begun = [] if dry_run else _begun(second, firsts, folder)
@@ -86,7 +93,15 @@ def reproduce(
 
 
 def _run(
-    every: Sequence[Seeds], folder: Path, *, place: Place, named: bool, yes: bool, dry: bool, as_json: bool
+    every: Sequence[Seeds],
+    folder: Path,
+    *,
+    place: Place,
+    named: bool,
+    yes: bool,
+    dry: bool,
+    as_json: bool,
+    executor: Executor | None,
 ) -> list[Outcome]:
     """Plan and run the cells; nothing after a dry run."""
     from dpft.benchmarks.recipes.cells import distinct
@@ -99,7 +114,8 @@ def _run(
     if not ready:
         return []
     own = place_of(here, place, named)
-    return _cells.carried_out(ready, here, own, yes=yes, dry=dry, as_json=as_json, grows=True) or []
+    found = _cells.carried_out(ready, here, own, yes=yes, dry=dry, as_json=as_json, grows=True, executor=executor)
+    return found or []
 
 
 def _begun(second: Sequence[Seeds], firsts: Sequence[Seeds], folder: Path) -> list[Seeds]:
