@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from dpft.cli import _show
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import dpft.progress
 from dpft.spec import UserError
@@ -31,18 +31,21 @@ class One(dpft.progress.Progress):
 
     def __init__(self, view: View, title: str, name: str) -> None:
         self.view, self.title, self.name, self.steps = view, title, name, 0
-        self.bar = view.bars.add_task(title, total=None)
+        self.share = 0.0
+        self.bar = view.bars.add_task(title, total=None, count="")
 
     def stage(self, text: str) -> None:
         self.view.bars.update(self.bar, description=f"{self.title}: {text} …")
 
     def started(self, done: int, steps: int) -> None:
         self.steps = steps
-        self.view.bars.update(self.bar, description=self.title, completed=done, total=steps)
-        self.view.inner(self.name, done, steps)
+        self.view.bars.update(self.bar, description=self.title, total=steps)
+        self.stepped(done, None)
 
     def stepped(self, done: int, epsilon: float | None) -> None:
-        self.view.bars.update(self.bar, completed=done)
+        spent = "" if epsilon is None else f" · ε {epsilon:.2f} spent"
+        self.view.bars.update(self.bar, completed=done, count=f"{done}/{self.steps} steps{spent}")
+        self.share = done / max(self.steps, 1)
         self.view.inner(self.name, done, self.steps)
 
 
@@ -52,12 +55,13 @@ class View:
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
         self.bars = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeElapsedColumn(),
+            TimeRemainingColumn(), TextColumn("left"),
             console=self.console, transient=True,
         )  # fmt: skip
-        self._all = self.bars.add_task("cells", total=None)
+        self._all = self.bars.add_task("cells", total=None, count="")
         self._at_work: dict[str, One] = {}
-        self._over = 0
+        self._count = self._over = 0
         self._told = time.monotonic()
         self._live = False
 
@@ -68,7 +72,8 @@ class View:
     def began(self, cell: Cell, number: int, count: int) -> dpft.progress.Progress:
         self._start()
         self._forget(cell)
-        self.bars.update(self._all, total=count, description="cells")
+        self._count = count
+        self._sum_up()
         name = f"cell {number} of {count}"
         if not self.console.is_terminal:
             _show.say(f"{name}: {cell.title}")
@@ -76,6 +81,7 @@ class View:
         return self._at_work[cell.digest]
 
     def inner(self, name: str, done: int, steps: int) -> None:
+        self._sum_up()
         if not self.console.is_terminal and time.monotonic() - self._told > 10:
             self._told = time.monotonic()
             _show.say(f"{name}: step {done} of {steps}")
@@ -90,7 +96,13 @@ class View:
             _show.say(line)
         self._forget(outcome.cell)
         self._over += 1
-        self.bars.update(self._all, completed=self._over)
+        self._sum_up()
+
+    def _sum_up(self) -> None:
+        """Of all cells: those over, and the shares of those at work, so that the time left can be told."""
+        done = self._over + sum(one.share for one in self._at_work.values())
+        of = f"{self._over}/{self._count} over"
+        self.bars.update(self._all, description="cells", total=self._count, completed=done, count=of)
 
     def _forget(self, cell: Cell) -> None:
         known = self._at_work.pop(cell.digest, None)

@@ -168,10 +168,12 @@ def test_a_comparison_killed_with_its_workers_at_work_goes_on(
     cluster: Any, cells: Cells, values: dict[str, Any], tmp_path: Path
 ) -> None:
     """kill -9 of the whole command; the same command takes up what was broken off. Catches: two workers at one run."""
-    words = ["compare", "--methods", "bitfit,linear", "--epsilons", "8,inf", "--delta", "1e-4",
-             "--task", values["task"], "--data", values["data"], "--model", values["model"], "--batch-size", "40",
-             "--epochs", "20", "--max-length", "16", "--precision", "fp32", "--executor", "ray", "--ray-address", cluster.address,
-             "--to", str(tmp_path / "c"), "--ledger", str(tmp_path / "ledger.sqlite"), "--yes"]  # fmt: skip
+    words = [
+        "compare", "--methods", "bitfit,linear", "--epsilons", "8,inf", "--delta", "1e-4", "--task", values["task"],
+        "--data", values["data"], "--model", values["model"], "--batch-size", "40", "--epochs", "20",
+        "--max-length", "16", "--precision", "fp32", "--executor", "ray", "--ray-address", cluster.address,
+        "--to", str(tmp_path / "c"), "--ledger", str(tmp_path / "ledger.sqlite"), "--yes",
+    ]  # fmt: skip
     command = [sys.executable, "-m", "dpft", *words]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     until = time.monotonic() + 200
