@@ -11,6 +11,18 @@ from dpft.spec import Machine, UserError
 
 RunArgument = Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Data = Annotated[
+    str | None,
+    typer.Option(help="Folder with the task's files; without --task: a file, folder or hub id of your own."),
+]
+Text = Annotated[str | None, typer.Option(help="Of your own data: the column of texts.", metavar="COLUMN")]
+Pair = Annotated[str | None, typer.Option(help="The column of their partners.", metavar="COLUMN")]
+Label = Annotated[str | None, typer.Option(help="The column of labels or scores.", metavar="COLUMN")]
+Validation = Annotated[str | None, typer.Option(help="A file to judge by.", metavar="FILE")]
+Kind = Annotated[str | None, typer.Option(help="classification, regression or multi-label. [default: found out]")]
+Labels = Annotated[
+    str | None, typer.Option(help="All label names: a,b,c. They are public. [default: taken from the data]")
+]
 Ledger = Annotated[
     str | None,
     typer.Option(
@@ -59,6 +71,11 @@ def machine(device: str, precision: str, tokens: int | None) -> Machine:
     """The Machine that the flags name."""
     values: dict[str, Any] = {"device": device, "precision": precision, "tokens_per_microbatch": tokens}
     return Machine(**values)
+
+
+def names(listed: str | None) -> tuple[str, ...] | None:
+    """ "a, b" as ("a", "b")."""
+    return None if listed is None else tuple(name.strip() for name in listed.split(","))
 
 
 def options(pairs: list[str] | None) -> dict[str, str]:

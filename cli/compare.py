@@ -22,7 +22,13 @@ def compare(
     delta: Annotated[float | None, typer.Option(help="The δ of every private cell, below 1/examples.")] = None,
     grid: Annotated[Path | None, typer.Option(help="A TOML file with all of this, and options of each method.")] = None,
     task: Annotated[str | None, typer.Option(help=f"See dpft tasks. [default: {Spec.task}]")] = None,
-    data: Annotated[str | None, typer.Option(help="Where the task's files lie.")] = None,
+    data: _flags.Data = None,
+    text: _flags.Text = None,
+    pair: _flags.Pair = None,
+    label: _flags.Label = None,
+    validation: _flags.Validation = None,
+    kind: _flags.Kind = None,
+    labels: _flags.Labels = None,
     model: Annotated[str | None, typer.Option(help=f"Folder or hub id of an encoder. [default: {Spec.model}]")] = None,
     representation: Annotated[
         str | None, typer.Option(help=f"mask, cls, mean. [default: {Spec.representation}]")
@@ -65,7 +71,8 @@ def compare(
     flags = {
         "methods": _listed(methods), "epsilons": _listed(epsilons), "seeds": seeds, "delta": delta, "task": task,
         "data": data, "model": model, "representation": representation, "batch_size": batch_size, "epochs": epochs,
-        "max_length": max_length,
+        "max_length": max_length, "text": text, "pair": pair, "label": label, "validation": validation, "kind": kind,
+        "labels": _flags.names(labels),
     }  # fmt: skip
     asked = {key: value for key, value in flags.items() if value is not None}
     machine = _flags.machine(device, precision, tokens_per_microbatch)

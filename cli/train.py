@@ -21,20 +21,13 @@ def train(
     method: Annotated[str | None, typer.Option(help=f"See dpft methods. [default: {Spec.method}]")] = None,
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the method.")] = None,
     task: Annotated[str | None, typer.Option(help=f"See dpft tasks. [default: {Spec.task}]")] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Folder with the task's files; without --task: a file, folder or hub id of your own."),
-    ] = None,
-    text: Annotated[str | None, typer.Option(help="Of your own data: the column of texts.", metavar="COLUMN")] = None,
-    pair: Annotated[str | None, typer.Option(help="The column of their partners.", metavar="COLUMN")] = None,
-    label: Annotated[str | None, typer.Option(help="The column of labels or scores.", metavar="COLUMN")] = None,
-    validation: Annotated[str | None, typer.Option(help="A file to judge by.", metavar="FILE")] = None,
-    kind: Annotated[
-        str | None, typer.Option(help="classification, regression or multi-label. [default: found out]")
-    ] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="All label names: a,b,c. They are public. [default: taken from the data]")
-    ] = None,
+    data: _flags.Data = None,
+    text: _flags.Text = None,
+    pair: _flags.Pair = None,
+    label: _flags.Label = None,
+    validation: _flags.Validation = None,
+    kind: _flags.Kind = None,
+    labels: _flags.Labels = None,
     model: Annotated[
         str | None, typer.Option(help=f"Local folder or hub id of an encoder. [default: {Spec.model}]")
     ] = None,
@@ -114,7 +107,7 @@ def train(
         "batch_size": batch_size, "epochs": epochs, "learning_rate": learning_rate, "schedule": schedule,
         "clip": clip, "optimizer": optimizer, "max_length": max_length, "unit": unit, "max_per_unit": max_per_unit,
         "seed": seed, "canaries": canaries, "text": text, "pair": pair, "label": label, "validation": validation,
-        "kind": kind, "labels": None if labels is None else tuple(name.strip() for name in labels.split(",")),
+        "kind": kind, "labels": _flags.names(labels),
         "clipping": clipping, "warmup": warmup, "average": average,
         "probe_first": probe_first,
         "options": _flags.options(option) if option else None,

@@ -51,7 +51,7 @@ def utility(settings: Sequence[Setting], places: Places) -> Figure:
     figure, panels = _panels(len(settings), 4.6)
     for axes, setting in zip(panels, settings, strict=True):
         for number, series in enumerate(setting.series):
-            _curve(axes, series, setting, places[series.label], _shift(number, len(setting.series)))
+            _curve(axes, series, setting, places[series.label], _shift(number, setting))
         _budgets(axes, setting.budgets)
         _finish(axes, setting, f"{setting.title}\n{_promise(setting)}")
     return _explained(figure, settings, places)
@@ -82,7 +82,7 @@ def gaps(settings: Sequence[Setting], places: Places) -> Figure:
             found = [gap for gap in results.gaps(setting) if gap.series is series]
             if not found:
                 continue
-            look, factor = style.look(places[series.label]), _shift(number, len(setting.series))
+            look, factor = style.look(places[series.label]), _shift(number, setting)
             axes.errorbar(
                 [gap.cell.budget * factor for gap in found], [gap.value * scale.factor for gap in found],
                 yerr=[0 if math.isnan(gap.spread) else gap.spread * scale.factor for gap in found], color=look.colour,
@@ -150,7 +150,7 @@ def _budgets(axes: Axes, budgets: Sequence[float]) -> None:
             axes.axvline(finite[-1] * (_beyond(budgets) / finite[-1]) ** 0.5, color="0.5", linestyle=":", linewidth=1)
     axes.set_xscale("log")
     axes.set_xticks(list(ticks), list(ticks.values()))
-    axes.set_xlim(min(ticks) / 1.3, max(ticks) * 1.3)
+    axes.set_xlim(*_ends(budgets))
     axes.minorticks_off()
     axes.set_xlabel("privacy budget ε (no unit, logarithmic)")
 
@@ -161,9 +161,16 @@ def _beyond(budgets: Sequence[float]) -> float:
     return max(finite[-1] * 1.6, finite[-1] * (finite[-1] / finite[0]) ** 0.25) if finite else 1.0
 
 
-def _shift(number: int, count: int) -> float:
-    """A factor sideways, so that bars of the same ε stand beside each other."""
-    return float(1.018 ** (number - (count - 1) / 2))
+def _ends(budgets: Sequence[float]) -> tuple[float, float]:
+    """Where an axis of ε begins and ends."""
+    finite = [budget for budget in budgets if math.isfinite(budget)]
+    return min(finite, default=1.0) / 1.3, 1.3 * (finite[-1] if len(finite) == len(budgets) else _beyond(budgets))
+
+
+def _shift(number: int, setting: Setting) -> float:
+    """A factor sideways, so that bars of the same ε stand beside each other: a small share of the axis."""
+    low, high = _ends(setting.budgets)
+    return float((high / low) ** (0.007 * (number - (len(setting.series) - 1) / 2)))
 
 
 def _finish(axes: Axes, setting: Setting, title: str) -> None:

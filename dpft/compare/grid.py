@@ -16,9 +16,12 @@ from dpft.preparing import settled_spec
 from dpft.spec import Budget, Spec, UserError
 
 # What a grid says of every cell, and what an arm may say of its own; the rest follows from methods, epsilons and seeds.
+_ROWS = (
+    "task", "data", "text", "pair", "label", "validation", "kind", "labels", "unit", "max_per_unit",
+)  # fmt: skip
 COMMON = (
-    "task", "data", "model", "representation", "batch_size", "epochs", "learning_rate", "schedule", "clip",
-    "optimizer", "max_length", "unit", "max_per_unit",
+    *_ROWS, "model", "representation", "batch_size", "epochs", "learning_rate", "schedule", "clip", "clipping",
+    "optimizer", "warmup", "average", "probe_first", "max_length",
 )  # fmt: skip
 _TOP = {"methods", "epsilons", "delta", "seeds"}
 _ARM = {"method", "options", "search"}
@@ -77,12 +80,17 @@ def made(values: Mapping[str, Any]) -> Grid:
         raise UserError(
             f"a grid's keys are {', '.join(sorted(known))}, got {', '.join(unknown)}; remove or rename them"
         )
+    common = {name: values[name] for name in COMMON if name in values}
+    if isinstance(common.get("labels"), list):
+        common["labels"] = tuple(common["labels"])
+    if "data" in common:
+        common = {"task": "files", **common}
     return Grid(
         tuple(_arms(values.get("methods"))),
         tuple(_epsilons(values.get("epsilons"))),
         tuple(_seeds(values.get("seeds", 1))),
         values.get("delta"),
-        {name: values[name] for name in COMMON if name in values},
+        common,
     )
 
 
@@ -104,7 +112,7 @@ def _arms(found: Any) -> list[Arm]:
 
 
 def _arm(name: str, table: Any) -> Arm:
-    known = {*_ARM, *COMMON} - {"task", "data", "unit", "max_per_unit"}  # on other rows nothing is compared
+    known = {*_ARM, *COMMON} - {*_ROWS}  # on other rows nothing is compared
     unknown = sorted(set(table) - known) if isinstance(table, dict) else [repr(table)]
     if unknown:
         raise UserError(

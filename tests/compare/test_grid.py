@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +34,18 @@ def test_an_arm_may_be_a_method_under_another_name_with_values_of_its_own(cells:
         "small", "slash", {"dim": 4}, 0.5,
     )  # fmt: skip
     assert large.spec.learning_rate == 0.04, "a cell's spec says what train would fill in"
+
+
+def test_a_grid_may_be_of_ones_own_file(tiny_bert: Path, tmp_path: Path) -> None:
+    """As for train, data without a task are files of one's own; what a score or label is may be stated."""
+    (tmp_path / "notes.csv").write_text("note,kind\nwell,a\nill,b\n")
+    rows = {"data": str(tmp_path / "notes.csv"), "text": "note", "label": "kind", "labels": ["a", "b"]}
+    grid = {"methods": ["linear"], "epsilons": ["inf"], "model": str(tiny_bert), "clipping": "normalise", **rows}
+    (cell,) = made(grid).cells()
+    assert (cell.spec.task, cell.spec.labels, cell.spec.clipping) == ("files", ("a", "b"), "normalise")
+    assert Cell.from_json(cell.to_json()) == cell
+    with pytest.raises(UserError, match=r"keys of methods\.linear"):
+        made({**grid, "methods": {"linear": {"label": "other"}}})
 
 
 def test_a_cell_survives_json_and_keeps_its_digest(cells: Cells) -> None:
