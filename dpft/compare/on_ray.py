@@ -2,7 +2,8 @@
 
 One worker process does one cell at a time and keeps what its cells share. The comparison's folder, and every path that
 the cells name, must be the same on all machines; so must the ledger, which then is a PostgreSQL database. A worker that
-dies, its machine or memory gone, costs no budget twice: what it had reserved is resumed once the others are done.
+dies, its machine or memory gone, costs no budget twice: what it had reserved is resumed once the others are done. What
+passes through Ray are specs, progress and results: no row, and nothing that follows from one but a run's own figures.
 """
 
 from __future__ import annotations
@@ -137,9 +138,10 @@ class Crew:
                 self._turn()
             return [self.done[number] for number in range(len(self.cells))]
         finally:
-            for worker, _ in self.busy.values():
-                self.ray.kill(worker)
-            self.events.shutdown(force=True)
+            with contextlib.suppress(Exception):  # a cluster that is gone has nothing left to stop
+                for worker, _ in self.busy.values():
+                    self.ray.kill(worker)
+                self.events.shutdown(force=True)
 
     def _turn(self) -> None:
         """Wait a little for whoever is done first; give out what can be done next."""
