@@ -17,7 +17,10 @@ Data = Annotated[
 ]
 Text = Annotated[str | None, typer.Option(help="Of your own data: the column of texts.", metavar="COLUMN")]
 Pair = Annotated[str | None, typer.Option(help="The column of their partners.", metavar="COLUMN")]
-Label = Annotated[str | None, typer.Option(help="The column of labels or scores.", metavar="COLUMN")]
+Label = Annotated[
+    str | None,
+    typer.Option(help="The column of labels or scores; a,b,c: one of 0 and 1 for each label.", metavar="COLUMN"),
+]
 Validation = Annotated[str | None, typer.Option(help="A file to judge by.", metavar="FILE")]
 Kind = Annotated[str | None, typer.Option(help="classification, regression or multi-label. [default: found out]")]
 Labels = Annotated[

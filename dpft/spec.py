@@ -85,8 +85,8 @@ class Spec:
     size and epochs are then of units. `warmup`: share of the steps in which the learning rate rises. `average`: none,
     ema:DECAY or tail:SHARE, of the weights of all or the last steps. `probe_first`: share of the steps that train the
     head alone. `canaries`: made-up rows that are planted among the training data, each by a fair coin, for an audit.
-    Of files of one's own, `text`, `pair` and `label` name columns, `validation` a second file, `kind` and `labels`
-    (names, or a score's lowest and highest) state what is otherwise read off the label column.
+    Of files of one's own, `text`, `pair` and `label` name columns (a,b,c: one for each label), `validation` a second
+    file, `kind` and `labels` (names, or a score's lowest and highest) state what is otherwise read off the labels.
     `start`: the folder of a finished run whose weights this one begins with. `representation`: what the head reads;
     training makes it `token` where words are labelled. Raises UserError on values out of range.
     """

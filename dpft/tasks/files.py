@@ -16,7 +16,7 @@ from dpft.answers import Answer
 from dpft.spec import Spec, UserError, canonical_json
 from dpft.tasks import hub
 from dpft.tasks._task import Rows, Task
-from dpft.tasks.labelling import RULES, Column, answer_of, kind_of, names_in, scored, values
+from dpft.tasks.labelling import MANY, RULES, Column, answer_of, kind_of, names_in, scored, ticked, values
 from dpft.tasks.reading import FORMATS, Source, in_folder, of_file
 from dpft.tasks.units import kept
 
@@ -74,22 +74,33 @@ def check(spec: Spec) -> None:
             raise UserError(
                 f"the task files needs --data, --text and --label, got no --{flag.split()[0]}; pass --{flag}"
             )
-    named = [column for column in (spec.text, spec.pair, spec.label) if column is not None]
+    flags = label_columns(spec)
+    named = [column for column in (spec.text, spec.pair, *flags) if column is not None]
     if len(set(named)) != len(named):
         raise UserError("text, pair and label must be different columns, got one twice; pass --text, --pair, --label")
     if spec.kind is not None:
         answer_of(spec.kind)
+    if len(flags) > 1 and (spec.kind not in (None, MANY) or spec.labels is not None):
+        raise UserError(
+            f"several label columns are {MANY} and name their labels, got --kind or --labels too; drop them"
+        )
     if spec.labels is not None and len(spec.labels) < 2:
         raise UserError(f"labels must be at least two, got {len(spec.labels)}; pass --labels a,b")
+
+
+def label_columns(spec: Spec) -> tuple[str, ...]:
+    """`--label toxic,insult`: a column of yes or no for each label. A single name: the column of all labels."""
+    return tuple(part.strip() for part in (spec.label or "").split(","))
 
 
 def load(spec: Spec) -> Task:
     """The task of a user's own files. Raises UserError with the row's number for one that does not fit."""
     source, judged = _sources(spec)
     read = _Read.of(source, spec, spec.unit)
-    answer = answer_of(spec.kind or kind_of(read.labels))
+    flags = label_columns(spec)
+    answer = answer_of(MANY if len(flags) > 1 else spec.kind or kind_of(read.labels))
     answer = answer if answer.named else scored(spec.labels)
-    labels = (spec.labels or names_in(read.labels, answer)) if answer.named else ()
+    labels = flags if len(flags) > 1 else (spec.labels or names_in(read.labels, answer)) if answer.named else ()
     train = read.rows(spec, answer, labels, "train")
     validation = None
     if judged is not None:
@@ -141,17 +152,19 @@ class _Read:
     @classmethod
     def of(cls, source: Source, spec: Spec, unit: str = Spec.unit) -> _Read:
         texts = [column for column in (spec.text, spec.pair) if column is not None]
+        flags = label_columns(spec)
         named = unit != Spec.unit
         labels, numbers = Column(source), []
         known: dict[str, int] = {}
-        for number, cells in source.rows([*texts, spec.label or "", *([unit] if named else [])]):
+        for number, cells in source.rows([*texts, *flags, *([unit] if named else [])]):
             for column, text in zip(texts, cells, strict=False):
                 if not isinstance(text, str):
                     raise UserError(
                         f"each row must have a text, got none in the column {column!r} of {source.where(number)}; "
                         "fill it in or drop the row"
                     )
-            labels.add(number, cells[len(texts)])
+            said = cells[len(texts) : len(texts) + len(flags)]
+            labels.add(number, said[0] if len(flags) == 1 else ticked(flags, said, source.where(number)))
             if named:
                 numbers.append(known.setdefault(_unit(cells[-1], unit, source.where(number)), len(known)))
         if not labels.rows:
@@ -192,12 +205,13 @@ def _told(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What a user should know of how the data were read, and what was taken from them."""
     notes, taken = [], []
-    if spec.kind is None:
+    several = len(label_columns(spec)) > 1  # which says both
+    if spec.kind is None and not several:
         taken.append("the kind of answer")
         notes.append(f"found {answer.kind} in the label column ({RULES}; --kind states it)")
     if not labels and spec.labels is None:
         notes.append("scores are taken to lie around 0: state their range, as --labels 0,5, and fewer steps are wasted")
-    if labels and spec.labels is None:
+    if labels and spec.labels is None and not several:
         taken.append("the label names")
         notes.append(
             f"took {len(labels)} label names from the data: they are not private (--labels states them beforehand)"

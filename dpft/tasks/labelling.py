@@ -17,10 +17,12 @@ from dpft.tasks.reading import Source
 
 MOST_NAMES = 100  # a column of more different labels, none of which was stated, is rather a number or a text
 SEPARATOR = "|"
+MANY = "multi-label"
 RULES = (
     f"lists, or names joined by {SEPARATOR}, are multi-label; numbers of which one has a fraction are regression; all "
     "else is classification"
 )
+_TICKS = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
 Cell = str | tuple[str, ...] | None
 
 
@@ -77,11 +79,25 @@ def _read(value: Any) -> tuple[str, Cell]:
     return "other", None
 
 
+def ticked(names: Sequence[str], cells: Sequence[Any], place: str) -> list[str]:
+    """Of a row with a column for each label, the labels that are its. Raises UserError for what is not 0 or 1."""
+    found = []
+    for name, value in zip(names, cells, strict=True):
+        said = _TICKS.get(str(_read(value)[1]).lower())
+        if said is None:
+            raise UserError(
+                f"a column for one label must hold 0 or 1, got another in the column {name!r} of {place}; mend that row"
+            )
+        if said:
+            found.append(name)
+    return found
+
+
 def kind_of(column: Column) -> str:
     """By RULES, from the different labels alone."""
     found = [cell for cell in column.cells if cell is not None]
     if any(isinstance(cell, tuple) or SEPARATOR in cell for cell in found):
-        return "multi-label"
+        return MANY
     numbers = [_number(cell) for cell in found if isinstance(cell, str)]
     known = [number for number in numbers if number is not None]
     fractions = any(not number.is_integer() for number in known)

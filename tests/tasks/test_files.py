@@ -120,6 +120,23 @@ def test_what_is_stated_is_not_taken_from_the_data(tmp_path: Path) -> None:
     assert tasks.load(spec(tmp_path / "n.csv", kind="regression", labels=("1", "5"))).answer == Score(1, 5)
 
 
+@pytest.mark.parametrize("end", ["csv", "jsonl", "parquet"])
+def test_a_column_for_each_label_is_multi_label(tmp_path: Path, end: str) -> None:
+    """Catches: labels by the order of the file's columns, one that nobody has left out, false taken for true."""
+    rows = [("one", 1, False, 0), ("two", 0, True, 0), ("three", 1, True, 0)]
+    found = tasks.load(spec(write(tmp_path / f"own.{end}", rows, ("text", "b", "a", "c")), label="a, b,c"))
+    assert (found.labels, found.answer) == (("a", "b", "c"), ManyLabels())
+    np.testing.assert_array_equal(found.train.labels, [[0, 1, 0], [1, 0, 0], [1, 1, 0]])
+    assert found.taken == (), "nothing is read off the rows"
+
+
+@pytest.mark.parametrize("value", [2, 0.5, "maybe", None, SECRET])
+def test_a_column_for_one_label_says_yes_or_no(tmp_path: Path, value: object) -> None:
+    file = write(tmp_path / "own.jsonl", [("one", 1, 0), ("two", 1, value)], ("text", "a", "b"))
+    said = refusal(spec(file, label="a,b"))
+    assert "must hold 0 or 1, got another in the column 'b' of line 2 of own.jsonl" in said
+
+
 def test_a_unit_keeps_its_first_rows_however_its_name_is_typed(tmp_path: Path) -> None:
     people = [7, 7.0, "7", " ann", "ann", 7]
     rows = [(f"t{i}", "ab"[i % 2], who) for i, who in enumerate(people)]
@@ -197,6 +214,10 @@ def test_a_label_that_training_did_not_have_is_refused_with_its_row(tmp_path: Pa
         ({"kind": "regression"}, "a score must be a finite number, got another in line 2"),
         ({"kind": "regression", "labels": ("a", "b")}, "its lowest and highest"),
         ({"kind": "regression", "labels": ("5", "0")}, "its lowest and highest"),
+        ({"label": "label,text"}, "different columns"),
+        ({"label": "label,other", "kind": "regression"}, "several label columns are multi-label"),
+        ({"label": "label,other", "labels": ("a", "b")}, "several label columns are multi-label"),
+        ({"label": "label,other"}, "none named 'other'"),
         ({"validation": "nowhere.csv"}, "which is not there"),
         ({"validation": "own.txt"}, "which is not there"),
     ],
