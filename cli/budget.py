@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -37,6 +38,10 @@ def budget(
     runs: Annotated[
         int | None, typer.Option(help="Ask for the σ of so many such runs that share the budget.", show_default=False)
     ] = None,
+    batch_sizes: Annotated[
+        str | None,
+        typer.Option(help="Ask what other batches would need: 512,1024,4096.", metavar="B,B,…", show_default=False),
+    ] = None,
     segment: Annotated[
         list[str] | None,
         typer.Option(help="Ask for the ε of these steps (repeat it).", metavar="NOISE:RATE:STEPS", show_default=False),
@@ -48,7 +53,8 @@ def budget(
 ) -> None:
     """Say which noise, rate and steps a budget means, without touching any data."""
     planned = {"--examples": examples, "--epsilon": epsilon, "--batch-size": batch_size, "--epochs": epochs,
-               "--clip": clip, "--noise": noise, "--runs": runs, "--plot": plot}  # fmt: skip
+               "--clip": clip, "--noise": noise, "--runs": runs, "--batch-sizes": batch_sizes,
+               "--plot": plot}  # fmt: skip
     if segment:
         _together("--segment", planned)
         _segments([_segment(text) for text in segment], _needed("--delta", delta), as_json)
@@ -60,7 +66,10 @@ def budget(
         clip=Spec.clip if clip is None else clip,
     )
     count = _needed("--examples", examples)
-    if noise is not None:
+    if batch_sizes is not None:
+        _together("--batch-sizes", {"--batch-size": batch_size, "--noise": noise, "--runs": runs, "--plot": plot})
+        _batches(spec, count, batch_sizes, as_json)
+    elif noise is not None:
         _together("--noise", {"--epochs": epochs, "--runs": runs})
         _longest(spec, count, noise, plot, as_json)
     elif runs is not None:
@@ -105,6 +114,29 @@ def _shared(spec: Spec, examples: int, runs: int, plot: Path | None, as_json: bo
     _say(plan, examples, steps, f"for adding or removing one example, shared by {runs} runs on the same data")
     print(f"each run  dpft train --epsilon {each!r} (and the same --delta, --epochs, --batch-size): that noise or more")
     _say_plot(plot)
+
+
+def _batches(spec: Spec, examples: int, listed: str, as_json: bool) -> None:
+    """What batches of several sizes need for the same budget and passes. A larger one has less noise for each example
+    (until sigma no longer falls), fewer steps, and costs the same time (Ponomareva et al. 2023, section 5).
+    """
+    from dpft.privacy.plan import make_plan
+
+    sizes = [part.strip() for part in listed.split(",")]
+    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise UserError(f"batch sizes must be whole numbers above 0, got {listed!r}; pass --batch-sizes 512,1024,4096")
+    plans = [make_plan(dataclasses.replace(spec, batch_size=int(size)), examples) for size in sizes]
+    if as_json:
+        _show.print_json([plan.to_json() for plan in plans])
+        return
+    assert spec.budget is not None
+    print(
+        f"budget    ε {spec.budget.epsilon:g}, δ {spec.budget.delta:g}, {spec.epochs:g} epochs of {examples} examples"
+    )
+    print(f"{'batch':>8}{'σ':>10}{'steps':>8}   noise on the mean gradient, σ C / batch")
+    for plan in plans:
+        share = plan.noise * plan.clip / plan.expected_batch
+        print(f"{plan.expected_batch:>8}{plan.noise:>10.4f}{plan.steps:>8}   {share:.2e}")
 
 
 def _segments(segments: list[Segment], delta: float, as_json: bool) -> None:

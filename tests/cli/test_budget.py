@@ -37,6 +37,9 @@ def budget(dpft: Command) -> Command:
         (("--segment", "1:0.1:5", "--delta", 1e-5, "--epsilon", 3), "got --epsilon"),
         (("--segment", "1:0.1:5", "--delta", 1e-5, "--plot", "a.png", "--runs", 2), "got --runs, --plot"),
         ((*ASKED, "--noise", 1, "--epochs", 2), "got --epochs"),
+        ((*ASKED, "--batch-sizes", "20,80"), "got --batch-size;"),
+        ((*ASKED[:2], *ASKED[4:], "--batch-sizes", "20,many"), "batch sizes must be whole numbers"),
+        ((*ASKED[:2], *ASKED[4:], "--batch-sizes", "20,800"), "batch-size"),
         ((*ASKED, "--noise", 1, "--runs", 2), "got --runs"),
         ((*ASKED, "--noise", 0), "noise must lie"),
         ((*ASKED, "--noise", "nan"), "noise must lie"),
@@ -58,6 +61,19 @@ def test_what_does_not_fit_is_one_line_and_exit_code_2(budget: Command, words: t
     assert err.startswith("dpft: ")
     assert said in err
     assert not list(Path().iterdir())
+
+
+def test_batches_are_laid_beside_each_other_at_one_budget(budget: Command) -> None:
+    """Each row is what the same question alone would answer; more examples in a batch, less noise for each."""
+    asked = (*ASKED[:2], *ASKED[4:], "--epochs", 2)
+    plans = json.loads(budget(*asked, "--batch-sizes", "20, 80", "--json")[1])
+    alone = json.loads(budget(*asked, "--batch-size", 80, "--json")[1])
+    assert [plan["expected_batch"] for plan in plans] == [20, 80]
+    assert (plans[1]["noise"], plans[1]["steps"]) == (alone["noise"], alone["steps"]) == (alone["noise"], 10)
+    assert plans[1]["noise"] / 80 < plans[0]["noise"] / 20
+    code, out, _ = budget(*asked, "--batch-sizes", "20,80")
+    assert code == 0
+    assert f"{plans[1]['noise']:.4f}      10" in out
 
 
 def test_segments_give_epsilon_with_every_accountants_bound_name_and_version(budget: Command) -> None:
