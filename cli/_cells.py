@@ -124,7 +124,7 @@ def planned(outlook: Outlook, folder: Path) -> None:
     """The plan, on stdout."""
     groups: dict[tuple[str, str, float | None], list[Planned]] = {}
     for one in outlook.cells:
-        groups.setdefault((one.cell.spec.task, one.cell.arm, one.cell.epsilon), []).append(one)
+        groups.setdefault((one.cell.spec.rows_name, one.cell.arm, one.cell.epsilon), []).append(one)
     left = sum(not one.done for one in outlook.cells)
     print(f"cells       {len(outlook.cells)}, of which {left} are to be run")
     wide = max(len(f"{task} {arm}") for task, arm, _ in groups)

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 Representation = Literal["mask", "cls", "mean", "token"]
@@ -202,6 +203,11 @@ class Spec:
             self.max_per_unit is None or _is_whole(self.max_per_unit, 1), "max-per-unit must be a whole number above 0",
             self.max_per_unit, "pass --max-per-unit",
         )  # fmt: skip
+
+    @property
+    def rows_name(self) -> str:
+        """The task's name; of files of one's own, the name of the file or folder."""
+        return Path(self.data).stem if self.data and self.task.endswith("files") else self.task
 
     def probe_steps(self, steps: int) -> int:
         """How many of a run's `steps` train the head alone: its first ones."""

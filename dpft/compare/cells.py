@@ -35,7 +35,7 @@ class Cell:
     @property
     def title(self) -> str:
         budget = "NOT PRIVATE" if self.epsilon is None else f"ε {self.epsilon:g}"
-        return f"{self.spec.task} {self.arm} {budget} seed {self.spec.seed}"
+        return f"{self.spec.rows_name} {self.arm} {budget} seed {self.spec.seed}"
 
     def to_json(self) -> dict[str, Any]:
         search = None if self.trials is None else self.trials.to_json()

@@ -33,7 +33,7 @@ def lines(outcomes: Sequence[Outcome]) -> list[Line]:
     groups: dict[tuple[str, str, float | None], list[Outcome]] = {}
     for one in outcomes:
         if one.result is not None:
-            groups.setdefault((one.cell.spec.task, one.cell.arm, one.cell.epsilon), []).append(one)
+            groups.setdefault((one.cell.spec.rows_name, one.cell.arm, one.cell.epsilon), []).append(one)
     return [_line(key, [one.result for one in group if one.result is not None]) for key, group in groups.items()]
 
 

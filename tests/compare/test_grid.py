@@ -44,6 +44,7 @@ def test_a_grid_may_be_of_ones_own_file(tiny_bert: Path, tmp_path: Path) -> None
     (cell,) = made(grid).cells()
     assert (cell.spec.task, cell.spec.labels, cell.spec.clipping) == ("files", ("a", "b"), "normalise")
     assert Cell.from_json(cell.to_json()) == cell
+    assert cell.title == "notes linear NOT PRIVATE seed 0"
     with pytest.raises(UserError, match=r"keys of methods\.linear"):
         made({**grid, "methods": {"linear": {"label": "other"}}})
 

@@ -47,6 +47,11 @@ def test_runs_of_another_promise_or_other_data_share_no_curve_and_are_named(
     assert len({setting.title for setting in found}) == 2
 
 
+def test_files_of_ones_own_are_called_by_their_name(make: Maker, tmp_path: Path) -> None:
+    make("a", task="files", data="/some/where/notes.csv")
+    assert [setting.title.split(" · ")[0] for setting in settings(tmp_path)] == ["notes"]
+
+
 def test_a_run_without_privacy_stands_beside_each_promise_on_its_data(make: Maker, tmp_path: Path) -> None:
     make("a", delta=1e-5)
     make("b", delta=1e-6)
