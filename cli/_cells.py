@@ -39,7 +39,7 @@ class One(dpft.progress.Progress):
 
     def started(self, done: int, steps: int) -> None:
         self.steps = steps
-        self.view.bars.update(self.bar, description=self.title, total=steps)
+        self.view.bars.reset(self.bar, total=steps, completed=done, description=self.title)  # a search trains often
         self.stepped(done, None)
 
     def stepped(self, done: int, epsilon: float | None) -> None:
@@ -55,8 +55,8 @@ class View:
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
         self.bars = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeElapsedColumn(),
-            TimeRemainingColumn(), TextColumn("left"),
+            TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[count]}"),
+            TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("left"),
             console=self.console, transient=True,
         )  # fmt: skip
         self._all = self.bars.add_task("cells", total=None, count="")

@@ -135,7 +135,7 @@ def _batches(spec: Spec, examples: int, listed: str, as_json: bool) -> None:
     )
     print(f"{'batch':>8}{'σ':>10}{'steps':>8}   noise on the mean gradient, σ C / batch")
     for plan in plans:
-        share = plan.noise * plan.clip / plan.expected_batch
+        share = plan.noise * spec.clip / plan.expected_batch
         print(f"{plan.expected_batch:>8}{plan.noise:>10.4f}{plan.steps:>8}   {share:.2e}")
 
 

@@ -31,5 +31,6 @@ class OneByOne:
 def conduct(cells: Sequence[Cell], work: Work, executor: Executor, watch: Watch) -> list[Outcome]:
     """Take up what was broken off, then do all cells. One process at a time works on a folder."""
     with work.folder.alone():
+        work.folder.wait_for_workers()
         work.folder.recover()
         return executor.run(cells, work, watch)

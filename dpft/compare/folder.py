@@ -5,11 +5,12 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from dpft.audit.bookkeeping import terms
 from dpft.compare.cells import Cell, digest_of
@@ -21,6 +22,8 @@ FORMAT = 1
 _NAME = "comparison.json"
 SEARCHED = "search.json"  # in the folder of a run whose hyper-parameters were searched for
 _UNFINISHED = {"intent.json", "spec.json", "plan.json"}  # all that a folder can hold before it is a run's
+_JOINED = ".workers"
+PATIENCE = 60.0  # seconds for the workers of a killed comparison to be gone
 _SPARE = 16 * 2**20  # bytes that a disk must have beyond what the runs need
 
 
@@ -123,6 +126,39 @@ class Folder:
                     f"one process works on a comparison, got another at work in {str(self.path)!r}; wait for it"
                 ) from None
             yield
+
+    @contextmanager
+    def at_work(self, spec: str) -> Iterator[None]:
+        """One process at a time is at the spec of that digest; another waits, and finds what the first has done."""
+        locks = self.path / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with open(locks / spec[:32], "a+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def joined(self) -> IO[str]:
+        """What a worker process holds open for as long as it lives."""
+        held = open(self.path / _JOINED, "a+")  # noqa: SIM115  (over NFS a shared lock needs a file that can be read)
+        fcntl.flock(held, fcntl.LOCK_SH)
+        return held
+
+    def wait_for_workers(self) -> None:
+        """Those of a comparison that was killed end with it, if not at once; two must never be at one run."""
+        if not (self.path / _JOINED).exists():
+            return
+        until = time.monotonic() + PATIENCE
+        with open(self.path / _JOINED, "a+") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        raise UserError(
+                            f"one comparison works in a folder, got workers of another in {str(self.path)!r}; "
+                            "wait for them, or stop them on the cluster"
+                        ) from None
+                    time.sleep(0.2)
 
     def found(self) -> dict[str, Path]:
         """The run folders by their cell's digest: of several a finished one, else one that can be resumed."""

@@ -14,12 +14,12 @@ import importlib
 import os
 import socket
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from dpft.compare.cells import Cell
-from dpft.compare.ray_worker import TOLD, Worker, facts, wait_for_workers
+from dpft.compare.ray_worker import TOLD, Worker, facts
 from dpft.compare.watch import Outcome, Watch
 from dpft.compare.work import Work
 from dpft.privacy.ledger import written
@@ -58,8 +58,7 @@ class OnRay:
         """All cells, in their order. Raises UserError where the cluster cannot do them."""
         watch.stage("reaching the cluster")
         with self._cluster():
-            self._check_ledger(work)
-            wait_for_workers(work.folder)
+            self._check_ledgers(cells, work)
             return Crew(self, cells, work, watch).outcomes()
 
     @contextlib.contextmanager
@@ -81,7 +80,7 @@ class OnRay:
         finally:
             self.ray.shutdown()
 
-    def _check_ledger(self, work: Work) -> None:
+    def _check_ledgers(self, cells: Sequence[Cell], work: Work) -> None:
         machines = sum(bool(node["Alive"]) for node in self.ray.nodes())
         place = work.place.ledger
         if machines > 1 and not is_url(place):
@@ -89,51 +88,67 @@ class OnRay:
                 f"cells on {machines} machines must share a ledger in PostgreSQL, got the file {str(place)!r}; "
                 "pass --ledger postgresql+psycopg://USER@HOST/DATABASE"
             )
-
-    def needs(self, work: Work, nodes: Sequence[Any]) -> tuple[dict[str, Any], int]:
-        """What a cell asks of Ray, and how many of them the cluster's machines hold at once."""
-        there = [node["Resources"] for node in nodes if node["Alive"]]
-        gpu = work.place.machine.device != "cpu" and any(one.get("GPU", 0) >= 1 for one in there)
-        planned = [one.get("mebibytes") or 0 for one in (work.folder.plan() or {"cells": []})["cells"]]
-        needs = {"num_cpus": self.cpus, "num_gpus": int(gpu), "memory": int(max(planned, default=0) * 2**20)}
-        asked = {"CPU": self.cpus, "GPU": needs["num_gpus"], "memory": needs["memory"]}
-        room = sum(min(int(one.get(name, 0) // much) for name, much in asked.items() if much) for one in there)
-        if not room:
-            memory = f" and {needs['memory'] / 2**20:.0f} MiB" if needs["memory"] else ""
+        if machines > 1 and any(cell.trials is not None for cell in cells):
             raise UserError(
-                f"a cell must fit on a machine of the cluster, got {self.cpus} cores{memory} for it, which none has; "
-                "lower --cpus-per-cell or --tokens-per-microbatch"
+                f"a search must keep its own ledgers on one machine's disk, got cells on {machines} machines; search "
+                "with --executor local"
             )
-        return needs, room
+
+    def needs(self, work: Work) -> dict[str, Any]:
+        """What a cell asks of Ray. Of memory what the plan has measured on such a machine, where it has."""
+        gpu = work.place.machine.device != "cpu" and any(one.get("GPU", 0) >= 1 for one in self._machines())
+        plan = work.folder.plan() or {"cells": [], "machine": None}
+        measured = not gpu and plan.get("machine") == vars(work.place.machine)
+        memory = max((one.get("mebibytes") or 0 for one in plan["cells"]), default=0) if measured else 0
+        return {"num_cpus": self.cpus, "num_gpus": int(gpu), "memory": int(memory * 2**20)}
+
+    def room(self, needs: Mapping[str, Any]) -> int:
+        """How many such cells the machines of the cluster hold at once, were nobody else at work."""
+        asked = {"CPU": needs["num_cpus"], "GPU": needs["num_gpus"], "memory": needs["memory"]}
+        return sum(
+            min(int(one.get(name, 0) // much) for name, much in asked.items() if much) for one in self._machines()
+        )
+
+    def _machines(self) -> list[dict[str, float]]:
+        return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+
+    def here(self, *, soft: bool) -> Any:
+        """This machine as Ray's strategy of where a process goes; `soft`: if it can."""
+        strategies = importlib.import_module("ray.util.scheduling_strategies")
+        node = self.ray.get_runtime_context().get_node_id()
+        return strategies.NodeAffinitySchedulingStrategy(node, soft=soft)
 
 
 class Crew:
     """The workers of a comparison, and which cell each is at."""
 
     def __init__(self, executor: OnRay, cells: Sequence[Cell], work: Work, watch: Watch) -> None:
-        self.ray, self.cells, self.work, self.watch = executor.ray, cells, work, watch
-        self.needs, room = executor.needs(work, self.ray.nodes())
+        self.executor, self.ray, self.cells, self.work, self.watch = executor, executor.ray, cells, work, watch
+        self.needs = executor.needs(work)
+        self.size = min(executor.room(self.needs), len(cells))
+        if not self.size:
+            raise self._too_small("which none has")
         queue = importlib.import_module("ray.util.queue")
         self.empty = queue.Empty
-        self.events = queue.Queue(actor_options={"num_cpus": 0})
-        place = work.place
-        if not is_url(place.ledger):
-            place = dataclasses.replace(place, ledger=written(place.ledger))
+        self.events = queue.Queue(
+            actor_options={"num_cpus": 0, "scheduling_strategy": executor.here(soft=True)}
+        )  # here: it goes when this process goes
+        if not is_url(work.place.ledger):  # a machine that joins later must not begin a ledger of its own
+            self.needs["scheduling_strategy"] = executor.here(soft=False)
+        place = dataclasses.replace(work.place, ledger=written(work.place.ledger))  # without a password
         self.words = (str(work.folder.path.resolve()), os.getcwd(), place, executor.cpus, self.events)
         self.waiting = deque(range(len(cells)))
-        self.broken: deque[int] = deque()  # cells whose worker died: taken up when nobody is at work
+        self.broken: list[int] = []  # cells whose worker died: taken up when nobody is at work
         self.deaths = dict.fromkeys(range(len(cells)), 0)
         self.told: dict[int, Progress] = {}
         self.done: dict[int, Outcome] = {}
         self.busy: dict[Any, tuple[Any, int | None]] = {}  # a promise, its worker, and its cell; None: it gets ready
-        self.size = min(room, len(cells))
         self.unborn = 0
 
     def outcomes(self) -> list[Outcome]:
         try:
-            self.watch.stage(f"waiting for {self.size} workers")
-            for _ in range(self.size):
-                self._hire()
+            self.watch.stage(f"waiting for {self.size} worker{'s' if self.size > 1 else ''}")
+            self._hire(self.size)
             while len(self.done) < len(self.cells):
                 self._turn()
             return [self.done[number] for number in range(len(self.cells))]
@@ -146,18 +161,31 @@ class Crew:
     def _turn(self) -> None:
         """Wait a little for whoever is done first; give out what can be done next."""
         if not self.busy:  # all that is left was broken off by a death, and nobody else is in the folder
+            self.work.folder.wait_for_workers()
             self.work.folder.recover()
             self.waiting.extend(self.broken)
             self.broken.clear()
-            self._hire()
+            self._hire(min(self.size, len(self.waiting)))
+        nobody = all(number is None for _, number in self.busy.values())
+        if nobody and not self.executor.room(self.needs):
+            raise self._too_small("which none has any more")
         ready, _ = self.ray.wait(list(self.busy), num_returns=1, timeout=TOLD)
         self._tell()
         for promise in ready:
             self._over(promise)
 
-    def _hire(self) -> None:
-        worker = self.ray.remote(Worker).options(**self.needs).remote(*self.words)
-        self.busy[worker.ready.remote()] = (worker, None)
+    def _too_small(self, found: str) -> UserError:
+        memory = f" and {self.needs['memory'] / 2**20:.0f} MiB" if self.needs["memory"] else ""
+        gpu = " and a GPU" if self.needs["num_gpus"] else ""
+        return UserError(
+            f"a cell must fit on a machine of the cluster, got {self.needs['num_cpus']} cores{gpu}{memory} for it, "
+            f"{found}; lower --cpus-per-cell, or add such a machine"
+        )
+
+    def _hire(self, count: int = 1) -> None:
+        for _ in range(count):
+            worker = self.ray.remote(Worker).options(**self.needs).remote(*self.words)
+            self.busy[worker.ready.remote()] = (worker, None)
 
     def _over(self, promise: Any) -> None:
         worker, number = self.busy.pop(promise)
@@ -167,6 +195,7 @@ class Crew:
         except errors.RayTaskError as error:  # what the work raises ends all: a full disk
             raise error.cause from None
         except errors.RayError:
+            self.ray.kill(worker)  # one that cannot be reached may be alive
             self._died(number)
             return
         if number is None and found != facts(self.work.folder):
@@ -217,7 +246,7 @@ class Crew:
         while True:
             try:
                 number, what, words = self.events.get_nowait()
-            except self.empty:
+            except (self.empty, self.ray.exceptions.RayError):  # if nobody tells any more, the cells go on
                 return
             if number not in self.done:
                 getattr(self.told[number], what)(*words)

@@ -1,9 +1,8 @@
-"""What a comparison's worker process on a Ray cluster does, and how those of one comparison keep from another's."""
+"""What a comparison's worker process on a Ray cluster does."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import time
@@ -17,10 +16,8 @@ from dpft.compare.watch import Outcome
 from dpft.compare.work import Work
 from dpft.progress import Progress
 from dpft.shelf import Kept
-from dpft.spec import UserError
 
 TOLD = 0.5  # seconds between two words of a step
-_PATIENCE = 60.0  # seconds for the workers of a killed comparison to be gone
 
 
 class Worker:
@@ -38,11 +35,10 @@ class Worker:
         torch.set_num_threads(self.threads)
         try:
             os.chdir(self.home)
-            self.held = _at_work(self.work.folder)
-            fcntl.flock(self.held, fcntl.LOCK_SH)
+            self.held = self.work.folder.joined()
             return facts(self.work.folder)
         except OSError as error:
-            return f"no such folder ({error.strerror})"
+            return f"no folder to work in ({error.strerror})"
 
     def do(self, cell: Cell, number: int) -> Outcome:
         return self.work(cell, Told(self.events, number))
@@ -82,24 +78,3 @@ def facts(folder: Folder) -> tuple[str, str]:
 
     file = folder.path / "comparison.json"
     return f"dpft {version('dpft')}", hashlib.sha256(file.read_bytes() if file.is_file() else b"").hexdigest()
-
-
-def _at_work(folder: Folder) -> IO[str]:
-    return open(folder.path / ".at-work", "a")
-
-
-def wait_for_workers(folder: Folder) -> None:
-    """Those of a comparison that was killed end with it, if not at once; two must never be at one run."""
-    until = time.monotonic() + _PATIENCE
-    with _at_work(folder) as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except OSError:
-                if time.monotonic() > until:
-                    raise UserError(
-                        f"one comparison works in a folder, got workers of another in {str(folder.path)!r}; "
-                        "wait for them, or stop them on the cluster"
-                    ) from None
-                time.sleep(0.2)

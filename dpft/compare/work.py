@@ -55,21 +55,18 @@ class Work:
 
     def one(self, spec: Spec, progress: Progress, planner: Planner = make_plan) -> tuple[Result, str | None, How]:
         """The run of `spec` in this folder, without an error."""
-        path = self.folder.found().get(digest_of(spec))
-        if path is None:
-            place = self.place
+        with self.folder.at_work(digest_of(spec)):
+            path = self.folder.found().get(digest_of(spec))
+            if path is not None:
+                finished = Run.open(path).read_json("result") is not None
+                done = resume(path, machine=self.place.machine, progress=progress, shelf=self.shelf)
+                return done, None, "found" if finished else "resumed"
+            population = None if spec.budget is None else self.place.population
             done = train(
-                spec, runs=self.folder.runs, ledger=place.ledger,
-                population=None if spec.budget is None else place.population, machine=place.machine, progress=progress,
-                shelf=self.shelf, planner=planner,
+                spec, runs=self.folder.runs, ledger=self.place.ledger, population=population,
+                machine=self.place.machine, progress=progress, shelf=self.shelf, planner=planner,
             )  # fmt: skip
             return done, None, "trained"
-        finished = Run.open(path).read_json("result") is not None
-        return (
-            resume(path, machine=self.place.machine, progress=progress, shelf=self.shelf),
-            None,
-            ("found" if finished else "resumed"),
-        )
 
     def elsewhere(self, name: str, ledger: str | Path) -> Work:
         """The same work in a folder of its own below this one, charged to another ledger."""

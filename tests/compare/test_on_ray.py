@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from dpft.compare import folder as folders
 from dpft.compare import on_ray
 from dpft.compare.cells import Cell
 from dpft.compare.conduct import OneByOne, conduct
@@ -59,18 +60,19 @@ class Told(Progress):
 
 
 class Order(Heard):
-    """What began and ended, in order; `act` is called with the steps that are told."""
+    """How many cells were at work at once; `act` is called with the steps that are told."""
 
     def __init__(self, act: Callable[[int], None] = lambda _: None) -> None:
         super().__init__()
-        self.act, self.order = act, list[str]()
+        self.act, self.at_work, self.most = act, 0, 0
 
     def began(self, cell: Cell, number: int, count: int) -> Progress:
-        self.order.append("began")
+        self.at_work += 1
+        self.most = max(self.most, self.at_work)
         return Told(self.act)
 
     def ended(self, outcome: Any) -> None:
-        self.order.append("ended")
+        self.at_work -= 1
         super().ended(outcome)
 
 
@@ -79,13 +81,15 @@ def planned(cells: tuple[Cell, ...], work: Work) -> None:
     work.folder.write({**work.place.to_json(), **found.to_json()})
 
 
-def workers() -> list[int]:
-    """The processes of Ray's that are at a cell."""
+def workers(cluster: Any) -> list[int]:
+    """The processes of that cluster that are at a cell."""
+    (raylet,) = cluster.head_node.all_processes["raylet"]
     found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if file.read_bytes().startswith(b"ray::Worker.do"):
-                found.append(int(file.parent.name))
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == raylet.process.pid and (folder / "cmdline").read_bytes().startswith(b"ray::Worker.do"):
+                found.append(int(folder.name))
         except OSError:
             continue
     return found
@@ -102,7 +106,7 @@ def test_two_workers_find_what_one_process_finds_and_charge_each_cell_once(
     outcomes = conduct((*private, *bare), work, executor, heard)
     assert [one.error for one in outcomes] == [None] * 6
     assert [one.cell for one in outcomes] == [*private, *bare]
-    assert heard.order[:2] == ["began", "began"], "two cells must be at work at once"
+    assert heard.most == 2, "two cells must be at work at once"
     assert len(heard.outcomes) == 6
     assert [(run.charged, run.settled) for run in reserved(Path(work.place.ledger))] == [(5, True)] * 2
     alone = conduct(bare, Work(Folder(tmp_path / "alone"), work.place), OneByOne(), Silent())
@@ -111,7 +115,7 @@ def test_two_workers_find_what_one_process_finds_and_charge_each_cell_once(
     assert [one.how for one in again] == ["found"] * 6
 
 
-def test_a_worker_that_dies_costs_no_budget_twice(cells: Cells, work: Work, executor: OnRay) -> None:
+def test_a_worker_that_dies_costs_no_budget_twice(cells: Cells, work: Work, executor: OnRay, cluster: Any) -> None:
     """Catches: a cell that is trained anew after its worker's death; a death that ends the comparison."""
     every = cells(epsilons=[8], epochs=20, methods={"slash": {"options": {"dim": 12}}}, seeds=2)
     planned(every, work)
@@ -119,7 +123,7 @@ def test_a_worker_that_dies_costs_no_budget_twice(cells: Cells, work: Work, exec
 
     def kill(done: int) -> None:
         if done and not killed:
-            killed.extend(workers())
+            killed.extend(workers(cluster))
             for process in killed:
                 os.kill(process, signal.SIGKILL)
 
@@ -150,6 +154,7 @@ def test_a_cell_that_kills_its_workers_is_told_and_the_rest_go_on(
     assert "died 2 times" in str(outcomes[0].error)
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_a_worker_stops_all_in_one_line(
     cells: Cells, work: Work, executor: OnRay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +204,39 @@ def test_a_worker_of_another_dpft_or_folder_is_refused(
     with pytest.raises(UserError, match=r"must have this dpft and see .* got a worker with dpft 0"):
         conduct(cells(), work, executor, Silent())
     assert not Path(work.place.ledger).exists()
+
+
+@pytest.mark.slow
+def test_the_same_trials_for_two_seeds_are_trained_once(cells: Cells, work: Work, executor: OnRay) -> None:
+    """Catches: two workers at one run, where both need what a spec finds."""
+    one = cells(methods={"linear": {}}, epsilons=["inf"])[0]
+    twins = (one, replace(one, arm="twin"))
+    planned((one,), work)
+    assert sorted(o.how for o in conduct(twins, work, executor, Silent())) == ["found", "trained"]
+
+
+def test_a_comparison_waits_for_the_workers_of_one_that_was_killed(
+    cells: Cells, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a folder that is tidied up, or a run that is taken up, while another process is at it."""
+    monkeypatch.setattr(folders, "PATIENCE", 0.3)
+    half = work.folder.runs / "half"
+    half.mkdir(parents=True)
+    (half / "intent.json").write_text("{}")
+    with work.folder.joined(), pytest.raises(UserError, match="got workers of another"):
+        conduct(cells(), work, OneByOne(), Silent())
+    assert half.exists()
+    work.folder.wait_for_workers()
+
+
+def test_no_password_goes_to_the_cluster(cells: Cells, work: Work, executor: OnRay) -> None:
+    """Ray keeps what an actor was made with."""
+    url = "postgresql+psycopg://me:hush@localhost/book"
+    planned(cells(), work)
+    with executor._cluster():
+        crew = on_ray.Crew(executor, cells(), replace(work, place=replace(work.place, ledger=url)), Silent())
+        assert "hush" not in repr(crew.words)
+        crew.events.shutdown(force=True)
 
 
 def test_a_cell_that_no_machine_has_room_for_is_refused(cells: Cells, work: Work, cluster: Any) -> None:
