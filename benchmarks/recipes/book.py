@@ -19,7 +19,7 @@ ROWS = {"mnli": 392_702, "qqp": 363_846, "qnli": 104_743, "sst2": 67_349, "cola"
 METRIC = {"qqp": "f1", "mrpc": "f1", "cola": "matthews", "stsb": "pearson"}
 _INIT = {"n": "normal", "u": "uniform"}
 _NOT_PRIVATE: Mapping[str, Any] = {"batch_size": 8, "schedule": "linear"}
-_PRIVATE: Mapping[str, Any] = {"batch_size": 2048, "epochs": 20.0, "schedule": "constant"}
+_PRIVATE: Mapping[str, Any] = {"batch_size": 2048, "epochs": 20.0, "schedule": "constant", "warmup": 0.0}
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,8 @@ def _settings(row: Mapping[str, Any], task: str) -> tuple[dict[str, Any], str]:
     """The Spec fields of a cell beyond the table's, and where they are from."""
     private = bool(row.get("private"))
     base = dict(_PRIVATE if private else _NOT_PRIVATE)
+    if task == "conll2003":
+        base["warmup"] = 0.1
     if "batch_size" in row:
         base["batch_size"] = row["batch_size"]
     if "ours" in row:

@@ -80,7 +80,7 @@ def test_the_noise_of_table_6_is_the_papers(task: str, sigma: float) -> None:
     specs = {recipe.spec.budget: recipe.spec for recipe in recipes("table6") if recipe.task == task
              and recipe.spec.budget and recipe.quoted is None}  # fmt: skip
     (spec,) = specs.values()
-    assert (spec.batch_size, spec.epochs, spec.schedule) == (2048, 20, "constant")
+    assert (spec.batch_size, spec.epochs, spec.schedule, spec.warmup) == (2048, 20, "constant", 0)
     assert make_plan(spec, ROWS[task]).noise == pytest.approx(sigma, rel=0.01)
 
 
@@ -99,6 +99,11 @@ def test_hyper_parameters_are_those_of_the_appendix() -> None:
     assert of("table6", "JR-WARP 1 d 5K private", "sst2", "b") == ("normal", 1e-2, 20, 0.1)
     assert of("table4", "JR-WARP 1 d 5K", "conll2003") == ("normal", 3e-2, 5, 2)
     assert of("table8", "z random, W identity", "rte")[0] == "identity"
+
+
+def test_the_rate_rises_over_the_share_of_appendix_c() -> None:
+    shares = {one.spec.warmup for one in recipes("table2")}, {one.spec.warmup for one in recipes("table4")}
+    assert shares == ({0.06}, {0.1})
 
 
 def test_a_choice_of_methods_and_tasks_leaves_their_cells() -> None:
