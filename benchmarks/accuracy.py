@@ -122,7 +122,8 @@ def changed(base: Spec, option: str) -> Spec:
 
 def settled(spec: Spec, option: str, examples: int) -> Spec:
     """With the method's own learning rate, and the power of two below an eighth of the rows as its batch."""
-    rate = spec.learning_rate or methods.load(spec.method, spec.options).learning_rate
+    method = methods.load(spec.method, spec.options)
+    rate = spec.learning_rate or methods.own_rate(method, private=spec.budget is not None)
     batch = spec.batch_size if "batch_size=" in option else min(Spec.batch_size, 2 ** int(np.log2(examples / 8)))
     return dataclasses.replace(spec, learning_rate=rate, batch_size=batch)
 

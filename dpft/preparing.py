@@ -35,7 +35,7 @@ def settled_spec(spec: Spec) -> Spec:
     """`spec` with what it leaves to its method filled in: as `train` writes it down. Raises UserError."""
     method = methods.load(spec.method, spec.options)
     if spec.learning_rate is None:
-        spec = replace(spec, learning_rate=method.learning_rate)
+        spec = replace(spec, learning_rate=methods.own_rate(method, private=spec.budget is not None))
     tasks.check(spec)
     return tasks.settled(spec)
 

@@ -13,6 +13,8 @@ from dpft.reports.frame import SEARCHED, records
 from dpft.reports.names import CHOSEN, SAME_DATA, SAME_PROMISE, Facts, label, telling, titles
 
 T = TypeVar("T")
+# What a run without privacy has a value of its own for, or none that matters: its gradients are neither cut nor noisy.
+_FREE = ("learning_rate", "clip", "clipping")
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Series:
-    """One method with one choice of everything but ε and seed. `label`: the method, and what tells it from its like."""
+    """One method with one choice of everything but ε and seed. `label`: the method, and what tells it from its like.
+
+    `free_rate`: the learning rate of its runs without privacy, where that is another.
+    """
 
     label: str
     method: str
     chosen: Facts
     cells: tuple[Cell, ...]
+    free_rate: float | None = None
 
     def at(self, budget: float) -> Cell | None:
         return next((cell for cell in self.cells if cell.budget == budget), None)
@@ -83,9 +89,27 @@ def gather(frame: pd.DataFrame) -> list[Setting]:
     for shared in _groups(rows, SAME_DATA):
         free = [row for row in shared if not row["private"]]
         promised = _groups([row for row in shared if row["private"]], SAME_PROMISE)
-        settings += [[*group, *free] for group in promised] or [free]
+        settings += [[*group, *_beside(free, group)] for group in promised] or [free]
     named, keys = titles([group[0] for group in settings]), telling(settings)
     return [_setting(title, group, keys) for title, group in zip(named, settings, strict=True)]
+
+
+def _beside(free: Sequence[Facts], private: Sequence[Facts]) -> list[Facts]:
+    """Runs without privacy with the learning rate and clip of the private ones that they belong to.
+
+    They do where all else agrees and both sides have one rate; a rate that both have tells for itself.
+    """
+    same = [key for key in CHOSEN if key not in _FREE]
+    theirs = {tuple(group[0][key] for key in same): group for group in _groups(private, same)}
+    found: list[Facts] = []
+    for group in _groups(free, same):
+        partners = _groups(theirs.get(tuple(group[0][key] for key in same), ()), _FREE)
+        alone = len(partners) == 1 and len({row["learning_rate"] for row in group}) == 1
+        for row in group:
+            like = [other[0] for other in partners if alone or other[0]["learning_rate"] == row["learning_rate"]]
+            taken = {key: like[0][key] for key in _FREE} if len(like) == 1 else {}
+            found.append({**row, **taken, "free_rate": row["learning_rate"]})
+    return found
 
 
 def placed(settings: Sequence[Setting]) -> dict[str, int]:
@@ -123,7 +147,8 @@ def _order(series: Series) -> tuple[str, int, str]:
 def _series(label: str, rows: Sequence[Facts]) -> Series:
     chosen = {name: rows[0][name] for name in CHOSEN}
     cells = sorted((_cell(group) for group in _groups(rows, ("budget",))), key=lambda cell: cell.budget)
-    return Series(label, str(chosen["method"]), chosen, tuple(cells))
+    rates = {row["free_rate"] for row in rows if "free_rate" in row} - {chosen["learning_rate"]}
+    return Series(label, str(chosen["method"]), chosen, tuple(cells), next(iter(rates), None))
 
 
 def _cell(rows: Sequence[Facts]) -> Cell:

@@ -153,6 +153,8 @@ def _notes(runs: Sequence[Read], settings: Sequence[Setting]) -> list[str]:
         ids = {population(cards[name]).get("id") for cell in cells if cell.private for name in cell.runs}
         if len(ids) > 1:
             notes.append(f"{setting.title}: charged to {len(ids)} populations. Are these runs of the same data?")
+        if other := [f"{one.label} {one.free_rate:g}" for one in setting.series if one.free_rate is not None]:
+            notes.append(f"{setting.title}: without privacy at learning rates of its own: {', '.join(other)}.")
         if any(cell.n == 1 for cell in cells):
             notes.append(f"{setting.title}: single runs are drawn hollow; they have no spread.")
     return notes

@@ -24,16 +24,19 @@ COMMON = (
     "optimizer", "warmup", "average", "probe_first", "max_length",
 )  # fmt: skip
 _TOP = {"methods", "epsilons", "delta", "seeds"}
-_ARM = {"method", "options", "search"}
+_ARM = {"method", "options", "search", "non_private"}
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One thing that is compared: a method with options, and what of the common spec it changes."""
+    """One thing that is compared: a method with options, and what of the common spec it changes; `non_private`: and
+    what besides, such as the learning rate, in its cell without privacy.
+    """
 
     name: str
     method: str
     changes: Mapping[str, Any] = field(default_factory=dict)
+    non_private: Mapping[str, Any] = field(default_factory=dict)
     search: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -60,7 +63,8 @@ class Grid:
 
     def _cell(self, arm: Arm, epsilon: float, seed: int) -> Cell:
         budget = None if epsilon == math.inf else Budget(epsilon, self._delta())
-        values = {**self.common, **arm.changes, "method": arm.method, "budget": budget, "seed": seed}
+        free = arm.non_private if budget is None else {}
+        values = {**self.common, **arm.changes, **free, "method": arm.method, "budget": budget, "seed": seed}
         spec = settled_spec(_spec(values))
         if not self.trials:
             return Cell(arm.name, spec)
@@ -113,14 +117,19 @@ def _arms(found: Any) -> list[Arm]:
 
 def _arm(name: str, table: Any) -> Arm:
     known = {*_ARM, *COMMON} - {*_ROWS}  # on other rows nothing is compared
+    _check_keys(f"methods.{name}", table, known)
+    free = table.get("non_private", {})
+    _check_keys(f"methods.{name}.non_private", free, known - _ARM)
+    changes = {key: value for key, value in table.items() if key not in ("method", "search", "non_private")}
+    return Arm(name, table.get("method", name), changes, free, table.get("search", {}))
+
+
+def _check_keys(name: str, table: Any, known: set[str]) -> None:
     unknown = sorted(set(table) - known) if isinstance(table, dict) else [repr(table)]
     if unknown:
         raise UserError(
-            f"the keys of methods.{name} are {', '.join(sorted(known))}, got {', '.join(unknown)}; "
-            "remove or rename them"
+            f"the keys of {name} are {', '.join(sorted(known))}, got {', '.join(unknown)}; remove or rename them"
         )
-    changes = {key: value for key, value in table.items() if key not in ("method", "search")}
-    return Arm(name, table.get("method", name), changes, table.get("search", {}))
 
 
 def _epsilons(found: Any) -> list[float]:

@@ -52,7 +52,13 @@ def describe(name: str) -> dict[str, Any]:
     summary, _, details = inspect.cleandoc(cls.__doc__).partition("\n\n")
     options = {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
     about = {"name": name, "summary": summary, "details": details, "options": options}
-    return {**about, "learning_rate": cls.learning_rate, **dataclasses.asdict(cls.traits)}
+    rates = {"learning_rate": cls.learning_rate, "non_private_rate": cls.non_private_rate}
+    return {**about, **rates, **dataclasses.asdict(cls.traits)}
+
+
+def own_rate(method: Method, *, private: bool) -> float:
+    """The learning rate of a method where none was asked for."""
+    return method.learning_rate if private else method.non_private_rate
 
 
 def _convert(key: str, value: Any, kind: Any) -> Any:

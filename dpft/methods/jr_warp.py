@@ -68,6 +68,7 @@ class JrWarp:
     regenerate: bool = False
     traits: ClassVar[Traits] = Traits(parameter_sharing=True, efficient_inference=False, multi_layer=True)
     learning_rate: ClassVar[float] = 0.06
+    non_private_rate: ClassVar[float] = 0.06
 
     def __post_init__(self) -> None:
         check_count("dim", self.dim, example=1024)

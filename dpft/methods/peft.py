@@ -53,6 +53,7 @@ class Peft:
     settings: Mapping[str, Any] = field(default_factory=dict)
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
     learning_rate: ClassVar[float] = 0.01
+    non_private_rate: ClassVar[float] = 0.003
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Peft:

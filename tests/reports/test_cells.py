@@ -47,6 +47,18 @@ def test_runs_of_another_promise_or_other_data_share_no_curve_and_are_named(
     assert len({setting.title for setting in found}) == 2
 
 
+def test_a_run_without_privacy_may_have_a_rate_of_its_own(make: Maker, tmp_path: Path) -> None:
+    """Catches: a method torn in two by a learning rate that only fits one side; two rates taken for one."""
+    for seed in (0, 1):
+        make(f"p{seed}", epsilon=3.0, seed=seed, learning_rate=0.03, clip=0.5)
+        make(f"n{seed}", epsilon=None, seed=seed, learning_rate=0.003, clip=2.0)
+    ((series,),) = [setting.series for setting in settings(tmp_path)]
+    assert [(cell.budget, cell.n) for cell in series.cells] == [(3.0, 2), (math.inf, 2)]
+    assert (series.chosen["learning_rate"], series.free_rate) == (0.03, 0.003)
+    make("n2", epsilon=None, seed=2, learning_rate=0.001)
+    assert sorted(len(series.cells) for setting in settings(tmp_path) for series in setting.series) == [1, 1, 1]
+
+
 def test_files_of_ones_own_are_called_by_their_name(make: Maker, tmp_path: Path) -> None:
     make("a", task="files", data="/some/where/notes.csv")
     assert [setting.title.split(" · ")[0] for setting in settings(tmp_path)] == ["notes"]
@@ -150,9 +162,9 @@ def test_a_difference_to_a_run_of_another_choice_says_which(make: Maker, tmp_pat
 
 
 def test_where_two_could_be_meant_no_difference_is_given(make: Maker, tmp_path: Path) -> None:
-    make("p", clip=1.0)
-    make("f", epsilon=None, clip=2.0)
-    make("g", epsilon=None, clip=3.0)
+    make("p", learning_rate=0.01)
+    make("f", epsilon=None, learning_rate=0.002)
+    make("g", epsilon=None, learning_rate=0.003)
     (setting,) = settings(tmp_path)
     assert results.gaps(setting) == []
 
