@@ -9,6 +9,7 @@ A release is counted where the noise is drawn, into `releases`, outside run fold
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -146,15 +147,21 @@ def state(asked: dict[str, Any]) -> list[dict[str, Any]]:
         ]  # fmt: skip
 
 
-def main() -> None:
-    asked = json.loads(sys.argv[1])
-    chance = Random(asked.get("seed", 0))
+def prepare() -> None:
+    """Before anything is forked: one thread, a quick bound over runs, and all imports that a training puts off.
+
+    Without these, imports are two thirds of a small run.
+    """
     import torch
 
-    torch.set_num_threads(1)
-    import dpft.privacy.ledger.report
-    import dpft.privacy.search
-    import dpft.training  # noqa: F401
+    put_off = (
+        "sqlalchemy.dialects.sqlite", "torch._dynamo", "transformers.models.auto.modeling_auto",
+        "transformers.models.auto.tokenization_auto", "transformers.models.bert.modeling_bert",
+        "transformers.models.bert.tokenization_bert", "dpft.compare.work", "dpft.privacy.ledger.report",
+        "dpft.privacy.search", "dpft.training",
+    )  # fmt: skip
+    for name in put_off:
+        importlib.import_module(name)
     from dpft.privacy import segments
     from dpft.privacy.accountants import RDP
     from dpft.privacy.renyi import heterogeneous_rdp
@@ -163,7 +170,14 @@ def main() -> None:
         """The population's bound at a run's end, without a process for each accountant: it is not what is tested."""
         return segments.Bound(heterogeneous_rdp([(s.noise, s.rate, s.steps) for s in every], delta), RDP, {})
 
+    torch.set_num_threads(1)
     segments.epsilon_of = in_process  # type: ignore[assignment]
+
+
+def main() -> None:
+    asked = json.loads(sys.argv[1])
+    chance = Random(asked.get("seed", 0))
+    prepare()
     runs = Path(asked["runs"])
     started = time.monotonic()
     forked(asked["train"], asked, None, 0, None)

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from tests.killing import arm, before, count_releases, die, state
+from tests.killing import arm, before, count_releases, die, prepare, state
 
 
 def freeze(*_words: Any) -> None:
@@ -132,19 +132,7 @@ def outcome(job: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     asked = json.loads(sys.argv[1])
-    import torch
-
-    torch.set_num_threads(1)
-
-    from dpft.privacy import segments
-    from dpft.privacy.accountants import RDP
-    from dpft.privacy.renyi import heterogeneous_rdp
-
-    def in_process(every: Any, delta: float) -> segments.Bound:
-        """The population's bound at a run's end, without a process for each accountant: it is not what is tested."""
-        return segments.Bound(heterogeneous_rdp([(s.noise, s.rate, s.steps) for s in every], delta), RDP, {})
-
-    segments.epsilon_of = in_process  # type: ignore[assignment]
+    prepare()
     print(json.dumps([outcome(job, asked) for job in asked["jobs"]]))
 
 

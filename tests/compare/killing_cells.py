@@ -14,7 +14,6 @@ import sys
 import time
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from tests import killing
 
@@ -51,22 +50,7 @@ def forked(words: list[str], releases: Path, point: str | None, step: int, secon
 
 def main() -> None:
     asked = json.loads(sys.argv[1])
-    import torch
-
-    torch.set_num_threads(1)
-    import dpft.compare.conduct
-    import dpft.compare.planning
-    import dpft.privacy.ledger.report
-    import dpft.privacy.search
-    import dpft.training  # noqa: F401
-    from dpft.privacy import segments
-    from dpft.privacy.accountants import RDP
-    from dpft.privacy.renyi import heterogeneous_rdp
-
-    def in_process(every: Any, delta: float) -> segments.Bound:
-        return segments.Bound(heterogeneous_rdp([(s.noise, s.rate, s.steps) for s in every], delta), RDP, {})
-
-    segments.epsilon_of = in_process  # type: ignore[assignment]
+    killing.prepare()
     chance, releases, killed = Random(asked.get("seed", 0)), Path(asked["releases"]), 0
     words = asked["compare"]
     for number, point in enumerate(asked["points"]):

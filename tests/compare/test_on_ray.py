@@ -117,7 +117,7 @@ def test_two_workers_find_what_one_process_finds_and_charge_each_cell_once(
 
 def test_a_worker_that_dies_costs_no_budget_twice(cells: Cells, work: Work, executor: OnRay, cluster: Any) -> None:
     """Catches: a cell that is trained anew after its worker's death; a death that ends the comparison."""
-    every = cells(epsilons=[8], epochs=20, methods={"slash": {"options": {"dim": 12}}}, seeds=2)
+    every = cells(epsilons=[8], epochs=20, methods={"slash": {"options": {"dim": 12}}})
     planned(every, work)
     killed: list[int] = []
 
@@ -129,9 +129,8 @@ def test_a_worker_that_dies_costs_no_budget_twice(cells: Cells, work: Work, exec
 
     outcomes = conduct(every, work, executor, Order(kill))
     assert killed, "no worker was at work"
-    assert [one.error for one in outcomes] == [None, None]
-    assert "resumed" in [one.how for one in outcomes]
-    assert [(run.charged, run.settled) for run in reserved(Path(work.place.ledger))] == [(200, True)] * 2
+    assert [(one.error, one.how) for one in outcomes] == [(None, "resumed")]
+    assert [(run.charged, run.settled) for run in reserved(Path(work.place.ledger))] == [(200, True)]
 
 
 @pytest.mark.slow
@@ -196,6 +195,7 @@ def test_a_comparison_killed_with_its_workers_at_work_goes_on(
     assert len(list((tmp_path / "c" / "runs").iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_a_worker_of_another_dpft_or_folder_is_refused(
     cells: Cells, work: Work, executor: OnRay, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,7 +53,10 @@ def test_a_graph_names_no_file_of_the_machine_it_was_made_on(tiny_bert: Path, so
         assert trace not in content
 
 
-@pytest.mark.parametrize(("family", "method", "options", "task", "representation"), CASES)
+@pytest.mark.parametrize(
+    ("family", "method", "options", "task", "representation"),
+    [*CASES[1:4], *(pytest.param(*case, marks=pytest.mark.slow) for case in (CASES[0], *CASES[4:]))],
+)
 def test_the_printed_lines_give_the_runs_logits(
     request, source, tmp_path: Path, family: str, method: str, options: dict[str, str], task: str, representation: str
 ) -> None:

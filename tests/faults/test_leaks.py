@@ -91,7 +91,9 @@ def leaks(world: World, seen: Seen, said: str) -> list[str]:
 METHODS = {"slash": "dim=8", "lora": "rank=2", "full": None, "linear": None}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", ["slash", "full", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lora", "linear"))]
+)
 def test_no_loss_norm_size_key_or_text_of_a_training_row_is_left(world: World, seen: Seen, method: str) -> None:
     option = METHODS[method]
     code, out, err = world.train("--method", method, *(("--option", option) if option else ()))

@@ -58,7 +58,7 @@ def races(place: str, trials: int, racers: int) -> list[list[str]]:
 @pytest.mark.parametrize(
     ("trials", "racers"),
     [
-        (5, 2),
+        (3, 2),
         pytest.param(100, 2, marks=[pytest.mark.slow, pytest.mark.timeout(1600)]),
         pytest.param(10, 5, marks=[pytest.mark.slow, pytest.mark.timeout(1600)]),
     ],
