@@ -7,7 +7,7 @@ import importlib.util
 import io
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -40,6 +40,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         limit = item.get_closest_marker("timeout")
         longest[item.path] = max(longest.get(item.path, 0.0), limit.args[0] if limit else 0.0)
     items.sort(key=lambda item: -longest[item.path])
+
+
+@pytest.fixture(autouse=True)
+def quick_bound(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """The bound over a population's runs by RDP: a process for each accountant takes seconds, and is tested where a
+    module says REAL_ACCOUNTANTS.
+    """
+    if getattr(request.module, "REAL_ACCOUNTANTS", False):
+        return
+    from dpft.privacy import segments
+    from dpft.privacy.accountants import RDP
+    from dpft.privacy.renyi import heterogeneous_rdp
+
+    def quick(every: Iterable[segments.Segment], delta: float) -> segments.Bound:
+        return segments.Bound(heterogeneous_rdp([(s.noise, s.rate, s.steps) for s in every], delta), RDP, {})
+
+    monkeypatch.setattr(segments, "epsilon_of", quick)
 
 
 @pytest.fixture(autouse=True)

@@ -27,19 +27,6 @@ def spec(tiny_bert: Path, glue_folder: Folder) -> Spec:
     )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bound over several runs by RDP, without a process for each accountant."""
-    from dpft.privacy import segments
-    from dpft.privacy.accountants import RDP
-    from dpft.privacy.renyi import heterogeneous_rdp
-
-    def quick(every: list[segments.Segment], delta: float) -> segments.Bound:
-        return segments.Bound(heterogeneous_rdp([(s.noise, s.rate, s.steps) for s in every], delta), RDP, {})
-
-    monkeypatch.setattr(segments, "epsilon_of", quick)
-
-
 def card(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((path / "privacy.json").read_text())
     return found

@@ -14,6 +14,7 @@ from dpft.privacy.plan import Plan, _steps
 from dpft.spec import Budget
 from tests.calling import Command
 
+REAL_ACCOUNTANTS = True
 ASKED = ("--examples", 400, "--batch-size", 40, "--epsilon", 8, "--delta", 1e-4)
 FIELDS = ("rate", "steps", "noise", "clip", "expected_batch", "budget", "epsilon_upper", "accountant", "clipping")
 

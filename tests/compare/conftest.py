@@ -22,19 +22,6 @@ FP32 = Machine(device="cpu", precision="fp32")
 Cells = Callable[..., tuple[Cell, ...]]
 
 
-@pytest.fixture(autouse=True)
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bound over several runs by RDP, without a process for each accountant."""
-    from dpft.privacy import segments
-    from dpft.privacy.accountants import RDP
-    from dpft.privacy.renyi import heterogeneous_rdp
-
-    def quick(every: list[segments.Segment], delta: float) -> segments.Bound:
-        return segments.Bound(heterogeneous_rdp([(s.noise, s.rate, s.steps) for s in every], delta), RDP, {})
-
-    monkeypatch.setattr(segments, "epsilon_of", quick)
-
-
 @pytest.fixture
 def values(tiny_bert: Path, glue_folder: Callable[..., Path]) -> dict[str, Any]:
     """A grid file's content: two methods, a budget and none, one seed."""

@@ -27,6 +27,9 @@ from dpft.spec import UserError
 PARTS: list[Part] = [(0.9, 0.03, 200), (1.5, 0.1, 60), (6.0, 1.0, 1)]
 
 
+REAL_ACCOUNTANTS = True
+
+
 def gaussian_delta(noise: float, epsilon: float) -> float:
     """Balle and Wang 2018, theorem 8, as an integral of positive terms: nothing cancels."""
 

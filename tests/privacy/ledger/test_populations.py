@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from dpft.privacy.accountants import RDP
 from dpft.privacy.ledger import Event, Ledger, LedgerError, Limit, OverLimit, Reservation
 from dpft.privacy.ledger.populations import UNKNOWN, Population
 from dpft.privacy.ledger.report import report
@@ -20,24 +19,12 @@ from dpft.privacy.ledger.spending import Spending
 from dpft.privacy.ledger.summary import summarize
 from dpft.privacy.losses import heterogeneous_pld
 from dpft.privacy.plan import make_plan
-from dpft.privacy.renyi import heterogeneous_rdp
 from dpft.privacy.segments import Bound, Segment, epsilon_filter
 from dpft.spec import Budget, Spec
 
 TERMS: dict[str, Any] = {"rate": 0.1, "noise": 0.9, "steps": 10, "delta": 1e-5, "epsilon": 5.0}
 TEXTS = [f"record number {i}" for i in range(400)]
 OTHERS = [f"another one {i}" for i in range(400)]
-
-
-@pytest.fixture(autouse=True)
-def _in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """epsilon_of by its RDP, without a process for each accountant: the decisions are what is tested here."""
-
-    def quick(segments: Any, delta: float) -> Bound:
-        parts = [(one.noise, one.rate, one.steps) for one in segments]
-        return Bound(heterogeneous_rdp(parts, delta), RDP, {})
-
-    monkeypatch.setattr("dpft.privacy.segments.epsilon_of", quick)
 
 
 def epsilon_of(segments: list[Segment], delta: float) -> Bound:
