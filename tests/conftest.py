@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,6 +18,11 @@ _HUB = tempfile.TemporaryDirectory(prefix="dpft-hub-")
 os.environ.update(
     HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HOME=_HUB.name, TOKENIZERS_PARALLELISM="false"
 )  # fmt: skip
+
+# Ledgers and checkpoints wait for the disk at every step: in memory, where there is room, tests wait for nothing.
+_MEMORY = Path("/dev/shm")
+if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 4 * 2**30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 
 import pytest  # noqa: E402
 
