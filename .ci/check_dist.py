@@ -15,8 +15,8 @@ FOLDERS = {"dpft": "dpft", "cli": "dpft/cli", "reports": "dpft/reports", "benchm
 
 
 def files(folder: str) -> list[Path]:
-    """What of `folder` belongs into a distribution."""
-    return [file for pattern in DATA for file in Path(folder).rglob(pattern)]
+    """What of `folder` belongs into a distribution; raw results and their grids do not."""
+    return [file for pattern in DATA for file in Path(folder).rglob(pattern) if file.parent.name != "results"]
 
 
 def tree() -> set[str]:
