@@ -75,6 +75,11 @@ class Budget:
         )
 
 
+def rows_name(task: str, data: str | None) -> str:
+    """The task's name; of files of one's own, the name of the file or folder."""
+    return Path(data).stem if data and task.endswith("files") else task
+
+
 @dataclass(frozen=True)
 class Spec:
     """All that decides a run's result. The same spec means the same experiment.
@@ -206,8 +211,7 @@ class Spec:
 
     @property
     def rows_name(self) -> str:
-        """The task's name; of files of one's own, the name of the file or folder."""
-        return Path(self.data).stem if self.data and self.task.endswith("files") else self.task
+        return rows_name(self.task, self.data)
 
     def probe_steps(self, steps: int) -> int:
         """How many of a run's `steps` train the head alone: its first ones."""

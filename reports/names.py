@@ -9,6 +9,8 @@ from typing import Any
 
 from dpft.reports.frame import SPEC
 
+from dpft.spec import rows_name
+
 Facts = Mapping[str, Any]
 # Runs that differ in one of these are never drawn together. The second part is unknown without privacy.
 SAME_DATA = ("task", "data", "model", "metric", "units", "unit", "max_per_unit", "canaries")
@@ -31,19 +33,13 @@ _TOLD: Mapping[str, Callable[[Any], str]] = {
 
 def titles(firsts: Sequence[Facts]) -> list[str]:
     """Task and model, and of the rest what tells apart settings of one name."""
-    base = [f"{rows_name(row)} · {name_of(row['model'])}" for row in firsts]
+    base = [f"{rows_name(row['task'], row['data'])} · {name_of(row['model'])}" for row in firsts]
     titles = []
     for row, name in zip(firsts, base, strict=True):
         like = [other for other, same in zip(firsts, base, strict=True) if same == name]
         keys = [key for key in _TOLD if len({other[key] for other in like}) > 1]
         titles.append(" · ".join([name, *(_TOLD[key](row[key]) for key in keys)]))
     return titles
-
-
-def rows_name(row: Facts) -> str:
-    """The task's name; of files of one's own, the name of the file or folder."""
-    own = str(row["task"]).endswith("files") and row["data"]
-    return Path(row["data"]).stem if own else str(row["task"])
 
 
 def name_of(model: str) -> str:

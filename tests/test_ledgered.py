@@ -172,7 +172,6 @@ def assert_intact(ledger: Path, runs: Path, steps: int) -> None:
 
 
 @pytest.mark.slow  # as a full disk, which is tried every time
-@pytest.mark.slow
 def test_a_file_that_can_grow_no_more_stops_the_run_before_the_release(spec: Spec, tmp_path: Path) -> None:
     longer = replace(spec, epochs=5.0)
     steps = stopped(longer, tmp_path / "ledger.sqlite", tmp_path / "runs", LIMIT_FILES)

@@ -51,11 +51,12 @@ def test_a_private_run_on_own_files_learns_predicts_and_is_carried_away(
 ) -> None:
     held = own(tmp_path / "held.jsonl", kind, 120, seed=1)
     data = own(tmp_path / "own.jsonl", kind, 300)
-    asked = spec(tiny_bert, data, validation=str(held), representation="cls")
+    ample = Budget(200.0, 1e-4)  # the noise is fresh each time, and must not decide
+    asked = spec(tiny_bert, data, validation=str(held), representation="cls", budget=ample, epochs=16)
     result = train(asked, runs=tmp_path / "runs", machine=FP32)
     assert result.value is not None
-    chance = {"classification": 0.67, "regression": 0.3, "multi-label": 0.6}  # or above, by far: the noise is fresh
-    assert result.value > chance[kind]
+    # Five runs each found 0.79 to 0.84, 0.56 to 0.58 and 0.86 to 0.88; knowing nothing is 0.5, 0 and below 0.5.
+    assert result.value > {"classification": 0.7, "regression": 0.5, "multi-label": 0.7}[kind]
     trained = load(result.path, machine=FP32)
     assert trained.evaluate() == (result.metric, result.value)
     assert trained.figures(str(held)) == {result.metric: result.value, **result.further}
