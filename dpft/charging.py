@@ -8,9 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dpft.privacy.ledger import Claim, Ledger, Reservation
+from dpft.privacy.ledger import Claim, Ledger, Reservation, is_there
 from dpft.privacy.ledger.summary import summarize
 from dpft.privacy.plan import Plan
+from dpft.run import Run
 from dpft.spec import UserError
 from dpft.tasks import Task
 
@@ -50,6 +51,23 @@ def reserve(book: Ledger | None, plan: Plan, run: str, whose: Claim | None) -> s
     asked = asdict(terms(plan, run))
     book.reserve(asked.pop("run"), **asked, claim=whose)
     return book.head()
+
+
+def taken_up(path: Path) -> Run | None:
+    """The run at `path` whose making was broken off once it was reserved, now whole; None where nothing was."""
+    run = Run.intended(path)
+    head = None if run is None else _head(run)
+    return None if run is None or head is None else run.reserved(head)
+
+
+def _head(run: Run) -> str | None:
+    """The head of the ledger that holds this very reservation; None where none does, empty where none is needed."""
+    if run.plan.budget is None:
+        return ""
+    if not is_there(run.ledger):
+        return None
+    with Ledger(run.ledger) as book:
+        return book.head() if book.reservation(run.id) == terms(run.plan, run.id) else None
 
 
 def together(book: Ledger, plan: Plan, run: str) -> dict[str, Any] | None:

@@ -115,7 +115,7 @@ def resume(
 
 
 def _resume(path: Path, progress: Progress, shelf: Shelf, ranks: Team, machine: Machine) -> Result:
-    run = Run.open(path)
+    run = _broken_off(path)
     done = run.read_json("result")
     if done is not None:
         return Result.from_json({**done, "path": run.path})
@@ -144,6 +144,17 @@ def _resume(path: Path, progress: Progress, shelf: Shelf, ranks: Team, machine: 
                 )
             book.verify(run.ledger_head)
         return _run(run, ready, book, progress, ranks)
+
+
+def _broken_off(path: Path) -> Run:
+    """The run at `path`, also where it was killed just after its reservation."""
+    begun = None if (path / "run.json").is_file() else Run.intended(path)
+    if begun is not None and charging.taken_up(path) is None:
+        raise UserError(
+            f"a run resumes once its ledger holds its reservation, got none at {str(begun.ledger)!r}; "
+            f"nothing of it is spent there: delete {str(path)!r} and train again"
+        )
+    return Run.open(path)
 
 
 def _call(ranks: Team, spec: Spec, plan: Plan, settled: Hardware) -> None:

@@ -174,6 +174,20 @@ def prepare() -> None:
     segments.epsilon_of = in_process  # type: ignore[assignment]
 
 
+def resumable(folder: Path) -> bool:
+    """Reserved and not finished. One that was killed before its reservation has spent nothing."""
+    if not (folder / "run.json").exists():
+        from dpft.privacy.ledger import Ledger
+        from dpft.run import Run
+
+        run = Run.intended(folder)
+        if run is None:
+            return False
+        with Ledger(run.ledger) as book:
+            return book.reservation(run.id) is not None
+    return not (folder / "result.json").exists()
+
+
 def main() -> None:
     asked = json.loads(sys.argv[1])
     chance = Random(asked.get("seed", 0))
@@ -193,8 +207,7 @@ def main() -> None:
             killed = forked(words, asked, point, chance.randint(1, 4), None)
         fresh = [run for run in runs.iterdir() if run not in known]
         folder = open_run or (fresh[0] if fresh else None)
-        # Killed before run.json was written, nothing can resume it: its reservation stays spent.
-        alive = folder is not None and (folder / "run.json").exists() and not (folder / "result.json").exists()
+        alive = folder is not None and resumable(folder)
         open_run = folder if alive and point == "random" else None
         if alive and point != "random":
             forked(["resume", str(folder), "--precision", "fp32"], asked, None, 0, None)

@@ -145,6 +145,29 @@ def test_a_broken_off_run_resumes_with_only_the_steps_still_unspent(spec: Spec, 
         assert book.charged(run.id) == run.plan.steps
 
 
+def test_a_run_killed_at_its_reservation_resumes(spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a reserved budget that nothing can train on any more."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "reserved", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(spec, runs=tmp_path / "runs", ledger=tmp_path / "ledger", machine=FP32)
+    (path,) = (tmp_path / "runs").iterdir()
+    assert not (path / "run.json").exists()
+    (tmp_path / "ledger").rename(tmp_path / "elsewhere")
+    with Ledger(tmp_path / "ledger"), pytest.raises(UserError, match="nothing of it is spent there"):
+        resume(path, machine=FP32)
+    (tmp_path / "elsewhere").rename(tmp_path / "ledger")
+    run = Run.open(resume(path, machine=FP32).path)
+    with Ledger(run.ledger) as book:
+        assert book.charged(run.id) == run.plan.steps
+        assert book.is_settled(run.id)
+    assert not (path / "intent.json").exists()
+
+
 def test_a_charge_whose_update_was_lost_is_not_spent_again(spec: Spec, tmp_path: Path) -> None:
     # Killed between the charge and the save: the checkpoint is behind the ledger. Catches resuming from the
     # checkpoint's step, which would release that step twice.

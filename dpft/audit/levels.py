@@ -48,10 +48,6 @@ def audit(
         raise UserError(
             "books and path are audited beside a promise, got a run that is NOT PRIVATE; pass --level model"
         )
-    if "bookkeeping" in levels and card.get("tuning", {}).get("charged"):
-        raise UserError(
-            "books are audited of a run that is charged by itself, got the best of a charged search; pass --level path"
-        )
     random = [level for level in levels if level != "bookkeeping"]
     share = (1 - confidence) / max(1, len(random))
     work, progress = _Work(opened, card, steps, share), progress or Progress()

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from dpft.audit.bookkeeping import terms
+from dpft.charging import taken_up
 from dpft.compare.cells import Cell, digest_of
-from dpft.privacy.ledger import Ledger, is_there
-from dpft.run import Run, write
+from dpft.run import write
 from dpft.spec import Spec, UserError
 
 FORMAT = 1
@@ -178,11 +177,9 @@ class Folder:
         for path in self._folders():
             if (path / "run.json").is_file():
                 continue
-            run = Run.intended(path)
-            head = None if run is None else _reserved(run)
-            if run is not None and head is not None:
-                run.reserved(head)
-            elif {file.name for file in path.iterdir() if file.suffix != ".tmp"} <= _UNFINISHED:
+            if taken_up(path) is not None:
+                continue
+            if {file.name for file in path.iterdir() if file.suffix != ".tmp"} <= _UNFINISHED:
                 shutil.rmtree(path)
 
 
@@ -197,13 +194,3 @@ def _digests(path: Path) -> list[str]:
         return found
     except (OSError, ValueError, TypeError, KeyError):
         return []
-
-
-def _reserved(run: Run) -> str | None:
-    """The head of the ledger that holds this very reservation; None where none does, empty where none is needed."""
-    if run.plan.budget is None:
-        return ""
-    if not is_there(run.ledger):
-        return None
-    with Ledger(run.ledger) as book:
-        return book.head() if book.reservation(run.id) == terms(run) else None

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from dpft.audit import bookkeeping
 from dpft.compare import searching
 from dpft.compare.cells import Cell
 from dpft.compare.conduct import OneByOne, conduct
@@ -21,6 +22,7 @@ from dpft.privacy.calibrate import calibrate
 from dpft.privacy.ledger import Ledger, Search
 from dpft.privacy.ledger.spending import Spending
 from dpft.privacy.search_budget import ACCOUNTANT, SHAPE, calibrate_search
+from dpft.run import Run
 from dpft.shelf import Kept
 from dpft.spec import Budget, UserError
 from dpft.trained import load
@@ -38,6 +40,12 @@ def k_is_three(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     monkeypatch.setattr(searching, "draw_runs", draw)
     return drawn
+
+
+def failed(path: Path) -> set[str]:
+    """What the audit of the books finds wrong."""
+    run = Run.open(path)
+    return {check.name for check in bookkeeping.checks(run, run.read_json("privacy") or {}) if not check.passed}
 
 
 @pytest.fixture
@@ -62,7 +70,9 @@ def test_the_whole_search_stays_within_the_budget_and_wastes_little() -> None:
 def test_a_charged_search_shows_its_best_run_alone_under_the_label_of_all(
     cell: Cell, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches: trials that are charged one by one, that stay in sight, or the label of one run alone."""
+    """Catches: trials that are charged one by one, that stay in sight, the label of one run alone, and books that
+    pass whatever the card says of the search.
+    """
     values = iter([0.25, 0.75, 0.5])
     monkeypatch.setattr("dpft.evaluate.score", lambda *_: next(values))
     (outcome,) = conduct([cell], work, OneByOne(), Silent())
@@ -88,6 +98,22 @@ def test_a_charged_search_shows_its_best_run_alone_under_the_label_of_all(
     with Ledger(work.place.ledger) as book:
         book.verify(json.loads((run / "run.json").read_text())["ledger_head"], card["ledger_head"])
     load(run, machine=FP32).predict(["the film is good"])
+    assert failed(run) == set()
+    for name, changes, found in (
+        ("privacy", {"tuning": {**card["tuning"], "mean": 3}}, {"search reserved as planned"}),
+        ("privacy", {"tuning": {**card["tuning"], "mean": None}}, {"search reserved as planned", "ε recomputed"}),
+        ("privacy", {"tuning": {"charged": False}}, {"reserved as planned", "steps charged"}),
+        ("privacy", {"epsilon": 2.0}, {"card states the plan", "ε recomputed"}),
+        ("privacy", {"steps_charged": 1}, {"card states the steps charged"}),
+        ("plan", {"noise": plan["noise"] / 2}, {"search reserved as planned", "card states the plan", "ε recomputed"}),
+    ):
+        sound = (run / f"{name}.json").read_text()
+        (run / f"{name}.json").write_text(json.dumps({**json.loads(sound), **changes}))
+        assert found <= failed(run), changes
+        (run / f"{name}.json").write_text(sound)
+    with Ledger(work.place.ledger) as book:
+        book.reserve(Run.open(run).id, rate=0.5, noise=1.0, steps=1, delta=1e-5, epsilon=8.0)
+    assert failed(run) == {"charges beside the search"}
     assert conduct([cell], work, OneByOne(), Silent())[0].how == "found"
 
 
