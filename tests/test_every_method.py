@@ -18,8 +18,8 @@ from dpft.evaluate import features
 from dpft.methods._method import Adapted
 from dpft.models.heads import Classifier
 from dpft.privacy.ledger import Ledger
-from dpft.progress import Progress
 from dpft.run import Run
+from tests.stopping import StopAt
 
 FP32 = Machine(device="cpu", precision="fp32")
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -35,22 +35,6 @@ def spec(tiny_bert: Path, glue_folder: Any) -> Spec:
         task="glue/sst2", data=str(glue_folder("sst2", train=160, validation=40)), model=str(tiny_bert),
         budget=Budget(8.0, 1e-4), batch_size=40, epochs=1, max_length=16,
     )  # fmt: skip
-
-
-class StopAt(Progress):
-    def __init__(self, step: int) -> None:
-        self.step, self.path = step, Path()
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def created(self, path: Path) -> None:
-        self.path = path
-
-    def stepped(self, done: int, epsilon: float | None) -> None:
-        if done == self.step:
-            raise KeyboardInterrupt
 
 
 def test_no_method_is_left_out() -> None:

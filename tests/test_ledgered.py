@@ -15,9 +15,9 @@ import pytest
 
 from dpft import Budget, Machine, Spec, UserError, resume, train
 from dpft.privacy.ledger import Ledger, LedgerError, OverLimit
-from dpft.progress import Progress
 from dpft.run import Run
 from tests import postgres_server
+from tests.stopping import StopAt
 
 FP32 = Machine(device="cpu", precision="fp32")
 
@@ -28,19 +28,6 @@ def spec(tiny_bert: Path, glue_folder: Callable[..., Path]) -> Spec:
         task="glue/sst2", data=str(glue_folder("sst2")), model=str(tiny_bert), options={"dim": 12},
         budget=Budget(8.0, 1e-4), batch_size=40, epochs=1, learning_rate=3e-2, max_length=16,
     )  # fmt: skip
-
-
-class StopAt(Progress):
-    """Breaks off after so many steps."""
-
-    path: Path | None = None
-
-    def created(self, path: Path) -> None:
-        self.path = path
-
-    def stepped(self, done: int, epsilon: float | None) -> None:
-        if done == 3:
-            raise KeyboardInterrupt
 
 
 def test_runs_on_the_same_data_in_another_dress_share_a_population(spec: Spec, tmp_path: Path) -> None:
@@ -101,10 +88,9 @@ def test_a_run_is_charged_to_postgres_broken_off_and_resumed(
     spec: Spec, tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches: a URL taken for a path; its password in the run folder."""
-    stop = StopAt()
+    stop = StopAt(3)
     with pytest.raises(KeyboardInterrupt):
         train(spec, runs=tmp_path / "runs", ledger=server, machine=FP32, progress=stop)
-    assert stop.path is not None
     assert not any(postgres_server.PASSWORD.encode() in file.read_bytes() for file in stop.path.rglob("*.json"))
     run = Run.open(stop.path)
     assert isinstance(run.ledger, str)

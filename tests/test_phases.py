@@ -20,8 +20,8 @@ from dpft.checkpoint import Checkpoints
 from dpft.methods._method import Adapted
 from dpft.privacy.ledger import Ledger
 from dpft.privacy.plan import Plan
-from dpft.progress import Progress
 from dpft.run import Run
+from tests.stopping import StopAt
 
 FP32 = Machine(device="cpu", precision="fp32")
 Folder = Callable[..., Path]
@@ -35,26 +35,10 @@ def spec(tiny_bert: Path, glue_folder: Folder) -> Spec:
     )  # fmt: skip
 
 
-class StopAt(Progress):
-    """Breaks off after so many steps."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-        self.path: Path | None = None
-
-    def created(self, path: Path) -> None:
-        self.path = path
-
-    def stepped(self, done: int, epsilon: float | None) -> None:
-        if done == self.step:
-            raise KeyboardInterrupt
-
-
 def broken_off(spec: Spec, folder: Path, step: int) -> Path:
     stop = StopAt(step)
     with pytest.raises(KeyboardInterrupt):
         train(spec, runs=folder, machine=FP32, progress=stop)
-    assert stop.path is not None
     return stop.path
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from dpft import Budget, Machine, Spec, UserError, load, resume, train
-from dpft.progress import Progress
+from tests.stopping import StopAt
 
 FP32 = Machine(device="cpu", precision="fp32")
 Folder = Callable[..., Path]
@@ -32,18 +32,6 @@ def card(path: Path) -> dict[str, Any]:
     return found
 
 
-class StopAt(Progress):
-    """Breaks off before the first step is taken."""
-
-    path: Path | None = None
-
-    def created(self, path: Path) -> None:
-        self.path = path
-
-    def started(self, done: int, steps: int) -> None:
-        raise KeyboardInterrupt
-
-
 def test_a_second_stage_begins_with_the_first_ones_tensors_also_when_it_is_resumed(
     spec: Spec, glue_folder: Folder, tmp_path: Path
 ) -> None:
@@ -51,10 +39,9 @@ def test_a_second_stage_begins_with_the_first_ones_tensors_also_when_it_is_resum
     first = train(spec, runs=tmp_path / "runs", machine=FP32)
     second = replace(spec, task="glue/rte", data=str(glue_folder("rte", seed=1)), start=str(first.path),
                      learning_rate=1e-12)  # fmt: skip
-    stop = StopAt()
+    stop = StopAt(0)
     with pytest.raises(KeyboardInterrupt):
         train(second, runs=tmp_path / "runs", machine=FP32, progress=stop)
-    assert stop.path is not None
     done = resume(stop.path, machine=FP32)
     before, after = (load_file(run / "adapter.safetensors") for run in (first.path, done.path))
     torch.testing.assert_close(after["prompt"], before["prompt"], atol=1e-9, rtol=0)
@@ -128,7 +115,7 @@ def test_a_start_that_does_not_fit_is_refused_in_one_line(
 
 
 def test_an_unfinished_or_foreign_start_is_refused(spec: Spec, tmp_path: Path) -> None:
-    stop = StopAt()
+    stop = StopAt(0)
     with pytest.raises(KeyboardInterrupt):
         train(spec, runs=tmp_path / "runs", machine=FP32, progress=stop)
     with pytest.raises(UserError, match="must be finished"):

@@ -22,6 +22,7 @@ from dpft.card import rounded_up
 from dpft.privacy.ledger import Event, Ledger, LedgerError
 from dpft.progress import Progress
 from dpft.run import Run
+from tests.stopping import StopAt
 
 FP32 = Machine(device="cpu", precision="fp32")
 
@@ -32,21 +33,6 @@ def spec(tiny_bert: Path, glue_folder) -> Spec:
         task="glue/sst2", data=str(glue_folder("sst2")), model=str(tiny_bert), options={"dim": 12},
         budget=Budget(8.0, 1e-4), batch_size=40, epochs=1, learning_rate=3e-2, max_length=16,
     )  # fmt: skip
-
-
-class StopAt(Progress):
-    """Breaks off after so many steps, as a power cut would after a save."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-        self.path: Path | None = None
-
-    def created(self, path: Path) -> None:
-        self.path = path
-
-    def stepped(self, done: int, epsilon: float | None) -> None:
-        if done == self.step:
-            raise KeyboardInterrupt
 
 
 class Heard(Progress):
@@ -136,7 +122,6 @@ def test_a_broken_off_run_resumes_with_only_the_steps_still_unspent(spec: Spec, 
     stop = StopAt(3)
     with pytest.raises(KeyboardInterrupt):
         train(spec, runs=tmp_path / "runs", machine=FP32, progress=stop)
-    assert stop.path is not None
     heard = Heard()
     result = resume(stop.path, machine=FP32, progress=heard)
     run = Run.open(result.path)
@@ -174,7 +159,6 @@ def test_a_charge_whose_update_was_lost_is_not_spent_again(spec: Spec, tmp_path:
     stop = StopAt(3)
     with pytest.raises(KeyboardInterrupt):
         train(spec, runs=tmp_path / "runs", machine=FP32, progress=stop)
-    assert stop.path is not None
     run = Run.open(stop.path)
     with Ledger(run.ledger) as book:
         book.charge(Event(run.id, 3, run.plan.rate, run.plan.noise))
@@ -199,7 +183,6 @@ def broken_off(spec: Spec, tmp_path: Path, step: int = 2) -> Path:
     stop = StopAt(step)
     with pytest.raises(KeyboardInterrupt):
         train(spec, runs=tmp_path / "runs", machine=FP32, progress=stop)
-    assert stop.path is not None
     return stop.path
 
 

@@ -12,8 +12,8 @@ import pytest
 from dpft.cli import main
 
 from dpft import Budget, Machine, Spec, UserError, load, resume, train
-from dpft.progress import Progress
 from tests.conftest import WORDS
+from tests.stopping import StopAt
 
 FP32 = Machine(device="cpu", precision="fp32")
 WHO = ("man", "woman", "dog", "cat")
@@ -39,20 +39,9 @@ def spec(tiny_bert: Path, tmp_path: Path) -> Spec:
     )  # fmt: skip
 
 
-class StopAt(Progress):
-    path = Path()
-
-    def created(self, path: Path) -> None:
-        self.path = path
-
-    def stepped(self, done: int, epsilon: float | None) -> None:
-        if done == 2:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("method", ["linear", "jr_warp"])
 def test_a_private_run_breaks_off_resumes_and_loads(method: str, spec: Spec, tmp_path: Path) -> None:
-    spec, stopped = replace(spec, method=method, options={} if method == "linear" else {"dim": 12}), StopAt()
+    spec, stopped = replace(spec, method=method, options={} if method == "linear" else {"dim": 12}), StopAt(2)
     with pytest.raises(KeyboardInterrupt):
         train(spec, runs=tmp_path / "runs", machine=FP32, progress=stopped)
     result = resume(stopped.path, machine=FP32)

@@ -26,6 +26,7 @@ from dpft.shelf import Kept
 from dpft.spec import UserError
 from dpft.tasks import Rows, Task
 from tests.compare.conftest import FP32, Cells, Heard, reserved
+from tests.stopping import StopAt
 
 
 def test_every_cell_is_trained_once_and_found_ever_after(cells: Cells, work: Work) -> None:
@@ -78,15 +79,9 @@ def test_a_cell_that_fails_is_told_in_one_line_and_the_rest_go_on(
     assert all("secret" not in str(one.error) and "\n" not in str(one.error) for one in outcomes)
 
 
-class StopAt(Progress):
-    def stepped(self, done: int, epsilon: float | None) -> None:
-        if done == 2:
-            raise KeyboardInterrupt
-
-
 class Interrupts(Heard):
     def began(self, cell: Any, number: int, count: int) -> Progress:
-        return StopAt() if number == 1 else Progress()
+        return StopAt(2) if number == 1 else Progress()
 
 
 def test_a_cell_that_was_broken_off_is_resumed_and_charged_once(cells: Cells, work: Work) -> None:
