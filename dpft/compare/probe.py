@@ -24,7 +24,7 @@ from dpft.privacy.plan import Plan
 from dpft.privacy.secret import Secret
 from dpft.privacy.step import PlainStep, PrivateStep
 from dpft.spec import Budget, Machine, Spec
-from dpft.tasks import Rows, Task, sample
+from dpft.tasks import Rows, Task, made_up, sample
 from dpft.tasks.encode import Encoded, encode
 from dpft.tasks.microbatch import microbatches
 
@@ -62,7 +62,7 @@ def kind(spec: Spec, task: Task) -> Spec:
     return dataclasses.replace(
         Spec(), model=spec.model, method=spec.method, options=spec.options, representation=spec.representation,
         max_length=spec.max_length, optimizer=spec.optimizer, budget=private, learning_rate=1e-6,
-        task=f"{'pairs' if task.train.pairs is not None else 'texts'} of {len(task.labels)}",
+        task=f"{'pairs' if task.train.pairs is not None else 'texts'} of {len(task.labels)}, {task.answer.kind}",
     )  # fmt: skip
 
 
@@ -71,9 +71,9 @@ def measure(spec: Spec, task: Task, machine: Machine) -> Cost:
     settled, paired = settle(spec, machine), task.train.pairs is not None
     with _peak(settled.device) as peak:
         started = time.perf_counter()
-        model = adapt(spec, len(task.labels), paired, settled)
+        model = adapt(spec, len(task.labels), paired, settled, answer=task.answer)
         setup = time.perf_counter() - started
-        rows = encode(_texts(paired, len(task.labels)), model.tokenizer, spec.representation, spec.max_length)
+        rows = encode(_public(task), model.tokenizer, spec.representation, spec.max_length)
         started = time.perf_counter()
         if model.adapted.frozen:
             seen = rows.with_features(evaluate.features(model.adapted.model, rows, settled))
@@ -122,11 +122,10 @@ def _stepper(spec: Spec, adapted: Adapted, optimizer: torch.optim.Optimizer) -> 
             step.close()
 
 
-def _texts(paired: bool, labels: int) -> Rows:
+def _public(task: Task) -> Rows:
     texts, _ = sample.generate(2 * _MOST_ROWS, _SEED)
-    first, second = texts[:_MOST_ROWS], texts[_MOST_ROWS:]
-    answers = np.arange(_MOST_ROWS) % labels if labels else np.zeros(_MOST_ROWS, np.float32)
-    return Rows(first, second if paired else None, answers)
+    pairs = texts[_MOST_ROWS:] if task.train.pairs is not None else None
+    return made_up(texts[:_MOST_ROWS], pairs, task.answer, len(task.labels))
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from dpft.answers import ANSWERS
 from dpft.compare import probe
 from dpft.compare.charges import Bill, charges
 from dpft.compare.conduct import OneByOne, conduct
@@ -223,6 +224,20 @@ def test_time_is_measured_on_public_texts_alone(cells: Cells, method: str, epsil
     assert cost.seconds(planned.plan, task) > cost.setup
     assert cost.frozen is (method == "linear")
     assert cost.trained == (78 if method == "slash" else 66)
+
+
+@pytest.mark.parametrize("kind", sorted(ANSWERS))
+@pytest.mark.parametrize("method", ["slash", "linear"])
+def test_time_is_measured_for_every_kind_of_answer(cells: Cells, method: str, kind: str) -> None:
+    """Catches: a probe that takes each text for one of some classes (a comparison on named entities failed so)."""
+    (cell,) = cells(methods={method: {"slash": {"options": {"dim": 12}}, "linear": {}}[method]}, epsilons=[8])
+    labels = () if kind == "regression" else ("O", "B-LOC", "I-LOC")
+    rows = Rows(Untouchable(["?"] * 400), None, ANSWERS[kind].blank(400, len(labels)))
+    task = Task("files", rows, rows, labels, "accuracy", answer=ANSWERS[kind])
+    spec = replace(cell.spec, representation="token") if ANSWERS[kind].spoken else cell.spec
+    cost = probe.measure(probe.kind(spec, task), task, FP32)
+    assert min(cost.setup, cost.step, cost.judged, cost.mebibytes) > 0
+    assert cost.trained == 33 * max(1, len(labels)) + (12 if method == "slash" else 0)
 
 
 def place_of(_cell: object) -> Any:
