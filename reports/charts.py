@@ -94,11 +94,10 @@ def ink(place: int) -> str:
 
 
 def extent(setting: Setting) -> tuple[float, float]:
-    """From the lowest to the highest end of a bar, with a little room."""
-    ends = [
-        cell.mean + side * (cell.spread if cell.n > 1 else 0.0)
-        for series in setting.series for cell in series.cells for side in (-1, 1)
-    ]  # fmt: skip
+    """From the lowest to the highest run or end of a bar, with a little room."""
+    cells = [cell for series in setting.series for cell in series.cells]
+    bars = [cell.mean + side * (cell.spread if cell.n > 1 else 0.0) for cell in cells for side in (-1, 1)]
+    ends = [*bars, *(value for cell in cells for value in cell.values)]
     room = 0.06 * (max(ends) - min(ends)) or 0.01
     return min(ends) - room, max(ends) + room
 
@@ -160,12 +159,13 @@ def _below(frame: Frame, name: str, middle: float | None = None) -> Markup:
 
 
 def _point(series: Series, cell: Cell, x: float, y: Axis, places: Places, scale: words.Scale) -> Markup:
-    """A mark with a bar of one standard deviation to each side; hollow where one run has none."""
+    """A mark with a bar of one standard deviation to each side and a circle for each run; hollow where it is one."""
     parts = []
     if cell.n > 1:
         low, high = y(cell.mean - cell.spread), y(cell.mean + cell.spread)
         parts.append(tag("path", d=f"M{x:.1f} {low:.1f}V{high:.1f}M{x - 3:.1f} {low:.1f}h6M{x - 3:.1f} {high:.1f}h6",
                          class_="spread"))  # fmt: skip
+        parts += [tag("circle", cx=float(x), cy=float(y(value)), r=1.9, class_="run") for value in cell.values]
     kind = "mark" if cell.n > 1 else "mark hollow"
     parts.append(marker(look(places[series.label]).marker, x, y(cell.mean), class_=kind))
     proven = f" (proven {words.proven(cell.epsilon)})" if cell.private else ""

@@ -92,7 +92,7 @@ def gaps(settings: Sequence[Setting], places: Places) -> Figure:
         _budgets(axes, [budget for budget in setting.budgets if math.isfinite(budget)])
         _finish(axes, setting, setting.title)
         axes.set_ylabel(f"private − non-private {setting.facts['metric']}\n({scale.apart})")
-    return _explained(figure, shown, places)
+    return _explained(figure, shown, places, runs=False)
 
 
 def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
@@ -119,23 +119,30 @@ def _curve(axes: Axes, series: Series, setting: Setting, place: int, factor: flo
 
 
 def _point(axes: Axes, x: float, cell: Cell, setting: Setting, place: int) -> None:
-    """A mean with its spread; where the settings' points have different n, its own n beside it."""
+    """A mean with its spread and its runs; where the settings' points have different n, its own n beside it."""
     scale, look = words.scale(setting.facts["metric"]), style.look(place)
+    if cell.n > 1:
+        axes.plot(
+            [x] * cell.n, [value * scale.factor for value in cell.values], color=look.colour, marker="o",
+            linestyle="none", markersize=3.2, markerfacecolor="white", markeredgewidth=0.8, zorder=2.5,
+        )  # fmt: skip
     if len({other.n for series in setting.series for other in series.cells}) > 1:
         axes.annotate(f"n {cell.n}", (x, cell.mean * scale.factor), (6, 4), textcoords="offset points", fontsize=7)
-    axes.errorbar(
+    mark, _, _ = axes.errorbar(
         x, cell.mean * scale.factor, yerr=None if cell.n < 2 else cell.spread * scale.factor, color=look.colour,
         marker=look.marker, capsize=2.5, markersize=5.5, elinewidth=1.1, linestyle="none",
         markerfacecolor=look.colour if cell.n > 1 else "white",
     )  # fmt: skip
+    mark.set_zorder(3)
 
 
-def _explained(figure: Figure, settings: Sequence[Setting], places: Places) -> Figure:
-    """With a legend of all series below, and what a point is."""
+def _explained(figure: Figure, settings: Sequence[Setting], places: Places, *, runs: bool = True) -> Figure:
+    """With a legend of all series below, and what a point is. `runs`: each of them is drawn."""
     cells = [cell for setting in settings for series in setting.series for cell in series.cells]
     labels = placed(settings)
     hollow = "; hollow: one run, no spread" if any(cell.n == 1 for cell in cells) else ""
-    title = f"a point: mean of {words.counts(cells)}, bar: ± one standard deviation{hollow}"
+    each = " (small circles)" if any(cell.n > 1 for cell in cells) and runs else ""
+    title = f"a point: mean of {words.counts(cells)}{each}, bar: ± one standard deviation{hollow}"
     style.legend_below(figure, {label: style.look(places[label]) for label in labels}, title)
     return figure
 

@@ -80,7 +80,10 @@ def _points(setting: Setting) -> str:
     if all(cell.n == 1 for cell in cells):
         return "A point is one run; hollow, for one run has no spread."
     hollow = " Hollow: one run, no spread." if any(cell.n == 1 for cell in cells) else ""
-    return f"A point is the mean of {words.counts(cells)}, its bar one standard deviation to each side.{hollow}"
+    return (
+        f"A point is the mean of {words.counts(cells)} (small circles), its bar one standard deviation to each "
+        f"side.{hollow}"
+    )
 
 
 @lru_cache(maxsize=1)

@@ -41,7 +41,8 @@ def test_a_notebook_gets_a_panel_a_setting_with_units_and_n(runs: Path) -> None:
     for axes in drawn.axes:
         assert axes.get_xlabel() == "privacy budget ε (no unit, logarithmic)"
         assert axes.get_ylabel() == "accuracy on the validation rows (%)"
-    assert "mean of 1 to 2 runs, bar: ± one standard deviation; hollow" in drawn.legends[0].get_title().get_text()
+    said = drawn.legends[0].get_title().get_text()
+    assert "mean of 1 to 2 runs (small circles), bar: ± one standard deviation; hollow" in said
 
 
 def test_what_has_no_privacy_is_on_no_curve(runs: Path) -> None:
@@ -60,6 +61,16 @@ def test_bars_are_one_standard_deviation_and_a_single_run_has_none(runs: Path) -
     half = 100 * np.std([0.80, 0.81], ddof=1)
     assert len(ends) == 6
     assert all(high - low == pytest.approx(2 * half) for low, high in ends)
+
+
+def test_every_run_is_drawn_so_that_a_failed_one_does_not_hide_in_its_mean(tmp_path: Path, make: Maker) -> None:
+    """Catches: a mean of 79, 79 and 51 that looks like three runs at 70."""
+    for seed, value in enumerate((0.79, 0.79, 0.51)):
+        make(f"a{seed}", seed=seed, value=value)
+    (axes,) = plot_privacy_utility(load_runs(tmp_path / "runs")).axes
+    drawn = [list(line.get_ydata()) for line in axes.lines if line.get_linestyle() == "None"]
+    assert [79.0, 79.0, 51.0] in drawn
+    assert axes.get_ylim()[0] < 51
 
 
 def test_any_two_of_49_series_differ_without_their_colour() -> None:

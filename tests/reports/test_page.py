@@ -152,6 +152,17 @@ def test_one_run_a_point_is_drawn_hollow_and_said_to_have_no_spread(make: Maker,
     assert 'class="spread"' in text
 
 
+def test_every_run_has_its_circle_within_the_chart(make: Maker, tmp_path: Path) -> None:
+    """Catches: a run that lies beyond its mean's bar, and so beyond the axis."""
+    for seed, value in enumerate((0.79, 0.79, 0.51)):
+        make(f"a{seed}", seed=seed, value=value)
+    charts = [a["viewbox"] or "" for name, a in shown(tmp_path).tags if name == "svg" and "chart" in (a["class"] or "")]
+    circles = [a for name, a in shown(tmp_path).tags if name == "circle" and a["class"] == "run"]
+    assert len(circles) == 3 * len(charts)
+    heights = [float(chart.split()[3]) for chart in charts for _ in range(3)]
+    assert all(0 < float(a["cy"] or "nan") < height for a, height in zip(circles, heights, strict=True))
+
+
 def test_every_point_tells_its_n_and_spread(make: Maker, tmp_path: Path) -> None:
     for seed, value in enumerate((0.80, 0.82)):
         make(f"a{seed}", seed=seed, value=value)
