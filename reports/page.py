@@ -38,7 +38,7 @@ def _policy(script: str, watched: bool) -> str:
 
 def _heading(report: Report) -> str:
     """What these runs are, in one line."""
-    tasks = list(dict.fromkeys(str(run.spec.task) for run in report.runs if run.spec))
+    tasks = list(dict.fromkeys(run.spec.rows_name for run in report.runs if run.spec))
     methods = {run.spec.method for run in report.runs if run.spec}
     named = ", ".join(tasks[:4]) + (" …" if len(tasks) > 4 else "")
     return f"{words.plural(len(methods), 'method')} on {named}" if tasks else "no run yet"

@@ -113,6 +113,14 @@ def test_every_run_states_its_own_promise_and_a_search_or_start_that_its_card_te
     assert "started from a private run on the same population" in text
 
 
+def test_rows_of_ones_own_go_by_their_files_name(make: Maker, tmp_path: Path) -> None:
+    """Catches: a page "on files", whatever they are."""
+    make("a", task="files", data="/home/me/tickets.csv", text="message", label="team")
+    text = page.render(report(tmp_path))
+    assert "1 method on tickets<" in text
+    assert "on files" not in text
+
+
 def test_an_epsilon_is_rounded_up_never_down(make: Maker, tmp_path: Path) -> None:
     make("a", epsilon=6.70001)  # its bound is 6.69330999
     change(tmp_path / "runs" / "a", "privacy", population=summary("p", composition=2.00001, filter=3.99991))
