@@ -1,9 +1,10 @@
 """Runs as lines of numbers that can be kept beside the code, and the table of what is kept.
 
-    python -m dpft.benchmarks.kept FILE.jsonl… [--runs FOLDER…]
+    python -m dpft.benchmarks.kept FILE.jsonl… [--runs FOLDER]…
 
 With --runs the only FILE is written anew from the finished runs in these folders: no path, no text, no identity. Then
-the table of all files is printed: mean ± standard deviation over seeds (their number) of 100 times the metric.
+the table of all files is printed: mean ± standard deviation over seeds (their number) of 100 times the metric, of runs
+that differ in nothing else.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from typing import Annotated, Any
 import typer
 from dpft.reports.frame import load_runs, records
 
+from dpft.run import write
 from dpft.spec import UserError, rows_name
 
 Row = dict[str, Any]
-Column = tuple[str, str, float]  # task, metric, epsilon
-SAME = ("method", "options", "representation", "batch_size", "epochs", "clip", "optimizer", "clipping", "average",
-        "probe_first")  # fmt: skip
-NUMBERS = ("seed", "learning_rate", "noise", "steps", "trainable", "metric", "value", "precision")
+Column = tuple[str, str, float, float]  # task, metric, epsilon, delta
+SAME = ("method", "options", "model", "representation", "batch_size", "epochs", "schedule", "warmup", "clip",
+        "optimizer", "clipping", "average", "probe_first", "max_length", "unit", "precision")  # fmt: skip
+NUMBERS = ("seed", "learning_rate", "noise", "steps", "trainable", "metric", "value")
 
 
 def main(
@@ -37,16 +39,28 @@ def main(
     if runs and len(files) != 1:
         raise UserError(f"runs are kept in one file, got {len(files)}; name one")
     if runs:
-        lines = [json.dumps(row, ensure_ascii=False) for row in kept(runs)]
-        files[0].write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    print(table([json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]))
+        rows = kept(runs)
+        if not rows:
+            raise UserError("what is kept must hold a finished run with a result, got none; pass --runs of one")
+        write(files[0], "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode())
+    print(table([row for file in files for row in read(file)]))
+
+
+def read(file: Path) -> list[Row]:
+    """What was kept. Raises UserError."""
+    try:
+        return [dict(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, TypeError, ValueError) as error:
+        raise UserError(
+            f"a kept file must be JSON lines, got {type(error).__name__} at {str(file)!r}; restore it"
+        ) from None
 
 
 def kept(folders: Iterable[Path]) -> list[Row]:
-    """What finished runs are compared by; `epsilon` is the budget, None without one."""
+    """What finished runs with a result are compared by; `epsilon` is the budget, None without one."""
     frame = load_runs(folders)
     return sorted(
-        (_row(run) for run in records(frame[frame["state"] == "finished"])),
+        (_row(run) for run in records(frame[(frame["state"] == "finished") & frame["value"].notna()])),
         key=lambda row: (row["task"], row["method"], _epsilon(row), json.dumps(row)),
     )
 
@@ -54,7 +68,8 @@ def kept(folders: Iterable[Path]) -> list[Row]:
 def _row(run: Row) -> Row:
     known = {name: _plain(run[name]) for name in (*SAME, *NUMBERS)}
     budget = {"epsilon": _plain(run["budget"]), "delta": _plain(run["delta"])}
-    return {"task": rows_name(run["task"], run["data"]), **known, "options": json.loads(run["options"]), **budget}
+    own = {"task": rows_name(run["task"], run["data"]), "model": Path(run["model"]).name}
+    return {**own, **{k: v for k, v in known.items() if k not in own}, "options": json.loads(run["options"]), **budget}
 
 
 def _epsilon(row: Row) -> float:
@@ -73,14 +88,25 @@ def table(rows: Sequence[Row]) -> str:
     cells: dict[str, dict[Column, list[float]]] = defaultdict(lambda: defaultdict(list))
     tasks = [[row for row in rows if row["task"] == task] for task in {row["task"] for row in rows}]
     telling = [name for name in SAME if any(len({json.dumps(row[name]) for row in same}) > 1 for same in tasks)]
+    tried = defaultdict(set)  # without privacy a method has a rate of its own
+    for row in rows:
+        tried[row["task"], row["method"], row["epsilon"] is None].add(row["learning_rate"])
+    several = {method for (_, method, _), rates in tried.items() if len(rates) > 1}
     for row in rows:
         said = [row["method"], *(_said(name, row[name]) for name in telling if name != "method")]
-        column = (row["task"], row["metric"], _epsilon(row))
+        said += [_said("learning_rate", row["learning_rate"])] if row["method"] in several else []
+        column = (row["task"], row["metric"], _epsilon(row), row["delta"] or 0.0)
         cells[" ".join(filter(None, said))][column].append(100 * row["value"])
     columns = sorted({column for found in cells.values() for column in found})
-    head = ["method", *(f"{t} {m}, {f'ε {e:g}' if math.isfinite(e) else 'none'}" for t, m, e in columns)]
     body = [[name, *(_shown(found[column]) for column in columns)] for name, found in cells.items()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body))
+    lines = (["method", *map(_titled, columns)], ["---"] * (1 + len(columns)), *body)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _titled(column: Column) -> str:
+    task, metric, epsilon, delta = column
+    budget = f"ε {epsilon:g}, δ {delta:g}" if math.isfinite(epsilon) else "none"
+    return f"{task} {metric}, {budget}"
 
 
 def _said(name: str, value: Any) -> str:

@@ -61,7 +61,7 @@ def card(
         return {"private": False, "statement": statement, "units": units, **common}
     return {
         "private": True,
-        "statement": f"{label(plan)}-differential privacy for {adjacency(spec)}",
+        "statement": promise(spec, plan),
         "epsilon": plan.epsilon_upper,
         "delta": plan.budget.delta,
         "budget": {"epsilon": plan.budget.epsilon, "delta": plan.budget.delta},
@@ -107,6 +107,11 @@ def mechanism(spec: Spec, plan: Plan) -> str:
     if alone:
         told.append(f"the first {alone} steps release the head alone")
     return "; ".join(told)
+
+
+def promise(spec: Spec, plan: Plan) -> str:
+    """The one sentence that a private run is known by."""
+    return f"{label(plan)}-differential privacy for {adjacency(spec)}"
 
 
 def adjacency(spec: Spec) -> str:

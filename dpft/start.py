@@ -122,7 +122,7 @@ def check_people(start: Start, book: Ledger | None, claim: Claim | None) -> None
     if book is None or claim is None:
         return
     for one in _line(start):
-        counted = one.plan.budget is not None and book.knows(one.id)
+        counted = one.plan.budget is not None and (book.reservation(one.id) or book.search(one.id))
         if counted or not _same_people(one, book, claim):
             continue
         if one.plan.budget is None:

@@ -25,7 +25,7 @@ from dpft.memory import forget_peak, peak_mib
 from dpft.methods._method import Adapted
 from dpft.preparing import Prepared, about_task, prepare, settled_spec
 from dpft.privacy.accountants import epsilon_curve
-from dpft.privacy.ledger import Ledger, default_ledger_place, is_there
+from dpft.privacy.ledger import Ledger, default_ledger_place
 from dpft.privacy.plan import Plan, make_plan
 from dpft.privacy.ranks import ALONE, Team
 from dpft.privacy.sampler import poisson_batches
@@ -115,7 +115,7 @@ def resume(
 
 
 def _resume(path: Path, progress: Progress, shelf: Shelf, ranks: Team, machine: Machine) -> Result:
-    run = _broken_off(path)
+    run = charging.broken_off(path)
     done = run.read_json("result")
     if done is not None:
         return Result.from_json({**done, "path": run.path})
@@ -133,8 +133,7 @@ def _resume(path: Path, progress: Progress, shelf: Shelf, ranks: Team, machine: 
     settled = settle(run.spec, machine)
     _call(ranks, run.spec, run.plan, settled)
     ready = prepare(run.spec, task, settled, progress, shelf, ranks)
-    if run.plan.budget is not None and not is_there(run.ledger):
-        raise UserError(f"a run resumes with its ledger, got none at {str(run.ledger)!r}; restore that file")
+    charging.check_there(run)
     with charging.opened(run.plan, run.ledger) as book:
         if book is not None:
             if book.reservation(run.id) != charging.terms(run.plan, run.id):
@@ -143,18 +142,12 @@ def _resume(path: Path, progress: Progress, shelf: Shelf, ranks: Team, machine: 
                     f"{str(run.ledger)!r}; restore the run's plan.json and its ledger"
                 )
             book.verify(run.ledger_head)
+            if ready.start is not None and run.read_json("start") is None:  # killed before it was written down
+                own = rows_of(run.spec, shelf).train
+                starts.check_people(ready.start, book, book.claim(own.texts, own.pairs, unit=run.spec.unit))
+        if run.read_json("task") is None:
+            run.write_json("task", about_task(task))
         return _run(run, ready, book, progress, ranks)
-
-
-def _broken_off(path: Path) -> Run:
-    """The run at `path`, also where it was killed just after its reservation."""
-    begun = None if (path / "run.json").is_file() else Run.intended(path)
-    if begun is not None and charging.taken_up(path) is None:
-        raise UserError(
-            f"a run resumes once its ledger holds its reservation, got none at {str(begun.ledger)!r}; "
-            f"nothing of it is spent there: delete {str(path)!r} and train again"
-        )
-    return Run.open(path)
 
 
 def _call(ranks: Team, spec: Spec, plan: Plan, settled: Hardware) -> None:

@@ -30,7 +30,7 @@ def test_kept_runs_hold_numbers_alone_and_their_table_is_of_them(
     assert "/home" not in file.read_text()
     kept.main([file, second])
     assert capsys.readouterr().out.splitlines() == [
-        "| method | glue/sst2 accuracy, ε 3 | glue/sst2 accuracy, none | glue/stsb pearson, ε 3 |",
+        "| method | glue/sst2 accuracy, ε 3, δ 1e-05 | glue/sst2 accuracy, none | glue/stsb pearson, ε 3, δ 1e-05 |",
         "| --- | --- | --- | --- |",
         "| lora batch_size=300 | 85.0 ± 7.1 (2) | — | — |",
         "| lora batch_size=64 | — | 95.0 (1) | — |",
@@ -38,3 +38,33 @@ def test_kept_runs_hold_numbers_alone_and_their_table_is_of_them(
     ]
     with pytest.raises(UserError, match="kept in one file"):
         kept.main([file, second], runs=[tmp_path / "runs"])
+
+
+def test_what_is_kept_is_never_lost_to_a_mistake(tmp_path: Path) -> None:
+    """Catches: a mistyped folder that empties a kept file."""
+    make_run(tmp_path / "runs", "one", seed=0)
+    (tmp_path / "none").mkdir()
+    file = tmp_path / "kept.jsonl"
+    kept.main([file], runs=[tmp_path / "runs"])
+    before = file.read_text()
+    with pytest.raises(UserError, match="must hold a finished run"):
+        kept.main([file], runs=[tmp_path / "none"])
+    assert file.read_text() == before
+    for content in (None, "no json\n", "3\n"):
+        broken = tmp_path / "broken.jsonl"
+        if content:
+            broken.write_text(content)
+        with pytest.raises(UserError, match="must be JSON lines"):
+            kept.main([broken])
+
+
+def test_runs_that_differ_in_more_than_their_seed_share_no_mean(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, change in enumerate(({}, {"learning_rate": 1.0}, {"delta": 1e-6}, {"max_length": 16})):
+        make_run(tmp_path / "runs", f"run-{number}", seed=number, **change)
+    make_run(tmp_path / "runs", "odd", value=float("nan"))
+    kept.main([tmp_path / "kept.jsonl"], runs=[tmp_path / "runs"])
+    shown = capsys.readouterr().out
+    assert shown.count("(1)") == 4
+    assert "±" not in shown

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from dpft import Budget, Machine, Spec, UserError, load, resume, train
+from dpft.run import Run
 from tests.stopping import StopAt
 
 FP32 = Machine(device="cpu", precision="fp32")
@@ -91,6 +92,32 @@ def test_a_private_run_never_starts_from_what_saw_its_rows_uncharged(spec: Spec,
     with pytest.raises(UserError, match="same ledger"):
         train(replace(own, start=str(charged.path)), runs=runs, machine=FP32, ledger=tmp_path / "other.sqlite")
     assert sum(1 for run in runs.iterdir()) == 2
+
+
+def test_a_start_exchanged_before_the_first_step_is_looked_at_again(
+    spec: Spec, glue_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a run killed at its reservation that resumes from what saw its rows uncharged."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    latest, runs = tmp_path / "latest", tmp_path / "runs"
+    sound = train(replace(spec, data=str(glue_folder("mrpc", seed=1))), runs=tmp_path / "others", machine=FP32).path
+    seen = train(spec, runs=tmp_path / "others", machine=FP32).path
+    latest.symlink_to(sound)
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "reserved", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(replace(spec, budget=Budget(8.0, 1e-4), start=str(latest)), runs=runs, machine=FP32)
+    (path,) = runs.iterdir()
+    latest.unlink()
+    latest.symlink_to(seen)
+    with pytest.raises(UserError, match="NOT PRIVATE on the same data"):
+        resume(path, machine=FP32)
+    latest.unlink()
+    latest.symlink_to(sound)
+    assert "no privacy for its own data" in card(resume(path, machine=FP32).path)["start"]["statement"]
 
 
 @pytest.mark.parametrize(

@@ -143,13 +143,21 @@ def test_a_run_killed_at_its_reservation_resumes(spec: Spec, tmp_path: Path, mon
     (path,) = (tmp_path / "runs").iterdir()
     assert not (path / "run.json").exists()
     (tmp_path / "ledger").rename(tmp_path / "elsewhere")
-    with Ledger(tmp_path / "ledger"), pytest.raises(UserError, match="nothing of it is spent there"):
+    with pytest.raises(UserError, match="resumes with its ledger"):
+        resume(path, machine=FP32)
+    with Ledger(tmp_path / "ledger"), pytest.raises(UserError, match="nothing of it is spent"):
         resume(path, machine=FP32)
     (tmp_path / "elsewhere").rename(tmp_path / "ledger")
+    sound = (path / "intent.json").read_text()
+    (path / "intent.json").write_text(sound.replace('"steps": 10', '"steps": 11'))
+    with pytest.raises(UserError, match="got another plan"):
+        resume(path, machine=FP32)
+    (path / "intent.json").write_text(sound)
     run = Run.open(resume(path, machine=FP32).path)
     with Ledger(run.ledger) as book:
         assert book.charged(run.id) == run.plan.steps
         assert book.is_settled(run.id)
+    assert run.read_json("task") is not None
     assert not (path / "intent.json").exists()
 
 

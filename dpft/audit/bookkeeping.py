@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import math
@@ -10,7 +11,9 @@ from fractions import Fraction
 from typing import Any
 
 from dpft.audit.report import Check, Level, fact
-from dpft.privacy.ledger import Ledger, LedgerError, Reservation, Search, is_there
+from dpft.card import adjacency, promise
+from dpft.charging import terms
+from dpft.privacy.ledger import Ledger, LedgerError, Search, is_there
 from dpft.privacy.renyi import ORDERS, epsilon_of_divergences
 from dpft.privacy.search import search_rdp
 from dpft.privacy.search_budget import SHAPE
@@ -25,7 +28,7 @@ _ROUNDING = 1e-9  # relative: another machine's mathematical libraries round oth
 
 def checks(run: Run, card: dict[str, Any]) -> list[Check]:
     """All of level one on a finished, private run. Reads no data."""
-    if card.get("tuning", {}).get("charged"):
+    if _tuning(card).get("charged"):
         return [*_ledger(run, card), *_plan(run, card), *_epsilon_of_search(run, card), *_adapter(run, card)]
     books = _ledger(run, card)
     charged = next((int(c.value) for c in books if c.name == "steps charged"), 0)
@@ -46,11 +49,11 @@ def _ledger(run: Run, card: dict[str, Any]) -> list[Check]:
             _verified("chain holds the run's first head", book, run.ledger_head),
             _verified("chain holds the card's head", book, str(card.get("ledger_head"))),
         ]
-        if card.get("tuning", {}).get("charged"):
+        if _tuning(card).get("charged"):
             return [*heads, *_searched(run, card, book)]
         return [
             *heads,
-            fact(_LEVEL, "reserved as planned", book.reservation(run.id) == terms(run)),
+            fact(_LEVEL, "reserved as planned", book.reservation(run.id) == terms(run.plan, run.id)),
             Check(_LEVEL, "steps charged", charged, run.plan.steps, run.plan.steps, "fact", "as planned"),
             fact(_LEVEL, "card states the steps charged", card.get("steps_charged") == charged),
             fact(_LEVEL, "closed to further charges", book.is_settled(run.id)),
@@ -60,8 +63,9 @@ def _ledger(run: Run, card: dict[str, Any]) -> list[Check]:
 def _searched(run: Run, card: dict[str, Any], book: Ledger) -> list[Check]:
     """The best of a charged search: reserved as a whole, and nothing of it by itself."""
     alone = book.charged(run.id) + (book.reservation(run.id) is not None)
+    asked = _search(run, card)
     return [
-        fact(_LEVEL, "search reserved as planned", book.search(run.id) == search_terms(run, card)),
+        fact(_LEVEL, "search reserved as planned", asked is not None and book.search(run.id) == asked),
         Check(_LEVEL, "charges beside the search", alone, 0, 0, "fact", "the search is charged as a whole"),
         fact(_LEVEL, "card states the steps charged", card.get("steps_charged") == run.plan.steps, "of each run"),
     ]
@@ -75,20 +79,19 @@ def _verified(name: str, book: Ledger, head: str) -> Check:
     return fact(_LEVEL, name, True)
 
 
-def terms(run: Run) -> Reservation:
-    """All that a private run may release, as its ledger should hold it."""
-    plan = run.plan
-    assert plan.budget is not None
-    assert plan.epsilon_upper is not None
-    return Reservation(run.id, plan.rate, plan.noise, plan.steps, plan.budget.delta, plan.epsilon_upper)
+def _tuning(card: dict[str, Any]) -> dict[str, Any]:
+    found = card.get("tuning")
+    return found if isinstance(found, dict) else {}
 
 
-def search_terms(run: Run, card: dict[str, Any]) -> Search | None:
+def _search(run: Run, card: dict[str, Any]) -> Search | None:
     """The whole search that a private run is the best of, as its ledger should hold it; None: the card is unsound."""
-    plan, tuning = run.plan, card["tuning"]
+    plan, tuning = run.plan, _tuning(card)
+    if tuning.get("law") != "geometric":
+        return None
     try:
         return Search(run.id, plan.rate, plan.noise, plan.steps, float(tuning["mean"]), SHAPE)
-    except (KeyError, TypeError, ValueError):  # a ledger's error is one
+    except (KeyError, TypeError, ValueError, OverflowError):  # a ledger's error is a ValueError
         return None
 
 
@@ -100,8 +103,10 @@ def _plan(run: Run, card: dict[str, Any]) -> list[Check]:
         return [fact(_LEVEL, "card states the number of units", False, f"got {units!r}")]
     steps = math.ceil(Fraction(repr(float(spec.epochs))) * units / spec.batch_size)
     stated = {
-        "private": True, "epsilon": plan.epsilon_upper, "delta": plan.budget.delta, "noise": plan.noise,
-        "clip": plan.clip, "rate": plan.rate, "expected_batch": plan.expected_batch, "steps_planned": plan.steps,
+        "private": True, "statement": promise(spec, plan), "adjacency": adjacency(spec), "unit": spec.unit,
+        "budget": dataclasses.asdict(plan.budget), "epsilon": plan.epsilon_upper, "delta": plan.budget.delta,
+        "accountant": plan.accountant, "noise": plan.noise, "clip": plan.clip, "rate": plan.rate,
+        "expected_batch": plan.expected_batch, "steps_planned": plan.steps,
     }  # fmt: skip
     wrong = [key for key, value in stated.items() if card.get(key) != value]
     return [
@@ -135,11 +140,15 @@ def _epsilon(run: Run, card: dict[str, Any], charged: int) -> list[Check]:
 
 def _epsilon_of_search(run: Run, card: dict[str, Any]) -> list[Check]:
     """What the whole search costs, beside what the card states."""
-    budget, asked, stated = run.plan.budget, search_terms(run, card), card.get("epsilon")
+    budget, asked, stated = run.plan.budget, _search(run, card), card.get("epsilon")
     assert budget is not None
     if asked is None:
-        return [fact(_LEVEL, "ε recomputed", False, f"got {card['tuning'].get('mean')!r} runs")]
-    found = float(epsilon_of_divergences(search_rdp(asked, ORDERS), budget.delta, ORDERS))
+        return [fact(_LEVEL, "ε recomputed", False, "the card states no search")]
+    try:
+        Segment(asked.noise, asked.rate, asked.steps)  # within what accountants can do
+        found = float(epsilon_of_divergences(search_rdp(asked, ORDERS), budget.delta, ORDERS))
+    except (UserError, ArithmeticError) as error:
+        return [fact(_LEVEL, "ε recomputed", False, str(error))]
     high = float(stated) if isinstance(stated, (int, float)) else 0.0
     return _stated(found, high, budget.epsilon, f"of the best of {asked.mean:g} runs, at most what the card states")
 

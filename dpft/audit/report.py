@@ -86,7 +86,7 @@ class Report:
     def to_json(self, private: bool = False) -> dict[str, Any]:
         """A plain dict, for audit.json and --json; with what concerns people if `private`. Infinity is a word."""
         kept = [check for check in self.checks if private or not check.private]
-        checks = [{**asdict(check), "value": _finite(check.value), "passed": check.passed} for check in kept]
+        checks = [{**_told(check), "passed": check.passed} for check in kept]
         verdict = "PASS" if self.passed else "FAIL"
         return {
             "run": self.run, "verdict": verdict, "confidence": self.confidence, "claimed_epsilon": self.claimed,
@@ -123,5 +123,11 @@ def _mark(check: Check) -> str:
     return "" if check.kind == "figure" else "pass" if check.passed else "FAIL"
 
 
-def _finite(value: float) -> float | str:
-    return value if math.isfinite(value) else str(value)
+def _told(check: Check) -> dict[str, Any]:
+    """Its fields; what JSON has no number for, as a word."""
+    odd = {
+        name: str(value)
+        for name, value in asdict(check).items()
+        if isinstance(value, float) and not math.isfinite(value)
+    }
+    return {**asdict(check), **odd}

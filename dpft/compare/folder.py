@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from dpft.charging import taken_up
+from dpft.charging import has_ledger, taken_up
 from dpft.compare.cells import Cell, digest_of
-from dpft.run import write
+from dpft.run import Run, write
 from dpft.spec import Spec, UserError
 
 FORMAT = 1
@@ -173,11 +173,13 @@ class Folder:
         return [path for path in every if path.is_dir() and not path.name.startswith(".")]
 
     def recover(self) -> None:
-        """Take up runs whose making was broken off: resumable where they were reserved, else removed."""
+        """Take up runs whose making was broken off: resumable where they were reserved, else removed; left alone where
+        their ledger is gone."""
         for path in self._folders():
             if (path / "run.json").is_file():
                 continue
-            if taken_up(path) is not None:
+            begun = Run.intended(path)
+            if begun is not None and (not has_ledger(begun) or taken_up(path) is not None):
                 continue
             if {file.name for file in path.iterdir() if file.suffix != ".tmp"} <= _UNFINISHED:
                 shutil.rmtree(path)

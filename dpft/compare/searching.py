@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpft.card import adjacency, rounded_up
+from dpft.card import promise
 from dpft.compare.cells import Cell
 from dpft.compare.folder import SEARCHED
 from dpft.compare.planning import plan_cell, terms
@@ -176,9 +176,8 @@ def _card(work: Work, run: Run, plan: Plan, trials: Trials, id: str) -> tuple[st
         f"the best of a random number of runs, geometric with mean {trials.count}, each at this noise; the promise is "
         "of the whole search (Papernot and Steinke 2022), and its other runs were deleted unseen"
     )
-    label = f"({rounded_up(plan.epsilon_upper)}, {plan.budget.delta!r})"
     return head, {
-        **card, "statement": f"{label}-differential privacy for {adjacency(run.spec)}", "epsilon": plan.epsilon_upper,
+        **card, "statement": promise(run.spec, plan), "epsilon": plan.epsilon_upper,
         "accountant": plan.accountant, "ledger_head": head, "population": summary,
         "tuning": {"charged": True, "mean": trials.count, "law": "geometric", "statement": says},
     }  # fmt: skip

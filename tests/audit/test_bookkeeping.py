@@ -11,6 +11,8 @@ import pytest
 
 from dpft import Budget, Machine, Spec, train
 from dpft.audit import bookkeeping
+from dpft.audit.report import Report
+from dpft.charging import terms
 from dpft.privacy.ledger import Event, Ledger
 from dpft.privacy.losses import epsilon_pld
 from dpft.privacy.segments import Bound, Segment
@@ -62,9 +64,9 @@ def cut_short(path: Path) -> None:
     run = Run.open(path)
     for file in run.ledger.parent.glob(f"{run.ledger.name}*"):
         file.unlink()
-    terms = dataclasses.asdict(bookkeeping.terms(run))
+    asked = dataclasses.asdict(terms(run.plan, run.id))
     with Ledger(run.ledger) as book:
-        book.reserve(terms.pop("run"), **terms)
+        book.reserve(asked.pop("run"), **asked)
         book.charge(Event(run.id, 0, run.plan.rate, run.plan.noise))
 
 
@@ -85,6 +87,8 @@ def test_the_books_of_a_sound_run_pass_by_accountants_of_their_own_processes(run
     [
         (lambda path: edited(path, "privacy.json", epsilon=2.0), {"card states the plan", "ε recomputed"}),
         (lambda path: edited(path, "privacy.json", steps_charged=3), {"card states the steps charged"}),
+        (lambda path: edited(path, "privacy.json", statement="(0.1, 1e-9)-differential"), {"card states the plan"}),
+        (lambda path: edited(path, "privacy.json", epsilon=float("inf")), {"card states the plan", "ε stated"}),
         (lambda path: edited(path, "privacy.json", units=90), {"rate is batch size / units", "steps planned"}),
         (lambda path: edited(path, "privacy.json", ledger_head="0" * 63 + "1"), {"chain holds the card's head"}),
         (lambda path: edited(path, "privacy.json", units=None), {"card states the number of units"}),
@@ -98,6 +102,8 @@ def test_the_books_of_a_sound_run_pass_by_accountants_of_their_own_processes(run
 def test_each_tampering_is_found_by_its_own_check(run: Path, tamper: Tamper, found: set[str]) -> None:
     tamper(run)
     assert found <= failed(run)
+    checks = bookkeeping.checks(Run.open(run), Run.open(run).read_json("privacy") or {})
+    json.dumps(Report(run.name, 0.99, 8.0, 1e-3, tuple(checks), {}).to_json(), allow_nan=False)
 
 
 @pytest.mark.usefixtures("_in_process")

@@ -26,6 +26,7 @@ from dpft.run import Run
 from dpft.shelf import Kept
 from dpft.spec import Budget, UserError
 from dpft.trained import load
+from dpft.training import train
 from tests.compare.conftest import FP32, Cells, reserved
 
 
@@ -73,7 +74,7 @@ def test_a_charged_search_shows_its_best_run_alone_under_the_label_of_all(
     """Catches: trials that are charged one by one, that stay in sight, the label of one run alone, and books that
     pass whatever the card says of the search.
     """
-    values = iter([0.25, 0.75, 0.5])
+    values = iter([0.25, 0.75, 0.5, 0.5])  # of the second stage, the last
     monkeypatch.setattr("dpft.evaluate.score", lambda *_: next(values))
     (outcome,) = conduct([cell], work, OneByOne(), Silent())
     assert outcome.error is None
@@ -103,6 +104,12 @@ def test_a_charged_search_shows_its_best_run_alone_under_the_label_of_all(
         ("privacy", {"tuning": {**card["tuning"], "mean": 3}}, {"search reserved as planned"}),
         ("privacy", {"tuning": {**card["tuning"], "mean": None}}, {"search reserved as planned", "ε recomputed"}),
         ("privacy", {"tuning": {"charged": False}}, {"reserved as planned", "steps charged"}),
+        ("privacy", {"tuning": {**card["tuning"], "law": "poisson"}}, {"search reserved as planned"}),
+        ("privacy", {"tuning": {**card["tuning"], "mean": 10**400}}, {"search reserved as planned"}),
+        ("privacy", {"tuning": None}, {"reserved as planned"}),
+        ("privacy", {"statement": "(0.1, 1e-9)-differential privacy"}, {"card states the plan"}),
+        ("run", {"id": "0" * 32}, {"search reserved as planned"}),
+        ("plan", {"noise": 1e-200}, {"search reserved as planned", "ε recomputed"}),
         ("privacy", {"epsilon": 2.0}, {"card states the plan", "ε recomputed"}),
         ("privacy", {"steps_charged": 1}, {"card states the steps charged"}),
         ("plan", {"noise": plan["noise"] / 2}, {"search reserved as planned", "card states the plan", "ε recomputed"}),
@@ -111,6 +118,12 @@ def test_a_charged_search_shows_its_best_run_alone_under_the_label_of_all(
         (run / f"{name}.json").write_text(json.dumps({**json.loads(sound), **changes}))
         assert found <= failed(run), changes
         (run / f"{name}.json").write_text(sound)
+    second = replace(cell.spec, start=str(run))
+    with pytest.raises(UserError, match="must be in the same ledger"):
+        train(second, runs=work.folder.path / "second", ledger=work.folder.path / "other", machine=FP32)
+    again = train(second, runs=work.folder.path / "second", ledger=work.place.ledger, machine=FP32)
+    begun = json.loads((again.path / "privacy.json").read_text())["start"]
+    assert begun["same_population"] is True
     with Ledger(work.place.ledger) as book:
         book.reserve(Run.open(run).id, rate=0.5, noise=1.0, steps=1, delta=1e-5, epsilon=8.0)
     assert failed(run) == {"charges beside the search"}

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from dpft.reports import page, spending
+from dpft.reports import charts, page, spending
 from dpft.reports.folders import find, read
 from dpft.reports.report import CAVEAT, Report, build, check_any
 
@@ -164,11 +164,14 @@ def test_every_run_has_its_circle_within_the_chart(make: Maker, tmp_path: Path) 
     """Catches: a run that lies beyond its mean's bar, and so beyond the axis."""
     for seed, value in enumerate((0.79, 0.79, 0.51)):
         make(f"a{seed}", seed=seed, value=value)
-    charts = [a["viewbox"] or "" for name, a in shown(tmp_path).tags if name == "svg" and "chart" in (a["class"] or "")]
-    circles = [a for name, a in shown(tmp_path).tags if name == "circle" and a["class"] == "run"]
-    assert len(circles) == 3 * len(charts)
-    heights = [float(chart.split()[3]) for chart in charts for _ in range(3)]
-    assert all(0 < float(a["cy"] or "nan") < height for a, height in zip(circles, heights, strict=True))
+    (setting,) = report(tmp_path).settings
+    frames = (charts.WIDE, charts.NARROW, charts.SMALL)
+    circles = [float(a["cy"] or "nan") for name, a in shown(tmp_path).tags if name == "circle" and a["class"] == "run"]
+    assert len(circles) == 3 * len(frames)
+    for number, frame in enumerate(frames):
+        y, drawn = frame.vertical(*charts.extent(setting)), circles[3 * number :][:3]
+        assert drawn == pytest.approx([y(0.79), y(0.79), y(0.51)], abs=0.06)
+        assert all(frame.top <= height <= frame.height - frame.bottom for height in drawn)
 
 
 def test_every_point_tells_its_n_and_spread(make: Maker, tmp_path: Path) -> None:

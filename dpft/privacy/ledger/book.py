@@ -140,10 +140,6 @@ class Ledger:
         row = self.store.one(_BODY, of=run, what="search")
         return None if row is None else Search.from_body(json.loads(row[0]))
 
-    def knows(self, run: str) -> bool:
-        """Whether a run, or a search of that name, is reserved here."""
-        return self.reservation(run) is not None or self.search(run) is not None
-
     def is_settled(self, run: str) -> bool:
         return self.store.one(_BODY, of=run, what="settle") is not None
 
