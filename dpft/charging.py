@@ -8,10 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dpft.privacy.ledger import Claim, Ledger, Reservation, is_there
+from dpft.privacy.ledger import Claim, Ledger, Reservation
 from dpft.privacy.ledger.summary import summarize
 from dpft.privacy.plan import Plan
-from dpft.run import Run
 from dpft.spec import UserError
 from dpft.tasks import Task
 
@@ -51,50 +50,6 @@ def reserve(book: Ledger | None, plan: Plan, run: str, whose: Claim | None) -> s
     asked = asdict(terms(plan, run))
     book.reserve(asked.pop("run"), **asked, claim=whose)
     return book.head()
-
-
-def has_ledger(run: Run) -> bool:
-    """Whether the ledger of a run is there, where it needs one."""
-    return run.plan.budget is None or is_there(run.ledger)
-
-
-def taken_up(path: Path) -> Run | None:
-    """The run at `path` whose making was broken off once it was reserved, now whole; None where nothing was."""
-    run = Run.intended(path)
-    head = None if run is None else _head(run)
-    return None if run is None or head is None else run.reserved(head)
-
-
-def broken_off(path: Path) -> Run:
-    """The run at `path`, also where it was killed just after its reservation."""
-    begun = None if (path / "run.json").is_file() else Run.intended(path)
-    if begun is None or taken_up(path) is not None:
-        return Run.open(path)
-    check_there(begun)
-    with Ledger(begun.ledger) as book:
-        if book.reservation(begun.id) is not None:
-            raise UserError(
-                f"a run resumes as it was reserved, got another plan in {str(path / 'intent.json')!r}; "
-                "restore that file"
-            )
-    raise UserError(
-        f"a run resumes once it is reserved, got {str(path)!r}, which was broken off before; nothing of it is spent: "
-        "delete that folder and train again"
-    )
-
-
-def check_there(run: Run) -> None:
-    """Refuse a run whose ledger is gone."""
-    if not has_ledger(run):
-        raise UserError(f"a run resumes with its ledger, got none at {str(run.ledger)!r}; restore that file")
-
-
-def _head(run: Run) -> str | None:
-    """The head of the ledger that holds this very reservation; None where none does, empty where none is needed."""
-    if run.plan.budget is None or not has_ledger(run):
-        return None if run.plan.budget else ""
-    with Ledger(run.ledger) as book:
-        return book.head() if book.reservation(run.id) == terms(run.plan, run.id) else None
 
 
 def together(book: Ledger, plan: Plan, run: str) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dpft import averages, charging, evaluate, models, optimizers, phases
+from dpft import averages, charging, evaluate, models, optimizers, phases, recovery
 from dpft import start as starts
 from dpft.adapt import settle
 from dpft.audit import planting
@@ -115,7 +115,7 @@ def resume(
 
 
 def _resume(path: Path, progress: Progress, shelf: Shelf, ranks: Team, machine: Machine) -> Result:
-    run = charging.broken_off(path)
+    run = recovery.broken_off(path)
     done = run.read_json("result")
     if done is not None:
         return Result.from_json({**done, "path": run.path})
@@ -133,7 +133,7 @@ def _resume(path: Path, progress: Progress, shelf: Shelf, ranks: Team, machine: 
     settled = settle(run.spec, machine)
     _call(ranks, run.spec, run.plan, settled)
     ready = prepare(run.spec, task, settled, progress, shelf, ranks)
-    charging.check_there(run)
+    recovery.check_there(run)
     with charging.opened(run.plan, run.ledger) as book:
         if book is not None:
             if book.reservation(run.id) != charging.terms(run.plan, run.id):

@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "dpft.card": {"dpft.spec", "dpft.privacy", "dpft.wording"},
     "dpft.result": {"dpft.spec", "dpft.card"},
     "dpft.charging": {"dpft.spec", "dpft.privacy", "dpft.tasks"},
+    "dpft.recovery": {"dpft.spec", "dpft.privacy", "dpft.run", "dpft.charging"},
     "dpft.reports": {"dpft.spec", "dpft.wording"},
 }
 SEE_SEVERAL = {

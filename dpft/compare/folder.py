@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from dpft.charging import has_ledger, taken_up
 from dpft.compare.cells import Cell, digest_of
+from dpft.recovery import has_ledger, taken_up
 from dpft.run import Run, write
 from dpft.spec import Spec, UserError
 
