@@ -48,7 +48,9 @@ def check_there(run: Run) -> None:
 
 def _head(run: Run) -> str | None:
     """The head of the ledger that holds this very reservation; None where none does, empty where none is needed."""
-    if run.plan.budget is None or not has_ledger(run):
-        return None if run.plan.budget else ""
+    if run.plan.budget is None:
+        return ""
+    if not is_there(run.ledger):
+        return None
     with Ledger(run.ledger) as book:
         return book.head() if book.reservation(run.id) == terms(run.plan, run.id) else None
