@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -179,7 +180,8 @@ def test_a_run_plans_samples_and_promises_by_unit(spec: Spec, tmp_path: Path, mo
     assert max(map(max, drawn)) < 120
     assert "adding or removing all examples of one author" in card["statement"]
     assert (card["unit"], card["max_per_unit"], card["units"]) == ("author", 20, 120)
-    assert "400" not in json.dumps(card)  # the number of rows follows from one person's presence
+    # The number of rows follows from one person's presence. As a word: a fingerprint may hold these digits by chance.
+    assert not re.search(r"\b400\b", json.dumps(card))
     assert resume(result.path).value == result.value
 
 
