@@ -73,7 +73,7 @@ class Bench:
         self, spec: Spec, plan: Plan, adapted: Adapted, train: Encoded, spelled: Sequence[str]
     ) -> dict[str, averages.Average]:
         """The lines of training (dpft.training), without a run folder."""
-        optimizer = optimizers.make(spec, plan, list(adapted.updated.values()))
+        optimizer = optimizers.make(spec, plan, adapted.updated)
         made = {name: averages.make(name, adapted.updated, plan.steps) for name in spelled}
         secret = Secret()
         adapted.model.per_example = True

@@ -24,6 +24,7 @@ import typer
 from dpft.benchmarks._cells import Bench
 
 from dpft import methods
+from dpft.preparing import with_own_rates
 from dpft.spec import Budget, Machine, Spec, UserError
 
 BASE = "base"
@@ -112,7 +113,7 @@ def changed(base: Spec, option: str) -> Spec:
             continue
         if name not in known or not value:
             raise UserError(f"an option must be NAME=VALUE with a field of Spec, got {part!r}; pass average=tail:0.5")
-        numeric = float if name == "learning_rate" else known[name]
+        numeric = float if name in ("learning_rate", "head_learning_rate") else known[name]
         try:
             values[name] = numeric(value) if numeric in (int, float) else value
         except ValueError:
@@ -121,11 +122,10 @@ def changed(base: Spec, option: str) -> Spec:
 
 
 def settled(spec: Spec, option: str, examples: int) -> Spec:
-    """With the method's own learning rate, and the power of two below an eighth of the rows as its batch."""
-    method = methods.load(spec.method, spec.options)
-    rate = spec.learning_rate or methods.own_rate(method, private=spec.budget is not None)
+    """With the method's own learning rates, and the power of two below an eighth of the rows as its batch."""
+    spec = with_own_rates(spec, methods.load(spec.method, spec.options))
     batch = spec.batch_size if "batch_size=" in option else min(Spec.batch_size, 2 ** int(np.log2(examples / 8)))
-    return dataclasses.replace(spec, learning_rate=rate, batch_size=batch)
+    return dataclasses.replace(spec, batch_size=batch)
 
 
 def cell_row(base: Spec, option: str, examples: int | None) -> Row:

@@ -28,7 +28,7 @@ Row = dict[str, Any]
 Column = tuple[str, str, float, float]  # task, metric, epsilon, delta
 SAME = ("method", "options", "model", "representation", "batch_size", "epochs", "schedule", "warmup", "clip",
         "optimizer", "clipping", "average", "probe_first", "max_length", "unit", "precision")  # fmt: skip
-NUMBERS = ("seed", "learning_rate", "noise", "steps", "trainable", "metric", "value")
+NUMBERS = ("seed", "learning_rate", "head_learning_rate", "noise", "steps", "trainable", "metric", "value")
 
 
 def main(
@@ -88,13 +88,13 @@ def table(rows: Sequence[Row]) -> str:
     cells: dict[str, dict[Column, list[float]]] = defaultdict(lambda: defaultdict(list))
     tasks = [[row for row in rows if row["task"] == task] for task in {row["task"] for row in rows}]
     telling = [name for name in SAME if any(len({json.dumps(row[name]) for row in same}) > 1 for same in tasks)]
-    tried = defaultdict(set)  # without privacy a method has a rate of its own
+    tried = defaultdict(set)  # without privacy a method has rates of its own
     for row in rows:
-        tried[row["task"], row["method"], row["epsilon"] is None].add(row["learning_rate"])
+        tried[row["task"], row["method"], row["epsilon"] is None].add(_rates(row))
     several = {method for (_, method, _), rates in tried.items() if len(rates) > 1}
     for row in rows:
         said = [row["method"], *(_said(name, row[name]) for name in telling if name != "method")]
-        said += [_said("learning_rate", row["learning_rate"])] if row["method"] in several else []
+        said += _rates(row) if row["method"] in several else []
         column = (row["task"], row["metric"], _epsilon(row), row["delta"] or 0.0)
         cells[" ".join(filter(None, said))][column].append(100 * row["value"])
     columns = sorted({column for found in cells.values() for column in found})
@@ -107,6 +107,12 @@ def _titled(column: Column) -> str:
     task, metric, epsilon, delta = column
     budget = f"ε {epsilon:g}, δ {delta:g}" if math.isfinite(epsilon) else "none"
     return f"{task} {metric}, {budget}"
+
+
+def _rates(row: Row) -> tuple[str, ...]:
+    """The learning rate, and the head's where it has its own; files of before it had one know none."""
+    names = ("learning_rate", "head_learning_rate")
+    return tuple(_said(name, row[name]) for name in names if row.get(name) is not None)
 
 
 def _said(name: str, value: Any) -> str:

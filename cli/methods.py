@@ -43,7 +43,10 @@ def methods(
         print(f"  --option {key}={default}")
     for kind, names in listed.items():
         print(f"  {kind}: {', '.join(names)}")
-    print(f"  --learning-rate {about['learning_rate']:g}  (without privacy {about['non_private_rate']:g})\n")
+    print(f"  --learning-rate {about['learning_rate']:g}  (without privacy {about['non_private_rate']:g})")
+    if about["head_learning_rate"] is not None:
+        print(f"  --head-learning-rate {about['head_learning_rate']:g}")
+    print()
     print(f"trains {about['trainable']:,} numbers on {model} with {labels} outputs")
     traits = ("parameter_sharing", "efficient_inference", "multi_layer")
     print(", ".join(f"{trait.replace('_', ' ')}: {'yes' if about[trait] else 'no'}" for trait in traits))

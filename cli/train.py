@@ -44,6 +44,10 @@ def train(
         float | None, typer.Option(help=f"Expected passes over the data. [default: {Spec.epochs:g}]")
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="[default: the method's own]")] = None,
+    head_learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Of the head alone. [default: the method's own; beside --learning-rate: the same]"),
+    ] = None,
     schedule: Annotated[str | None, typer.Option(help=f"constant, linear, cosine. [default: {Spec.schedule}]")] = None,
     clip: Annotated[
         float | None, typer.Option(help=f"Longest gradient of one example. [default: {Spec.clip:g}]")
@@ -104,7 +108,8 @@ def train(
     """
     named = {
         "task": task, "data": data, "model": model, "method": method, "representation": representation,
-        "batch_size": batch_size, "epochs": epochs, "learning_rate": learning_rate, "schedule": schedule,
+        "batch_size": batch_size, "epochs": epochs, "learning_rate": learning_rate,
+        "head_learning_rate": head_learning_rate, "schedule": schedule,
         "clip": clip, "optimizer": optimizer, "max_length": max_length, "unit": unit, "max_per_unit": max_per_unit,
         "seed": seed, "canaries": canaries, "text": text, "pair": pair, "label": label, "validation": validation,
         "kind": kind, "labels": _flags.names(labels),

@@ -39,7 +39,7 @@ def _take_part(ranks: Ranks, machine: Machine, told: dict[str, Any]) -> None:
     task = planting.planted(tasks.load(spec), spec)
     settled = settle(spec, replace(machine, precision=told["precision"]))
     ready = prepare(spec, task, settled, Progress(), Shelf(), ranks)
-    optimizer = optimizers.make(spec, plan, list(ready.adapted.updated.values()))
+    optimizer = optimizers.make(spec, plan, ready.adapted.updated)
     average = averages.make(spec.average, ready.adapted.updated, plan.steps)
     nowhere = Run(Path(), spec, plan, "", "", "")
     at = ranks.hear()

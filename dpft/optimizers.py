@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dpft.privacy.plan import Plan
-from dpft.spec import Optimizer, Schedule, Spec
+from dpft.spec import HEAD, Optimizer, Schedule, Spec
 
 FLOOR = 0.1  # of the noise's variance: what is left of a second moment at least
 # Of the root mean square, added to each coordinate's before it divides: of 0.3, 1 and 3 the best on made-up data.
 SOFTEN = 0.3
+PEAK = "peak"  # of a group's learning rate, over the steps
 
 
-def make(spec: Spec, plan: Plan, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer of `spec` on what the method updates. All of them see noisy releases and nothing else."""
+def make(spec: Spec, plan: Plan, updated: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer of `spec` on what the method updates, by name: the head is a group with a learning rate of its own.
+
+    All optimizers see noisy releases and nothing else.
+    """
     assert spec.learning_rate is not None  # settled by train()
-    rate = spec.learning_rate
-    known = noise_variance(plan)
+    rate, known = spec.learning_rate, noise_variance(plan)
+    head = [parameter for name, parameter in updated.items() if name.startswith(HEAD)]
+    rest = [parameter for name, parameter in updated.items() if not name.startswith(HEAD)]
+    rates = ((rest, rate), (head, spec.head_learning_rate or rate))
+    groups = [{"params": some, PEAK: peak} for some, peak in rates if some]
     kinds: dict[Optimizer, Callable[[], torch.optim.Optimizer]] = {
-        "adam": lambda: torch.optim.Adam(parameters, lr=rate),  # Kingma and Ba 2015
-        "adam_bc": lambda: CorrectedAdam(parameters, rate, known),
-        "adam_scaled": lambda: ScaledAdam(parameters, lr=rate),
-        "sgd": lambda: torch.optim.SGD(parameters, lr=rate, momentum=0.9),
+        "adam": lambda: torch.optim.Adam(groups, lr=rate),  # Kingma and Ba 2015
+        "adam_bc": lambda: CorrectedAdam(groups, rate, known),
+        "adam_scaled": lambda: ScaledAdam(groups, lr=rate),
+        "sgd": lambda: torch.optim.SGD(groups, lr=rate, momentum=0.9),
     }
     return kinds[spec.optimizer]()
 
@@ -43,7 +50,9 @@ class CorrectedAdam(torch.optim.Optimizer):
     and floor = FLOOR * variance, Adam's own 1e-16 at least. Post-processing of releases by a public number: no charge.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], lr: float, variance: float) -> None:
+    def __init__(
+        self, parameters: Sequence[nn.Parameter] | Sequence[dict[str, Any]], lr: float, variance: float
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "betas": (0.9, 0.999)})
         self.variance, self.floor = variance, max(FLOOR * variance, 1e-16)
 
@@ -106,7 +115,7 @@ class ScaledAdam(torch.optim.Adam):
 
 
 def set_rate(optimizer: torch.optim.Optimizer, spec: Spec, step: int, steps: int) -> None:
-    """The learning rate of step `step` (from 0): constant, or a warm-up and a fall to zero.
+    """The learning rates of step `step` (from 0), of a group's peak: constant, or a warm-up and a fall to zero.
 
     The warm-up takes `spec.warmup` of the steps (Gupta et al. 2023, appendix C: 6 %), and one at least; the fall is a
     line or half a cosine.
@@ -119,4 +128,4 @@ def set_rate(optimizer: torch.optim.Optimizer, spec: Spec, step: int, steps: int
         "cosine": rising * (1 + math.cos(math.pi * falling)) / 2,
     }
     for group in optimizer.param_groups:
-        group["lr"] = (spec.learning_rate or 0.0) * shapes[spec.schedule]
+        group["lr"] = group[PEAK] * shapes[spec.schedule]

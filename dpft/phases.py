@@ -8,9 +8,7 @@ from typing import Protocol
 
 from dpft.batch import Batch
 from dpft.methods._method import Adapted
-from dpft.spec import Spec, UserError
-
-HEAD = "head."
+from dpft.spec import HEAD, Spec, UserError
 
 
 class Step(Protocol):
@@ -67,6 +65,11 @@ def check(spec: Spec, adapted: Adapted) -> None:
     if spec.probe_first and all(name.startswith(HEAD) for name in adapted.named):
         raise UserError(
             f"probe-first goes with a method that trains more than the head, got {spec.method!r}; drop --probe-first"
+        )
+    if spec.head_learning_rate is not None and all(name.startswith(HEAD) for name in adapted.updated):
+        raise UserError(
+            f"head-learning-rate goes with a method that trains more than the head, got {spec.method!r}; "
+            "pass --learning-rate alone"
         )
     if spec.optimizer not in ("adam_bc", "adam_scaled"):
         return

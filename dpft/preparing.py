@@ -34,10 +34,17 @@ class Prepared:
 def settled_spec(spec: Spec) -> Spec:
     """`spec` with what it leaves to its method filled in: as `train` writes it down. Raises UserError."""
     method = methods.load(spec.method, spec.options)
-    if spec.learning_rate is None:
-        spec = replace(spec, learning_rate=methods.own_rate(method, private=spec.budget is not None))
+    spec = with_own_rates(spec, method)
     tasks.check(spec)
     return tasks.settled(spec)
+
+
+def with_own_rates(spec: Spec, method: methods.Method) -> Spec:
+    """`spec` with the method's own learning rates where it names none, the head's among them."""
+    if spec.learning_rate is not None:
+        return spec
+    rate, head = methods.own_rates(method, private=spec.budget is not None)
+    return replace(spec, learning_rate=rate, head_learning_rate=spec.head_learning_rate or head)
 
 
 def about_task(task: tasks.Task) -> dict[str, Any]:

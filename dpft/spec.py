@@ -16,6 +16,7 @@ Optimizer = Literal["adam", "adam_bc", "adam_scaled", "sgd"]
 Clipping = Literal["cut", "normalise"]
 Precision = Literal["auto", "fp32", "bf16"]
 
+HEAD = "head."  # what the names of the head's tensors begin with
 MAX_PER_UNIT = 32  # as many short texts as fit into a micro-batch or two
 
 
@@ -86,7 +87,8 @@ class Spec:
 
     `options` belong to the method, `data` is where the task's files lie (None: the task's own source),
     `budget=None` trains without clipping and noise: NOT PRIVATE. `epochs` is the expected number of times
-    an example is drawn. `learning_rate=None` takes the method's own. `unit` is whom privacy is promised to: an
+    an example is drawn. `learning_rate=None` takes the method's own, and its own for the head; beside a learning rate
+    that is given, `head_learning_rate=None` is the same one. `unit` is whom privacy is promised to: an
     example, or all examples with one value in the column it names, of which the first `max_per_unit` count; batch
     size and epochs are then of units. `warmup`: share of the steps in which the learning rate rises. `average`: none,
     ema:DECAY or tail:SHARE, of the weights of all or the last steps. `probe_first`: share of the steps that train the
@@ -107,6 +109,7 @@ class Spec:
     batch_size: int = 2048
     epochs: float = 5.0
     learning_rate: float | None = None
+    head_learning_rate: float | None = None
     schedule: Schedule = "linear"
     clip: float = 2.0
     clipping: Clipping = "cut"
@@ -143,17 +146,14 @@ class Spec:
             )  # fmt: skip
         _require(self.start is None or isinstance(self.start, str), "from must be a run", self.start, "pass --from RUN")
         self._settle_labels()
-        for name in ("epochs", "learning_rate", "clip"):
-            flag = name.replace("_", "-")
-            value = getattr(self, name)
-            known = value is not None or name != "learning_rate"
+        for name in ("epochs", "learning_rate", "head_learning_rate", "clip"):
+            flag, value, is_rate = name.replace("_", "-"), getattr(self, name), name.endswith("learning_rate")
+            if is_rate and value is None:
+                continue
+            _require(_is_positive(value), f"{flag} must be a finite number above 0", value, f"pass --{flag}")
             _require(
-                not known or _is_positive(value), f"{flag} must be a finite number above 0", value, f"pass --{flag}"
+                not is_rate or 1e-12 <= value <= 100, f"{flag} must lie between 1e-12 and 100", value, f"pass --{flag}"
             )
-        _require(
-            self.learning_rate is None or 1e-12 <= self.learning_rate <= 100,
-            "learning-rate must lie between 1e-12 and 100", self.learning_rate, "pass --learning-rate",
-        )  # fmt: skip
         _require(1e-6 <= self.clip <= 1e6, "clip must lie between 1e-6 and 1e6", self.clip, "pass --clip")
         _require(
             _is_whole(self.batch_size, 1), "batch-size must be a whole number above 0", self.batch_size,

@@ -158,7 +158,7 @@ def _call(ranks: Team, spec: Spec, plan: Plan, settled: Hardware) -> None:
 def _run(run: Run, ready: Prepared, book: Ledger | None, progress: Progress, ranks: Team = ALONE) -> Result:
     """Train what is left of `run`, then judge and write it down."""
     plan, adapted, started = run.plan, ready.adapted, time.monotonic()
-    optimizer = optimizers.make(run.spec, plan, list(adapted.updated.values()))
+    optimizer = optimizers.make(run.spec, plan, adapted.updated)
     average = averages.make(run.spec.average, adapted.updated, plan.steps)
     checkpoints = Checkpoints(run, adapted, optimizer, average)
     if ready.start is not None:

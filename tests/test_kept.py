@@ -61,10 +61,12 @@ def test_what_is_kept_is_never_lost_to_a_mistake(tmp_path: Path) -> None:
 def test_runs_that_differ_in_more_than_their_seed_share_no_mean(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for number, change in enumerate(({}, {"learning_rate": 1.0}, {"delta": 1e-6}, {"max_length": 16})):
+    for number, change in enumerate(
+        ({}, {"learning_rate": 1.0}, {"head_learning_rate": 1.0}, {"delta": 1e-6}, {"max_length": 16})
+    ):
         make_run(tmp_path / "runs", f"run-{number}", seed=number, **change)
     make_run(tmp_path / "runs", "odd", value=float("nan"))
     kept.main([tmp_path / "kept.jsonl"], runs=[tmp_path / "runs"])
     shown = capsys.readouterr().out
-    assert shown.count("(1)") == 4
+    assert shown.count("(1)") == 5
     assert "±" not in shown

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from dpft import Budget, Spec, UserError, averages, optimizers
+from dpft import Budget, Spec, UserError, averages, methods, optimizers
 from dpft.optimizers import FLOOR, SOFTEN, CorrectedAdam, ScaledAdam
+from dpft.preparing import settled_spec
 from dpft.privacy.plan import Plan
+from dpft.spec import Optimizer
 
 PLAN = Plan(0.1, 50, 1.2, 0.5, 30, Budget(8.0, 1e-5), 7.9, "test")
 VARIANCE = (1.2 * 0.5 / 30) ** 2
+OWN = methods.describe("slash")["head_learning_rate"]
 
 
 def gradients(count: int, size: int = 6, scale: float = 0.05) -> Any:
@@ -73,7 +76,7 @@ def test_its_denominator_is_the_signals_and_not_the_noises() -> None:
 def test_the_noise_that_is_taken_off_is_the_plans() -> None:
     assert optimizers.noise_variance(PLAN) == pytest.approx(VARIANCE)
     assert optimizers.noise_variance(Plan(0.1, 50, 0.0, None, 30, None, None, None)) == 0
-    made = optimizers.make(Spec(optimizer="adam_bc", learning_rate=0.1), PLAN, [nn.Parameter(torch.zeros(2))])
+    made = optimizers.make(Spec(optimizer="adam_bc", learning_rate=0.1), PLAN, {"z": nn.Parameter(torch.zeros(2))})
     assert isinstance(made, CorrectedAdam)
     assert made.variance == pytest.approx(VARIANCE)
 
@@ -122,7 +125,7 @@ def test_what_has_not_moved_yet_is_scaled_as_the_average_and_nothing_overflows()
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 def test_the_rate_rises_over_the_warm_up_and_falls_to_zero_or_stays(schedule: Any) -> None:
     spec = Spec(schedule=schedule, learning_rate=2.0, warmup=0.1)
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    optimizer = optimizers.make(spec, PLAN, {"z": nn.Parameter(torch.zeros(1))})
 
     def rate(step: int) -> float:
         optimizers.set_rate(optimizer, spec, step, 100)
@@ -135,9 +138,50 @@ def test_the_rate_rises_over_the_warm_up_and_falls_to_zero_or_stays(schedule: An
 
 
 def test_without_a_warm_up_the_first_step_has_the_whole_rate() -> None:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    optimizers.set_rate(optimizer, Spec(learning_rate=2.0, warmup=0.0), 0, 100)
+    spec = Spec(learning_rate=2.0, warmup=0.0)
+    optimizer = optimizers.make(spec, PLAN, {"z": nn.Parameter(torch.zeros(1))})
+    optimizers.set_rate(optimizer, spec, 0, 100)
     assert optimizer.param_groups[0]["lr"] == 2.0
+
+
+@pytest.mark.parametrize("kind", get_args(Optimizer))
+def test_the_head_moves_by_its_own_rate_on_the_same_schedule(kind: Any) -> None:
+    # Catches: one rate set on every group, a schedule that the head is left out of, a head told by another name.
+    given, rates = torch.tensor([0.3, -0.02]), {"z": 0.1, "headroom": 0.1, "head.weight": 0.4, "head.bias": 0.4}
+
+    def walked_by(spec: Spec) -> dict[str, Any]:
+        updated = {name: nn.Parameter(torch.zeros(2)) for name in rates}
+        optimizer = optimizers.make(spec, PLAN, updated)
+        for step in range(12):
+            optimizers.set_rate(optimizer, spec, step, 12)
+            for parameter in updated.values():
+                parameter.grad = given.clone()
+            optimizer.step()
+        return {name: parameter.detach() for name, parameter in updated.items()}
+
+    one = walked_by(Spec(optimizer=kind, learning_rate=0.1, warmup=0.3))
+    own = walked_by(Spec(optimizer=kind, learning_rate=0.1, warmup=0.3, head_learning_rate=0.4))
+    assert one["head.weight"].any()
+    for name, rate in rates.items():
+        torch.testing.assert_close(one[name], one["z"])
+        torch.testing.assert_close(own[name], one["z"] * rate / 0.1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({}, (0.04, OWN)),
+        ({"learning_rate": 0.01}, (0.01, None)),
+        ({"head_learning_rate": 0.2}, (0.04, 0.2)),
+        ({"learning_rate": 0.01, "head_learning_rate": 0.2}, (0.01, 0.2)),
+        ({"method": "linear"}, (0.1, None)),
+    ],
+)
+def test_rates_that_are_not_named_are_the_methods_own(asked: dict[str, Any], found: tuple[float, float | None]) -> None:
+    # Beside a named rate the head has none of its own: who names one rate trains everything with it.
+    spec = settled_spec(Spec(**{"method": "slash", "budget": Budget(8.0, 1e-5), **asked}))
+    assert (spec.learning_rate, spec.head_learning_rate) == found
+    assert settled_spec(spec) == spec
 
 
 def walked(spelled: str, steps: int = 20) -> tuple[Any, Any]:

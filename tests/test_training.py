@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dpft import Budget, Machine, Spec, UserError, load, resume, train
+from dpft.adapt import adapt, settle
 from dpft.card import rounded_up
 from dpft.privacy.ledger import Event, Ledger, LedgerError
 from dpft.progress import Progress
@@ -85,6 +87,17 @@ def test_training_moves_z_and_the_head_and_nothing_else(spec: Spec, tmp_path: Pa
     others = dict(second.adapted.model.named_parameters())
     assert frozen
     assert all(torch.equal(p, others[name]) for name, p in frozen)
+
+
+@pytest.mark.parametrize(("rate", "head", "still"), [(1e-12, 0.1, ("z",)), (0.1, 1e-12, ("head.weight", "head.bias"))])
+def test_the_head_and_the_rest_train_by_their_own_rates(
+    spec: Spec, tmp_path: Path, rate: float, head: float, still: tuple[str, ...]
+) -> None:
+    # Catches a head rate that is written down and not used. Without a rate they stay where the seed puts them.
+    spec = replace(spec, learning_rate=rate, head_learning_rate=head)
+    before = adapt(spec, 2, False, settle(spec, FP32)).adapted.updated
+    after = load(train(spec, runs=tmp_path / "runs", machine=FP32).path, machine=FP32).adapted.updated
+    assert {name for name in after if torch.allclose(after[name], before[name], atol=1e-9)} == set(still)
 
 
 def test_a_loaded_run_gives_the_value_it_was_judged_by(spec: Spec, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def oracle(trained: Trained, bodies: Bodies, step: int = 0, scales: Sequence[Ten
 def replayed(trained: Trained, release: Release) -> list[Tensor]:
     """The scales of the step after `release`, by an optimizer that has seen nothing else."""
     adapted, plan = trained.adapted, silent(trained.run.plan, 1.0, 1, _BASE)
-    optimizer = optimizers.make(trained.run.spec, plan, list(adapted.updated.values()))
+    optimizer = optimizers.make(trained.run.spec, plan, adapted.updated)
     assert isinstance(optimizer, Scaling)
     assert release.scales is not None
     for group in optimizer.param_groups:

@@ -67,7 +67,7 @@ class Drive:
         an attacker knows them, for they are made of earlier releases.
         """
         secret, plan = self.path.secret(), self.plan
-        optimizer = optimizers.make(self.spec, plan, list(self.marked.adapted.updated.values()))
+        optimizer = optimizers.make(self.spec, plan, self.marked.adapted.updated)
         for group in optimizer.param_groups:
             group["lr"] = 0.0
         step = self.path.step(self.marked, plan, optimizer, self.ledger, secret, _RUN)

@@ -20,8 +20,8 @@ _ROWS = (
     "task", "data", "text", "pair", "label", "validation", "kind", "labels", "unit", "max_per_unit",
 )  # fmt: skip
 COMMON = (
-    *_ROWS, "model", "representation", "batch_size", "epochs", "learning_rate", "schedule", "clip", "clipping",
-    "optimizer", "warmup", "average", "probe_first", "max_length",
+    *_ROWS, "model", "representation", "batch_size", "epochs", "learning_rate", "head_learning_rate", "schedule",
+    "clip", "clipping", "optimizer", "warmup", "average", "probe_first", "max_length",
 )  # fmt: skip
 _TOP = {"methods", "epsilons", "delta", "seeds"}
 _ARM = {"method", "options", "search", "non_private"}

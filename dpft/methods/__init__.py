@@ -52,13 +52,13 @@ def describe(name: str) -> dict[str, Any]:
     summary, _, details = inspect.cleandoc(cls.__doc__).partition("\n\n")
     options = {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
     about = {"name": name, "summary": summary, "details": details, "options": options}
-    rates = {"learning_rate": cls.learning_rate, "non_private_rate": cls.non_private_rate}
+    rates = {name: getattr(cls, name) for name in ("learning_rate", "non_private_rate", "head_learning_rate")}
     return {**about, **rates, **dataclasses.asdict(cls.traits)}
 
 
-def own_rate(method: Method, *, private: bool) -> float:
-    """The learning rate of a method where none was asked for."""
-    return method.learning_rate if private else method.non_private_rate
+def own_rates(method: Method, *, private: bool) -> tuple[float, float | None]:
+    """The learning rate of a method where none was asked for, and the head's, None for the same."""
+    return method.learning_rate if private else method.non_private_rate, method.head_learning_rate
 
 
 def _convert(key: str, value: Any, kind: Any) -> Any:

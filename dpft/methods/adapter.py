@@ -58,6 +58,7 @@ class Adapter:
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=False, multi_layer=True)
     learning_rate: ClassVar[float] = 0.03
     non_private_rate: ClassVar[float] = 0.01
+    head_learning_rate: ClassVar[float | None] = None
 
     def __post_init__(self) -> None:
         check_count("bottleneck", self.bottleneck, example=16)

@@ -42,6 +42,7 @@ class Bitfit:
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
     learning_rate: ClassVar[float] = 0.01
     non_private_rate: ClassVar[float] = 0.003
+    head_learning_rate: ClassVar[float | None] = None
 
     def attach(self, model: Classifier, seed: int) -> Adapted:
         layers = _biased(model.backbone)

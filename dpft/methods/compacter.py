@@ -87,6 +87,7 @@ class Compacter:
     traits: ClassVar[Traits] = Traits(parameter_sharing=True, efficient_inference=False, multi_layer=True)
     learning_rate: ClassVar[float] = 0.03
     non_private_rate: ClassVar[float] = 0.01
+    head_learning_rate: ClassVar[float | None] = None
 
     def __post_init__(self) -> None:
         for name in ("bottleneck", "terms", "rank"):

@@ -26,6 +26,7 @@ class Full:
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
     learning_rate: ClassVar[float] = 0.003
     non_private_rate: ClassVar[float] = 0.0003
+    head_learning_rate: ClassVar[float | None] = None
 
     def attach(self, model: Classifier, seed: int) -> Adapted:
         row = architecture(model.backbone.config)

@@ -69,6 +69,7 @@ class JrWarp:
     traits: ClassVar[Traits] = Traits(parameter_sharing=True, efficient_inference=False, multi_layer=True)
     learning_rate: ClassVar[float] = 0.06
     non_private_rate: ClassVar[float] = 0.06
+    head_learning_rate: ClassVar[float | None] = None
 
     def __post_init__(self) -> None:
         check_count("dim", self.dim, example=1024)

@@ -52,6 +52,7 @@ class Lora:
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
     learning_rate: ClassVar[float] = 0.03
     non_private_rate: ClassVar[float] = 0.01
+    head_learning_rate: ClassVar[float | None] = None
 
     def __post_init__(self) -> None:
         check_count("rank", self.rank, example=8)

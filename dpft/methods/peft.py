@@ -54,6 +54,7 @@ class Peft:
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
     learning_rate: ClassVar[float] = 0.01
     non_private_rate: ClassVar[float] = 0.003
+    head_learning_rate: ClassVar[float | None] = None
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Peft:

@@ -112,6 +112,7 @@ class Rgp:
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
     learning_rate: ClassVar[float] = 0.004
     non_private_rate: ClassVar[float] = 0.001
+    head_learning_rate: ClassVar[float | None] = None
 
     def __post_init__(self) -> None:
         check_count("rank", self.rank)

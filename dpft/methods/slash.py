@@ -74,6 +74,7 @@ class Slash:
     traits: ClassVar[Traits] = Traits(parameter_sharing=True, efficient_inference=True, multi_layer=True)
     learning_rate: ClassVar[float] = 0.04
     non_private_rate: ClassVar[float] = 0.04
+    head_learning_rate: ClassVar[float | None] = None
 
     def __post_init__(self) -> None:
         check_count("dim", self.dim, example=1024)

@@ -40,6 +40,7 @@ class Warp:
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=False, multi_layer=False)
     learning_rate: ClassVar[float] = 0.04
     non_private_rate: ClassVar[float] = 0.04
+    head_learning_rate: ClassVar[float | None] = None
 
     def __post_init__(self) -> None:
         check_count("tokens", self.tokens, example=20)

@@ -96,4 +96,4 @@ def test_the_audit_leaves_the_weights_as_they_are(trained: Trained) -> None:
     failed(with_form(trained, optimizer="adam_scaled"), Path())
     assert all(torch.equal(a, b) for a, b in zip(before, trained.adapted.private, strict=True))
     assert isinstance(optimizers.make(with_form(trained, optimizer="adam_scaled").run.spec, trained.run.plan,
-                                      [nn.Parameter(torch.zeros(1))]), optimizers.ScaledAdam)  # fmt: skip
+                                      {"z": nn.Parameter(torch.zeros(1))}), optimizers.ScaledAdam)  # fmt: skip

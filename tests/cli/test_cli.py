@@ -112,7 +112,8 @@ def test_a_delta_that_is_none_or_not_below_one_in_n_is_refused(dpft: Command, as
 
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [(flag, value) for flag in ("--clip", "--epochs", "--learning-rate") for value in ("0", "-1", "nan", "inf")]
+    [(flag, value) for flag in ("--clip", "--epochs", "--learning-rate", "--head-learning-rate")
+     for value in ("0", "-1", "nan", "inf")]
     + [("--batch-size", "0"), ("--batch-size", "-5"), ("--batch-size", "401"), ("--max-length", "7"),
        ("--max-length", "129"), ("--seed", "-1"), ("--tokens-per-microbatch", "0"),
        ("--method", "slahs"), ("--method", ""), ("--option", "dmi=3"), ("--option", "dim=many"),
