@@ -20,7 +20,7 @@ from dpft.privacy.clipping import Ghost, Hooks, Single, clipper
 from dpft.privacy.plan import Plan
 from dpft.privacy.secret import Secret
 from dpft.privacy.step import PrivateStep
-from dpft.spec import Budget
+from dpft.spec import HEAD, Budget
 from tests import families
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -153,6 +153,14 @@ def test_a_bfloat16_encoder_keeps_float32_gradients_near_the_exact_ones(name: st
     assert all(f.shape == p.shape and p.dtype == torch.float32 for f, p in zip(found, made.private, strict=True))
     whole = math.sqrt(sum(float((w**2).sum()) for w in wanted))
     assert math.sqrt(sum(float(((f - w) ** 2).sum()) for f, w in zip(found, wanted, strict=True))) < 0.1 * whole
+
+
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_the_head_goes_by_its_name(name: str) -> None:
+    # What trains the head alone, or by a rate of its own, knows it by that. Catches a layer that is taken for the head.
+    made = adapted("bert", name, OPTIONS[name])
+    called = {id(p) for n, p in made.updated.items() if n.startswith(HEAD)}
+    assert called == {id(p) for p in made.model.head.parameters()}
 
 
 @each
