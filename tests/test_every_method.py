@@ -59,7 +59,7 @@ def test_it_trains_breaks_off_resumes_and_loads(name: str, spec: Spec, tmp_path:
 def test_without_privacy_it_learns_what_can_be_told_from_the_words(name: str, spec: Spec, tmp_path: Path) -> None:
     # Catches a method that trains nothing, silently: the labels follow from single words.
     slow = {"linear": 0.3, "warp": 0.3, "full": 3e-3, "rgp": 1e-2}
-    spec = replace(spec, method=name, options=OPTIONS[name], budget=None, epochs=30, learning_rate=slow.get(name, 5e-2))
+    spec = replace(spec, method=name, options=OPTIONS[name], budget=None, epochs=15, learning_rate=slow.get(name, 5e-2))
     assert train(spec, runs=tmp_path / "runs", machine=FP32).value >= 0.7
 
 
