@@ -34,16 +34,16 @@ class Prepared:
 def settled_spec(spec: Spec) -> Spec:
     """`spec` with what it leaves to its method filled in: as `train` writes it down. Raises UserError."""
     method = methods.load(spec.method, spec.options)
-    spec = with_own_rates(spec, method)
     tasks.check(spec)
-    return tasks.settled(spec)
+    return with_own_rates(tasks.settled(spec), method)
 
 
 def with_own_rates(spec: Spec, method: methods.Method) -> Spec:
-    """`spec` with the method's own learning rates where it names none, the head's among them."""
+    """`spec`, its representation settled, with the method's own learning rates where it names none."""
     if spec.learning_rate is not None:
         return spec
-    rate, head = methods.own_rates(method, private=spec.budget is not None)
+    words = spec.representation == "token"
+    rate, head = methods.own_rates(method, private=spec.budget is not None, words=words)
     return replace(spec, learning_rate=rate, head_learning_rate=spec.head_learning_rate or head)
 
 

@@ -175,6 +175,9 @@ def test_the_head_moves_by_its_own_rate_on_the_same_schedule(kind: Any) -> None:
         ({"head_learning_rate": 0.2}, (0.04, 0.2)),
         ({"learning_rate": 0.01, "head_learning_rate": 0.2}, (0.01, 0.2)),
         ({"method": "linear"}, (0.1, None)),
+        ({"task": "ner/wnut17"}, (0.04 / 3, 3 * OWN)),
+        ({"task": "ner/wnut17", "method": "linear"}, (3 * 0.1, None)),
+        ({"task": "ner/wnut17", "learning_rate": 0.01}, (0.01, None)),
     ],
 )
 def test_rates_that_are_not_named_are_the_methods_own(asked: dict[str, Any], found: tuple[float, float | None]) -> None:

@@ -85,6 +85,9 @@ class Adapted:
         return {**self.updated, "head.center": self.model.center, "head.spread": self.model.spread}
 
 
+HEAD_RATE = 0.1  # of the linear classifier too: the same head
+
+
 class Method(Protocol):
     """One way to adapt a model. Its dataclass fields are its options.
 
