@@ -174,6 +174,21 @@ def prepare() -> None:
     segments.epsilon_of = in_process  # type: ignore[assignment]
 
 
+def answer(runs: Path) -> None:
+    """Ask the accountants what the run in `runs` asked them: they keep their answers, and every fork has them then."""
+    from dpft.privacy.accountants import epsilon_curve
+    from dpft.privacy.calibrate import calibrate
+    from dpft.privacy.renyi import heterogeneous_rdp
+    from dpft.run import Run
+
+    (folder,) = runs.iterdir()
+    plan = Run.open(folder).plan
+    assert plan.budget is not None
+    calibrate(plan.rate, plan.steps, plan.budget)
+    epsilon_curve(plan.noise, plan.rate, plan.steps, plan.budget.delta)
+    heterogeneous_rdp([(plan.noise, plan.rate, plan.steps)], plan.budget.delta)
+
+
 def resumable(folder: Path) -> bool:
     """Reserved and not finished. One that was killed before its reservation has spent nothing."""
     if not (folder / "run.json").exists():
@@ -196,6 +211,7 @@ def main() -> None:
     started = time.monotonic()
     forked(asked["train"], asked, None, 0, None)
     whole = time.monotonic() - started
+    answer(runs)
     report, open_run = [{"point": "none", "killed": False, "runs": state(asked)}], None
     for number in range(asked["kills"]):
         point = asked["points"][number % len(asked["points"])]

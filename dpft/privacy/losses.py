@@ -33,10 +33,15 @@ def epsilon_pld(noise: float, rate: float, steps: int, delta: float, cells: int 
 
 def pld_over(noise: float, rate: float, grid: Sequence[int], delta: float, cells: int = FINE_CELLS) -> list[float]:
     """epsilon_pld after each number of steps of `grid`, which rises, for the price of one grid."""
+    return list(_pld_over(noise, rate, tuple(grid), delta, cells))
+
+
+@functools.lru_cache(maxsize=256)  # runs that differ in their seeds ask for the same
+def _pld_over(noise: float, rate: float, grid: tuple[int, ...], delta: float, cells: int) -> tuple[float, ...]:
     delta = less_rounding(delta, grid[-1])
     with quiet():
         one = _one_step(noise, rate, _interval([(noise, rate, grid[-1])], cells))
-        return [round_up(_power(one, steps).get_epsilon_for_delta(delta)) for steps in grid]
+        return tuple(round_up(_power(one, steps).get_epsilon_for_delta(delta)) for steps in grid)
 
 
 def heterogeneous_pld(parts: Sequence[Part], delta: float, cells: int = FINE_CELLS) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -47,18 +48,21 @@ def rdp_over(noise: float, rate: float, grid: Sequence[int], delta: float) -> li
     return [epsilon_of_divergences(steps * one, delta, ORDERS) for steps in grid]
 
 
-def _sum(parts: Sequence[Part], orders: Sequence[float]) -> Any:
+def _sum(parts: Sequence[Part], orders: tuple[float, ...]) -> Any:
     return np.sum([steps * one_step(noise, rate, orders) for noise, rate, steps in parts], axis=0)
 
 
-def one_step(noise: float, rate: float, orders: Sequence[float]) -> Any:
+@functools.lru_cache(maxsize=256)  # the runs of a ledger, and the cells of a comparison, ask for the same again
+def one_step(noise: float, rate: float, orders: tuple[float, ...]) -> Any:
     """One step's divergence at each order, rounded up; infinite where the package found none that is positive."""
     accountant = RdpAccountant(orders)
     with quiet():
         accountant.compose(PoissonSampledDpEvent(rate, GaussianDpEvent(noise)))
         # Its sums of binomial terms round: by a part of themselves, and absolutely by the binomials' logarithms.
         lost = 16 * np.finfo(np.float64).eps * (1 + gammaln(np.add(orders, 1))) / np.subtract(orders, 1)
-        return np.where(accountant.rdp > 0, accountant.rdp * (1 + 1e-12) + lost, np.inf)
+        found = np.where(accountant.rdp > 0, accountant.rdp * (1 + 1e-12) + lost, np.inf)
+    found.flags.writeable = False
+    return found
 
 
 def epsilon_of_divergences(divergences: Any, delta: float, orders: Sequence[float]) -> float:

@@ -216,6 +216,7 @@ def test_an_order_that_is_no_bound_in_one_segment_is_none_in_the_sum(monkeypatch
     parts: list[Part] = [(1.0, 0.01, 1000), (0.5, 0.02, 500)]
     exact = heterogeneous_rdp(parts, 1e-6)
     monkeypatch.setattr(renyi, "RdpAccountant", Spoilt)
+    monkeypatch.setattr(renyi, "one_step", renyi.one_step.__wrapped__)  # what is kept was found without the bug
     assert heterogeneous_rdp(parts[:1], 1e-6) < exact
     with pytest.raises(ArithmeticError, match="Renyi"):
         heterogeneous_rdp(parts, 1e-6)

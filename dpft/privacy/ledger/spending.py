@@ -118,24 +118,18 @@ class Spending:
 
     def _divergence(self, orders: Sequence[float]) -> Any:
         """Renyi divergences add (Mironov 2017, proposition 1); one that is not positive is no bound."""
+        from dpft.privacy.renyi import one_step
         from dpft.privacy.search import search_rdp
 
         total = np.zeros(len(orders))
         for noise, rate, steps in self.releases:
-            total = total + steps * _one_step_once(noise, rate, tuple(orders))
+            total = total + steps * one_step(noise, rate, tuple(orders))
         for search in self.searches:
             total = total + search_rdp(replace(search, run="any"), orders)
         return total
 
 
 @lru_cache(maxsize=256)  # a search for what fits asks again and again for the same
-def _one_step_once(noise: float, rate: float, orders: tuple[float, ...]) -> Any:
-    from dpft.privacy.renyi import one_step
-
-    return one_step(noise, rate, orders)
-
-
-@lru_cache(maxsize=256)
 def _alone(one: Part | Search, delta: float) -> float:
     """One run's or search's own epsilon."""
     searched = isinstance(one, Search)
