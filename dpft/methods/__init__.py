@@ -56,21 +56,26 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def _rates(method: Any, *, words: bool) -> dict[str, float | None]:
-    rate, head = own_rates(method, private=True, words=words)
-    free, _ = own_rates(method, private=False, words=words)
-    return {"learning_rate": rate, "non_private_rate": free, "head_learning_rate": head}
+    (rate, head), (free, free_head) = (own_rates(method, private=private, words=words) for private in (True, False))
+    return {
+        "learning_rate": rate,
+        "head_learning_rate": head,
+        "non_private_rate": free,
+        "non_private_head_rate": free_head,
+    }
 
 
 def own_rates(method: Method, *, private: bool, words: bool) -> tuple[float, float | None]:
     """The learning rate of a method where none was asked for, and the head's, None for the same.
 
-    Where words are labelled the head takes three times its usual rate and all else a third: most words have no label,
-    which the head must be far from before it tells one, and what moves every word's features soon makes them alike.
+    The head has its own under noise, which hides its gradient no less than any other, and always where words are
+    labelled: three times that, and all else a third. Most words have no label, which the head must be far from before
+    it tells one, and what moves every word's features soon makes them alike.
     """
     rate, head = method.learning_rate if private else method.non_private_rate, method.head_learning_rate
-    if not words:
-        return rate, head
-    return (3 * rate, None) if head is None else (rate / 3, 3 * head)
+    if words:
+        return (3 * rate, None) if head is None else (rate / 3, 3 * head)
+    return rate, head if private else None
 
 
 def _convert(key: str, value: Any, kind: Any) -> Any:
