@@ -51,9 +51,6 @@ def methods(
 
 
 def _rates(about: dict[str, Any]) -> str:
-    found = [
-        ("", "learning_rate", "head_learning_rate"),
-        ("without privacy ", "non_private_rate", "non_private_head_rate"),
-    ]
-    said = [(f"{when}--learning-rate {about[rate]:.3g}", about[head]) for when, rate, head in found]
-    return ", ".join(rate if head is None else f"{rate} --head-learning-rate {head:g}" for rate, head in said)
+    head = about["head_learning_rate"]
+    rate = f"--learning-rate {about['learning_rate']:.3g} (without privacy {about['non_private_rate']:.3g})"
+    return rate if head is None else f"{rate} --head-learning-rate {head:g}"

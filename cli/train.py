@@ -46,7 +46,7 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="[default: the method's own]")] = None,
     head_learning_rate: Annotated[
         float | None,
-        typer.Option(help="Of the head alone. [default: the method's own; beside --learning-rate: the same]"),
+        typer.Option(help="Of the head alone. [default: the same; for words, where neither is given: 0.3]"),
     ] = None,
     schedule: Annotated[str | None, typer.Option(help=f"constant, linear, cosine. [default: {Spec.schedule}]")] = None,
     clip: Annotated[

@@ -87,8 +87,8 @@ class Spec:
 
     `options` belong to the method, `data` is where the task's files lie (None: the task's own source),
     `budget=None` trains without clipping and noise: NOT PRIVATE. `epochs` is the expected number of times
-    an example is drawn. `learning_rate=None` takes the method's own, and its own for the head; beside a learning rate
-    that is given, `head_learning_rate=None` is the same one. `unit` is whom privacy is promised to: an
+    an example is drawn. `learning_rate=None` takes the method's own; `head_learning_rate=None` is the same, but where
+    words are labelled and neither is given. `unit` is whom privacy is promised to: an
     example, or all examples with one value in the column it names, of which the first `max_per_unit` count; batch
     size and epochs are then of units. `warmup`: share of the steps in which the learning rate rises. `average`: none,
     ema:DECAY or tail:SHARE, of the weights of all or the last steps. `probe_first`: share of the steps that train the

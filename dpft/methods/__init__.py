@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 from dpft.methods._method import CannotMerge, Method
 from dpft.spec import UserError
 
+WORD_HEAD_RATE = 0.3  # the best of 0.1, 0.3 and 1 on WNUT-17 (benchmarks/results/README.md)
 __all__ = ["CannotMerge", "Method", "describe", "load", "method_class", "names"]
 
 
@@ -56,26 +57,20 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def _rates(method: Any, *, words: bool) -> dict[str, float | None]:
-    (rate, head), (free, free_head) = (own_rates(method, private=private, words=words) for private in (True, False))
-    return {
-        "learning_rate": rate,
-        "head_learning_rate": head,
-        "non_private_rate": free,
-        "non_private_head_rate": free_head,
-    }
+    (rate, head), (free, _) = (own_rates(method, private=private, words=words) for private in (True, False))
+    return {"learning_rate": rate, "non_private_rate": free, "head_learning_rate": head}
 
 
 def own_rates(method: Method, *, private: bool, words: bool) -> tuple[float, float | None]:
     """The learning rate of a method where none was asked for, and the head's, None for the same.
 
-    The head has its own under noise, which hides its gradient no less than any other, and always where words are
-    labelled: three times that, and all else a third. Most words have no label, which the head must be far from before
-    it tells one, and what moves every word's features soon makes them alike.
+    Where words are labelled the head has its own, and all else takes a third: most words have no label, which the head
+    must be far from before it tells one, and what moves every word's features soon makes them alike.
     """
-    rate, head = method.learning_rate if private else method.non_private_rate, method.head_learning_rate
-    if words:
-        return (3 * rate, None) if head is None else (rate / 3, 3 * head)
-    return rate, head if private else None
+    rate = method.learning_rate if private else method.non_private_rate
+    if not words:
+        return rate, None
+    return (WORD_HEAD_RATE, None) if getattr(method, "head_alone", False) else (rate / 3, WORD_HEAD_RATE)
 
 
 def _convert(key: str, value: Any, kind: Any) -> Any:

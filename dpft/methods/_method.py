@@ -85,16 +85,12 @@ class Adapted:
         return {**self.updated, "head.center": self.model.center, "head.spread": self.model.spread}
 
 
-HEAD_RATE = 0.1  # of the linear classifier too: the same head
-
-
 class Method(Protocol):
     """One way to adapt a model. Its dataclass fields are its options.
 
     `learning_rate` is what does best privately where nothing else is asked for, `non_private_rate` without privacy: a
-    clipped and noisy gradient takes longer steps than its own size would allow. `head_learning_rate` is the head's,
-    None for the same one: a step that turns the head to its task is too long for what changes every layer. `trainable`
-    counts what `attach` would train on a model of `config` with a head for `labels` outputs.
+    clipped and noisy gradient takes longer steps than its own size would allow. `trainable` counts what `attach`
+    would train on a model of `config` with a head for `labels` outputs.
     """
 
     @property
@@ -103,8 +99,6 @@ class Method(Protocol):
     def learning_rate(self) -> float: ...
     @property
     def non_private_rate(self) -> float: ...
-    @property
-    def head_learning_rate(self) -> float | None: ...
     def attach(self, model: Classifier, seed: int) -> Adapted: ...
     def merge(self, model: Classifier) -> nn.Module: ...
     def trainable(self, config: Any, labels: int) -> int: ...

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from dpft.methods._method import HEAD_RATE, Adapted, CannotMerge, Traits, attached, check_choice, check_count
+from dpft.methods._method import Adapted, CannotMerge, Traits, attached, check_choice, check_count
 from dpft.models.blocks import Dense, dense_layers, replace
 from dpft.models.dense import Dense as Trained
 from dpft.models.heads import Classifier
@@ -58,7 +58,6 @@ class Adapter:
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=False, multi_layer=True)
     learning_rate: ClassVar[float] = 0.03
     non_private_rate: ClassVar[float] = 0.01
-    head_learning_rate: ClassVar[float | None] = HEAD_RATE
 
     def __post_init__(self) -> None:
         check_count("bottleneck", self.bottleneck, example=16)

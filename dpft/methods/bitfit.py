@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from dpft.methods._method import HEAD_RATE, Adapted, Traits, attached, fold, modules_named, way
+from dpft.methods._method import Adapted, Traits, attached, fold, modules_named, way
 from dpft.models.blocks import replace
 from dpft.models.dense import Shift
 from dpft.models.heads import Classifier
@@ -42,7 +42,6 @@ class Bitfit:
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
     learning_rate: ClassVar[float] = 0.01
     non_private_rate: ClassVar[float] = 0.003
-    head_learning_rate: ClassVar[float | None] = HEAD_RATE
 
     def attach(self, model: Classifier, seed: int) -> Adapted:
         layers = _biased(model.backbone)

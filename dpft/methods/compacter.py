@@ -8,7 +8,7 @@ from typing import Any, ClassVar, get_args
 import torch
 from torch import Tensor, nn
 
-from dpft.methods._method import HEAD_RATE, Adapted, CannotMerge, Traits, attached, check_choice, check_count
+from dpft.methods._method import Adapted, CannotMerge, Traits, attached, check_choice, check_count
 from dpft.methods.adapter import PLACES, Style, put
 from dpft.models.dense import Dense, Shift
 from dpft.models.heads import Classifier
@@ -87,7 +87,6 @@ class Compacter:
     traits: ClassVar[Traits] = Traits(parameter_sharing=True, efficient_inference=False, multi_layer=True)
     learning_rate: ClassVar[float] = 0.03
     non_private_rate: ClassVar[float] = 0.01
-    head_learning_rate: ClassVar[float | None] = HEAD_RATE
 
     def __post_init__(self) -> None:
         for name in ("bottleneck", "terms", "rank"):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from dpft.methods._method import HEAD_RATE, Adapted, Traits, attached, fold, plain
+from dpft.methods._method import Adapted, Traits, attached, fold, plain
 from dpft.models.blocks import architecture
 from dpft.models.heads import Classifier
 from dpft.models.sizes import skeleton
@@ -26,7 +26,6 @@ class Full:
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
     learning_rate: ClassVar[float] = 0.003
     non_private_rate: ClassVar[float] = 0.0003
-    head_learning_rate: ClassVar[float | None] = HEAD_RATE
 
     def attach(self, model: Classifier, seed: int) -> Adapted:
         row = architecture(model.backbone.config)

@@ -8,16 +8,7 @@ from typing import Any, ClassVar, get_args
 
 from torch import Tensor, nn
 
-from dpft.methods._method import (
-    HEAD_RATE,
-    Adapted,
-    CannotMerge,
-    Traits,
-    attached,
-    check_choice,
-    check_count,
-    check_size,
-)
+from dpft.methods._method import Adapted, CannotMerge, Traits, attached, check_choice, check_count, check_size
 from dpft.methods.slash import Init, check_dim, fitting, precision, start
 from dpft.models.blocks import architecture, called, replace
 from dpft.models.heads import Classifier
@@ -78,7 +69,6 @@ class JrWarp:
     traits: ClassVar[Traits] = Traits(parameter_sharing=True, efficient_inference=False, multi_layer=True)
     learning_rate: ClassVar[float] = 0.06
     non_private_rate: ClassVar[float] = 0.06
-    head_learning_rate: ClassVar[float | None] = HEAD_RATE
 
     def __post_init__(self) -> None:
         check_count("dim", self.dim, example=1024)

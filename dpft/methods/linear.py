@@ -21,7 +21,7 @@ class Linear:
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=False)
     learning_rate: ClassVar[float] = 0.1
     non_private_rate: ClassVar[float] = 0.1
-    head_learning_rate: ClassVar[float | None] = None
+    head_alone: ClassVar[bool] = True
 
     def attach(self, model: Classifier, seed: int) -> Adapted:
         return replace(attached(model, []), frozen=True)

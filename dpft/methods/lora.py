@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dpft.methods._method import HEAD_RATE, Adapted, Traits, attached, check_count, fold, modules_named, way
+from dpft.methods._method import Adapted, Traits, attached, check_count, fold, modules_named, way
 from dpft.models.blocks import DENSE, Dense, dense_layers, replace
 from dpft.models.dense import Dense as Trained
 from dpft.models.heads import Classifier
@@ -52,7 +52,6 @@ class Lora:
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
     learning_rate: ClassVar[float] = 0.03
     non_private_rate: ClassVar[float] = 0.01
-    head_learning_rate: ClassVar[float | None] = HEAD_RATE
 
     def __post_init__(self) -> None:
         check_count("rank", self.rank, example=8)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dpft.methods._copies import bare, taken_out, widen, with_copies
-from dpft.methods._method import HEAD_RATE, Adapted, CannotMerge, Traits, attached, plain
+from dpft.methods._method import Adapted, CannotMerge, Traits, attached, plain
 from dpft.methods._peft_config import classes, config_of, converted, default_targets, library, one_line, types_known
 from dpft.methods._peft_config import fields as _fields
 from dpft.methods._probe import Copying, Unfit, Way, way_found
@@ -54,7 +54,6 @@ class Peft:
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
     learning_rate: ClassVar[float] = 0.01
     non_private_rate: ClassVar[float] = 0.003
-    head_learning_rate: ClassVar[float | None] = HEAD_RATE
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Peft:

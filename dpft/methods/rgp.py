@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dpft.methods._method import HEAD_RATE, Adapted, Traits, attached, check_count, fold, modules_named, way
+from dpft.methods._method import Adapted, Traits, attached, check_count, fold, modules_named, way
 from dpft.methods.lora import dense_names
 from dpft.models.blocks import dense_layers, replace
 from dpft.models.dense import Dense as Trained
@@ -112,7 +112,6 @@ class Rgp:
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
     learning_rate: ClassVar[float] = 0.004
     non_private_rate: ClassVar[float] = 0.001
-    head_learning_rate: ClassVar[float | None] = HEAD_RATE
 
     def __post_init__(self) -> None:
         check_count("rank", self.rank)

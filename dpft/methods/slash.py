@@ -10,17 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, get_args
 import torch
 from torch import Tensor, nn
 
-from dpft.methods._method import (
-    HEAD_RATE,
-    Adapted,
-    Traits,
-    attached,
-    check_choice,
-    check_count,
-    check_size,
-    fold,
-    with_bias,
-)
+from dpft.methods._method import Adapted, Traits, attached, check_choice, check_count, check_size, fold, with_bias
 from dpft.models.blocks import Position, dense_layers, replace
 from dpft.models.heads import Classifier
 from dpft.models.per_example import PerExample
@@ -84,7 +74,6 @@ class Slash:
     traits: ClassVar[Traits] = Traits(parameter_sharing=True, efficient_inference=True, multi_layer=True)
     learning_rate: ClassVar[float] = 0.04
     non_private_rate: ClassVar[float] = 0.04
-    head_learning_rate: ClassVar[float | None] = HEAD_RATE
 
     def __post_init__(self) -> None:
         check_count("dim", self.dim, example=1024)

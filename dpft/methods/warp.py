@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dpft.methods._method import HEAD_RATE, Adapted, CannotMerge, Traits, attached, check_count
+from dpft.methods._method import Adapted, CannotMerge, Traits, attached, check_count
 from dpft.models.blocks import architecture, replace
 from dpft.models.heads import Classifier
 from dpft.models.per_example import PerExample
@@ -40,7 +40,6 @@ class Warp:
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=False, multi_layer=False)
     learning_rate: ClassVar[float] = 0.04
     non_private_rate: ClassVar[float] = 0.04
-    head_learning_rate: ClassVar[float | None] = HEAD_RATE
 
     def __post_init__(self) -> None:
         check_count("tokens", self.tokens, example=20)
