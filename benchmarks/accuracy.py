@@ -132,7 +132,7 @@ def cell_row(base: Spec, option: str, examples: int | None) -> Row:
     """What names a cell."""
     assert base.budget is not None
     usual = Spec().to_json()
-    setting = {k: v for k, v in base.to_json().items() if v != usual[k] and k not in _NAMED}
+    setting = {k: v for k, v in base.to_json().items() if v != usual.get(k) and k not in _NAMED}
     return {
         "task": base.task.rpartition("/")[2], "method": base.method, "epsilon": base.budget.epsilon,
         "delta": base.budget.delta, "seed": base.seed, "option": option, "examples": examples, "set": setting,

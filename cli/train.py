@@ -43,10 +43,12 @@ def train(
     epochs: Annotated[
         float | None, typer.Option(help=f"Expected passes over the data. [default: {Spec.epochs:g}]")
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="[default: the method's own]")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="[default: the method's own; for words a third of it]")
+    ] = None,
     head_learning_rate: Annotated[
         float | None,
-        typer.Option(help="Of the head alone. [default: the same; for words, where neither is given: 0.3]"),
+        typer.Option(help="Of the head alone. [default: --learning-rate; for words, where that is not given: 0.3]"),
     ] = None,
     schedule: Annotated[str | None, typer.Option(help=f"constant, linear, cosine. [default: {Spec.schedule}]")] = None,
     clip: Annotated[
@@ -149,6 +151,8 @@ def _spec(
         raise UserError("a private run needs a budget, got none; pass --epsilon 6.7 --delta 1e-6, or --non-private")
     if base is None and "data" in asked:
         asked = {"task": "files", **asked}
+    if {"learning_rate", "method", "task"} & asked.keys():  # the head's was chosen beside those of the spec
+        asked = {"head_learning_rate": None, **asked}
     return dataclasses.replace(base or Spec(), **asked, budget=None if non_private else kept)
 
 

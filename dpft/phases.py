@@ -66,11 +66,6 @@ def check(spec: Spec, adapted: Adapted) -> None:
         raise UserError(
             f"probe-first goes with a method that trains more than the head, got {spec.method!r}; drop --probe-first"
         )
-    if spec.head_learning_rate is not None and all(name.startswith(HEAD) for name in adapted.updated):
-        raise UserError(
-            f"head-learning-rate goes with a method that trains more than the head, got {spec.method!r}; "
-            "pass --learning-rate alone"
-        )
     if spec.optimizer not in ("adam_bc", "adam_scaled"):
         return
     if {id(p) for p in adapted.updated.values()} != {id(p) for p in adapted.private}:

@@ -14,7 +14,7 @@ from dpft.privacy.ranks import ALONE, Team
 from dpft.progress import Progress
 from dpft.rows import features_of, stored, tokens_of
 from dpft.shelf import Shelf
-from dpft.spec import Spec
+from dpft.spec import Spec, UserError
 from dpft.tasks.encode import Encoded
 
 
@@ -34,6 +34,11 @@ class Prepared:
 def settled_spec(spec: Spec) -> Spec:
     """`spec` with what it leaves to its method filled in: as `train` writes it down. Raises UserError."""
     method = methods.load(spec.method, spec.options)
+    if spec.head_learning_rate is not None and methods.head_alone(method):
+        raise UserError(
+            f"head-learning-rate goes with a method that trains more than the head, got {spec.method!r}; "
+            "name its learning-rate alone"
+        )
     tasks.check(spec)
     return with_own_rates(tasks.settled(spec), method)
 

@@ -146,14 +146,13 @@ class Spec:
             )  # fmt: skip
         _require(self.start is None or isinstance(self.start, str), "from must be a run", self.start, "pass --from RUN")
         self._settle_labels()
-        for name in ("epochs", "learning_rate", "head_learning_rate", "clip"):
-            flag, value, is_rate = name.replace("_", "-"), getattr(self, name), name.endswith("learning_rate")
-            if is_rate and value is None:
-                continue
+        rates = [name for name in ("learning_rate", "head_learning_rate") if getattr(self, name) is not None]
+        for name in ("epochs", "clip", *rates):
+            flag, value = name.replace("_", "-"), getattr(self, name)
             _require(_is_positive(value), f"{flag} must be a finite number above 0", value, f"pass --{flag}")
-            _require(
-                not is_rate or 1e-12 <= value <= 100, f"{flag} must lie between 1e-12 and 100", value, f"pass --{flag}"
-            )
+        for name in rates:
+            flag, value = name.replace("_", "-"), getattr(self, name)
+            _require(1e-12 <= value <= 100, f"{flag} must lie between 1e-12 and 100", value, f"pass --{flag}")
         _require(1e-6 <= self.clip <= 1e6, "clip must lie between 1e-6 and 1e6", self.clip, "pass --clip")
         _require(
             _is_whole(self.batch_size, 1), "batch-size must be a whole number above 0", self.batch_size,
@@ -218,8 +217,14 @@ class Spec:
         return round(self.probe_first * steps)
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict with a `budget` of {epsilon, delta} or None; `from_json` reads it back."""
-        return dataclasses.asdict(self)
+        """A plain dict with a `budget` of {epsilon, delta} or None; `from_json` reads it back.
+
+        A head without a rate of its own is not named: digests of specs from before it could have one stay as they are.
+        """
+        values = dataclasses.asdict(self)
+        if values["head_learning_rate"] is None:
+            del values["head_learning_rate"]
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Spec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any, TypeVar
 
@@ -14,7 +14,8 @@ from dpft.reports.names import CHOSEN, SAME_DATA, SAME_PROMISE, Facts, label, te
 
 T = TypeVar("T")
 # What a run without privacy has a value of its own for, or none that matters: its gradients are neither cut nor noisy.
-_FREE = ("learning_rate", "clip", "clipping")
+_RATES = ("learning_rate", "head_learning_rate")
+_FREE = (*_RATES, "clip", "clipping")
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,14 @@ class Cell:
 class Series:
     """One method with one choice of everything but ε and seed. `label`: the method, and what tells it from its like.
 
-    `free_rate`: the learning rate of its runs without privacy, where that is another.
+    `free`: the learning rates of its runs without privacy, where they are others.
     """
 
     label: str
     method: str
     chosen: Facts
     cells: tuple[Cell, ...]
-    free_rate: float | None = None
+    free: Facts = field(default_factory=dict)
 
     def at(self, budget: float) -> Cell | None:
         return next((cell for cell in self.cells if cell.budget == budget), None)
@@ -104,11 +105,12 @@ def _beside(free: Sequence[Facts], private: Sequence[Facts]) -> list[Facts]:
     found: list[Facts] = []
     for group in _groups(free, same):
         partners = _groups(theirs.get(tuple(group[0][key] for key in same), ()), _FREE)
-        alone = len(partners) == 1 and len({row["learning_rate"] for row in group}) == 1
+        alone = len(partners) == 1 and len(_groups(group, _RATES)) == 1
         for row in group:
-            like = [other[0] for other in partners if alone or other[0]["learning_rate"] == row["learning_rate"]]
+            own = {key: row[key] for key in _RATES}
+            like = [other[0] for other in partners if alone or own.items() <= other[0].items()]
             taken = {key: like[0][key] for key in _FREE} if len(like) == 1 else {}
-            found.append({**row, **taken, "free_rate": row["learning_rate"]})
+            found.append({**row, **taken, "free": own})
     return found
 
 
@@ -147,8 +149,9 @@ def _order(series: Series) -> tuple[str, int, str]:
 def _series(label: str, rows: Sequence[Facts]) -> Series:
     chosen = {name: rows[0][name] for name in CHOSEN}
     cells = sorted((_cell(group) for group in _groups(rows, ("budget",))), key=lambda cell: cell.budget)
-    rates = {row["free_rate"] for row in rows if "free_rate" in row} - {chosen["learning_rate"]}
-    return Series(label, str(chosen["method"]), chosen, tuple(cells), next(iter(rates), None))
+    free = next((row["free"] for row in rows if "free" in row), {})
+    others = {key: rate for key, rate in free.items() if rate != chosen[key]}
+    return Series(label, str(chosen["method"]), chosen, tuple(cells), others)
 
 
 def _cell(rows: Sequence[Facts]) -> Cell:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from dpft.reports import promises, results, spending, words
@@ -153,8 +154,14 @@ def _notes(runs: Sequence[Read], settings: Sequence[Setting]) -> list[str]:
         ids = {population(cards[name]).get("id") for cell in cells if cell.private for name in cell.runs}
         if len(ids) > 1:
             notes.append(f"{setting.title}: charged to {len(ids)} populations. Are these runs of the same data?")
-        if other := [f"{one.label} {one.free_rate:g}" for one in setting.series if one.free_rate is not None]:
+        if other := [f"{one.label} {_rates(one.free)}" for one in setting.series if one.free]:
             notes.append(f"{setting.title}: without privacy at learning rates of its own: {', '.join(other)}.")
         if any(cell.n == 1 for cell in cells):
             notes.append(f"{setting.title}: single runs are drawn hollow; they have no spread.")
     return notes
+
+
+def _rates(free: Mapping[str, Any]) -> str:
+    """0.003, or head 0.3, or both."""
+    said = {"learning_rate": "", "head_learning_rate": "head "}
+    return " and ".join(f"{said[key]}{'like all else' if x is None else f'{x:g}'}" for key, x in free.items())

@@ -79,8 +79,7 @@ class Gap:
     def apart(self) -> str:
         """In what the non-private runs differ but privacy; empty for nothing."""
         one, other = choices(self.series.chosen), choices(self.twin.chosen)
-        if self.twin.free_rate is not None:
-            other = {**other, "learning_rate": self.twin.free_rate}
+        other = {**other, **self.twin.free}
         return ", ".join(f"{key} {other.get(key)}" for key in one if one.get(key) != other.get(key))
 
 

@@ -208,10 +208,13 @@ def main() -> None:
     chance = Random(asked.get("seed", 0))
     prepare()
     runs = Path(asked["runs"])
-    started = time.monotonic()
     forked(asked["train"], asked, None, 0, None)
-    whole = time.monotonic() - started
     answer(runs)
+    whole = 0.0
+    if "random" in asked["points"]:  # how long a run takes that finds those answers
+        started = time.monotonic()
+        forked(asked["train"], asked, None, 0, None)
+        whole = time.monotonic() - started
     report, open_run = [{"point": "none", "killed": False, "runs": state(asked)}], None
     for number in range(asked["kills"]):
         point = asked["points"][number % len(asked["points"])]

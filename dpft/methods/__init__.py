@@ -13,7 +13,9 @@ from typing import Any, get_type_hints
 from dpft.methods._method import CannotMerge, Method
 from dpft.spec import UserError
 
-WORD_HEAD_RATE = 0.3  # the best of 0.1, 0.3 and 1 on WNUT-17 (benchmarks/results/README.md)
+WORD_HEAD_RATE = (
+    0.3  # better than 0.1 with every method, and than 1 with two, on WNUT-17 (benchmarks/results)
+)
 __all__ = ["CannotMerge", "Method", "describe", "load", "method_class", "names"]
 
 
@@ -70,7 +72,12 @@ def own_rates(method: Method, *, private: bool, words: bool) -> tuple[float, flo
     rate = method.learning_rate if private else method.non_private_rate
     if not words:
         return rate, None
-    return (WORD_HEAD_RATE, None) if getattr(method, "head_alone", False) else (rate / 3, WORD_HEAD_RATE)
+    return (WORD_HEAD_RATE, None) if head_alone(method) else (rate / 3, WORD_HEAD_RATE)
+
+
+def head_alone(method: Method) -> bool:
+    """Whether nothing but the head is trained: such a method says so."""
+    return bool(getattr(method, "head_alone", False))
 
 
 def _convert(key: str, value: Any, kind: Any) -> Any:

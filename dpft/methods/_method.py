@@ -88,9 +88,10 @@ class Adapted:
 class Method(Protocol):
     """One way to adapt a model. Its dataclass fields are its options.
 
-    `learning_rate` is what does best privately where nothing else is asked for, `non_private_rate` without privacy: a
-    clipped and noisy gradient takes longer steps than its own size would allow. `trainable` counts what `attach`
-    would train on a model of `config` with a head for `labels` outputs.
+    `learning_rate` is what does best privately on texts where nothing else is asked for, `non_private_rate` without
+    privacy: a clipped and noisy gradient takes longer steps than its own size would allow. `trainable` counts what
+    `attach` would train on a model of `config` with a head for `labels` outputs. A method that trains nothing but the
+    head has `head_alone`, which is true.
     """
 
     @property

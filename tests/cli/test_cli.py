@@ -17,7 +17,7 @@ from dpft.cli import main
 
 from dpft.card import NOT_PRIVATE
 from dpft.privacy.plan import Plan
-from dpft.spec import Spec
+from dpft.spec import Budget, Spec
 from tests.calling import Command, Outcome
 
 Folder = Callable[..., Path]
@@ -318,6 +318,20 @@ def test_a_score_task_predicts_numbers(dpft: Command, tiny_bert: Path, glue_fold
     assert re.fullmatch(r"-?\d+\.\d{3}\ta film\n", out)
     code, out, _ = dpft("predict", run, "--text", "a film", "--pair", "a story", "--json")
     assert json.loads(out)["probability"] is None
+
+
+def test_a_rate_named_beside_a_spec_file_is_the_heads_too_unless_that_is_named(tmp_path: Path) -> None:
+    # Catches the head's rate of another rate's run, or of words, taken along where no flag could take it off.
+    from dpft.cli.train import _spec
+
+    file = tmp_path / "spec.json"
+    file.write_text(json.dumps(Spec(learning_rate=0.01, head_learning_rate=0.3, budget=Budget(8.0, 1e-5)).to_json()))
+    rates = {
+        json.dumps(asked): _spec(file, asked, None, None, False).head_learning_rate
+        for asked in ({}, {"seed": 1}, {"learning_rate": 0.02}, {"method": "linear"},
+                      {"learning_rate": 0.02, "head_learning_rate": 0.1})
+    }  # fmt: skip
+    assert list(rates.values()) == [0.3, 0.3, None, None, 0.1]
 
 
 def test_a_runs_spec_repeats_it_and_flags_override_it(dpft: Command, finished: Callable[..., dict[str, Any]]) -> None:

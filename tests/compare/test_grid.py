@@ -47,6 +47,13 @@ def test_an_arm_may_have_a_rate_of_its_own_without_privacy(cells: Cells) -> None
         cells(methods={"slash": {"non_private": {"options": {}}}})
 
 
+def test_a_head_rate_beside_a_method_that_is_all_head_is_refused_before_anything_is_planned(cells: Cells) -> None:
+    with pytest.raises(UserError, match="trains more than the head, got 'linear'"):
+        cells(methods=["slash", "linear"], head_learning_rate=0.1)
+    every = cells(methods={"slash": {"head_learning_rate": 0.1}, "linear": {}}, epsilons=[8])
+    assert {cell.arm: cell.spec.head_learning_rate for cell in every} == {"slash": 0.1, "linear": None}
+
+
 def test_a_grid_may_be_of_ones_own_file(tiny_bert: Path, tmp_path: Path) -> None:
     """As for train, data without a task are files of one's own; what a score or label is may be stated."""
     (tmp_path / "notes.csv").write_text("note,kind\nwell,a\nill,b\n")

@@ -161,6 +161,7 @@ def test_the_head_goes_by_its_name(name: str) -> None:
     made = adapted("bert", name, OPTIONS[name])
     called = {id(p) for n, p in made.updated.items() if n.startswith(HEAD)}
     assert called == {id(p) for p in made.model.head.parameters()}
+    assert methods.head_alone(methods.load(name, OPTIONS[name])) == (called == {id(p) for p in made.updated.values()})
 
 
 @each

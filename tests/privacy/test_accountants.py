@@ -13,7 +13,7 @@ import pytest
 from prv_accountant import PoissonSubsampledGaussianMechanism, PRVAccountant
 from scipy.stats import norm
 
-from dpft.privacy import accountants, cache, calibrate, renyi
+from dpft.privacy import accountants, cache, calibrate, losses, renyi
 from dpft.privacy.accountants import (
     CLOSED_FORM,
     PLD,
@@ -180,6 +180,20 @@ def test_the_curve_bounds_every_step_count_and_ends_at_the_plan(rate: float) -> 
     for k in (-1, steps + 1):
         with pytest.raises(UserError, match="charged steps"):
             after(k)
+
+
+def test_what_an_accountant_keeps_is_what_it_found_and_nobody_can_change_it() -> None:
+    # Catches an array or a list handed out as it is kept: adding up in place would change every later bound.
+    noise, rate, steps, delta = SMALL
+    kept = renyi.one_step(noise, rate, renyi.ORDERS)
+    with pytest.raises(ValueError, match="read-only"):
+        kept *= 0
+    np.testing.assert_array_equal(kept, renyi.one_step.__wrapped__(noise, rate, renyi.ORDERS))
+    first = losses.pld_over(noise, rate, [1, steps], delta)
+    first[:] = [0.0, 0.0]
+    assert losses.pld_over(noise, rate, [1, steps], delta) == list(
+        losses._pld_over.__wrapped__(noise, rate, (1, steps), delta, losses.FINE_CELLS)
+    )
 
 
 @pytest.mark.parametrize(("examples", "paper"), PAPER)

@@ -47,6 +47,17 @@ def test_runs_of_another_promise_or_other_data_share_no_curve_and_are_named(
     assert len({setting.title for setting in found}) == 2
 
 
+def test_a_run_without_privacy_may_have_a_rate_of_its_own_for_the_head(make: Maker, tmp_path: Path) -> None:
+    """Catches: a method torn in two by it; two rates of the head, at one of all else, taken for one."""
+    make("p", epsilon=3.0, learning_rate=0.01, head_learning_rate=0.3)
+    make("n", epsilon=None, learning_rate=0.01, head_learning_rate=0.1)
+    ((series,),) = [setting.series for setting in settings(tmp_path)]
+    assert [cell.budget for cell in series.cells] == [3.0, math.inf]
+    assert (series.chosen["head_learning_rate"], series.free) == (0.3, {"head_learning_rate": 0.1})
+    make("m", epsilon=None, seed=1, learning_rate=0.01)
+    assert sorted(len(series.cells) for setting in settings(tmp_path) for series in setting.series) == [1, 1, 1]
+
+
 def test_a_run_without_privacy_may_have_a_rate_of_its_own(make: Maker, tmp_path: Path) -> None:
     """Catches: a method torn in two by a learning rate that only fits one side; two rates taken for one."""
     for seed in (0, 1):
@@ -54,7 +65,7 @@ def test_a_run_without_privacy_may_have_a_rate_of_its_own(make: Maker, tmp_path:
         make(f"n{seed}", epsilon=None, seed=seed, learning_rate=0.003, clip=2.0)
     ((series,),) = [setting.series for setting in settings(tmp_path)]
     assert [(cell.budget, cell.n) for cell in series.cells] == [(3.0, 2), (math.inf, 2)]
-    assert (series.chosen["learning_rate"], series.free_rate) == (0.03, 0.003)
+    assert (series.chosen["learning_rate"], series.free) == (0.03, {"learning_rate": 0.003})
     make("n2", epsilon=None, seed=2, learning_rate=0.001)
     assert sorted(len(series.cells) for setting in settings(tmp_path) for series in setting.series) == [1, 1, 1]
 
