@@ -13,9 +13,7 @@ from typing import Any, get_type_hints
 from dpft.methods._method import CannotMerge, Method
 from dpft.spec import UserError
 
-WORD_HEAD_RATE = (
-    0.3  # better than 0.1 with every method, and than 1 with two, on WNUT-17 (benchmarks/results)
-)
+WORD_HEAD_RATE = 0.3  # better than 0.1 with every method, and than 1 with two, on WNUT-17 (benchmarks/results)
 __all__ = ["CannotMerge", "Method", "describe", "load", "method_class", "names"]
 
 
