@@ -149,7 +149,7 @@ def _order(series: Series) -> tuple[str, int, str]:
 def _series(label: str, rows: Sequence[Facts]) -> Series:
     chosen = {name: rows[0][name] for name in CHOSEN}
     cells = sorted((_cell(group) for group in _groups(rows, ("budget",))), key=lambda cell: cell.budget)
-    free = next((row["free"] for row in rows if "free" in row), {})
+    free: Facts = next((row["free"] for row in rows if "free" in row), {})
     others = {key: rate for key, rate in free.items() if rate != chosen[key]}
     return Series(label, str(chosen["method"]), chosen, tuple(cells), others)
 
