@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -88,6 +89,26 @@ def leaks(world: World, seen: Seen, said: str) -> list[str]:
     return found + ["key" for key in seen.keys if key in raw or key.hex() in words]
 
 
+def left(world: World, seen: Seen, *words: object) -> list[str]:
+    """What a run and its export leave, twice over: the four bytes of a loss meet a weight's by chance (in about one
+    run in a hundred of `full`), but not in the next run under a fresh key as well; a leak is in both."""
+    found: list[str] = []
+    for _ in range(2):
+        for folder in ("new", "out"):
+            shutil.rmtree(world.home / folder, ignore_errors=True)
+        for kind in (seen.losses, seen.means, seen.norms, seen.keys):
+            kind.clear()
+        code, out, err = world.train(*words)
+        assert code == 0, err
+        exported = world.call("export", next((world.home / "new").iterdir()), "--to", "out", "--with-code")
+        assert exported[0] == 0, exported
+        assert min(map(len, (seen.losses, seen.norms, seen.keys))) > 0
+        found = leaks(world, seen, out + err + "".join(exported[1:]))
+        if not found:
+            return []
+    return found
+
+
 METHODS = {"slash": "dim=8", "lora": "rank=2", "full": None, "linear": None}
 
 
@@ -96,14 +117,7 @@ METHODS = {"slash": "dim=8", "lora": "rank=2", "full": None, "linear": None}
 )
 def test_no_loss_norm_size_key_or_text_of_a_training_row_is_left(world: World, seen: Seen, method: str) -> None:
     option = METHODS[method]
-    code, out, err = world.train("--method", method, *(("--option", option) if option else ()))
-    assert code == 0, err
-    run = next((world.home / "new").iterdir())
-    exported = world.call("export", run, "--to", "out", "--with-code")
-    assert exported[0] == 0, exported
-    said = out + err + "".join(exported[1:])
-    assert min(map(len, (seen.losses, seen.norms, seen.keys))) > 0
-    assert leaks(world, seen, said) == []
+    assert left(world, seen, "--method", method, *(("--option", option) if option else ())) == []
 
 
 def bug_prints_the_loss(monkeypatch: pytest.MonkeyPatch, seen: Seen) -> None:
@@ -136,6 +150,4 @@ def test_a_leak_is_found(
 ) -> None:
     """The injected bugs: a loss on the progress line, norms in a checkpoint, a drawn size on the card."""
     bug(monkeypatch, seen)
-    code, out, err = world.train()
-    assert code == 0, err
-    assert leaks(world, seen, out + err)
+    assert left(world, seen)
