@@ -19,7 +19,7 @@ from dpft.audit.bookkeeping import adapter_digest
 from dpft.methods._method import Adapted
 from dpft.privacy.ledger import Claim, Ledger
 from dpft.run import Run
-from dpft.spec import Spec, UserError, canonical_json
+from dpft.spec import HEAD, Spec, UserError, canonical_json
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Start:
         if adapted.model.digest != self.about.get("backbone_sha256"):
             _refuse("must be of the same encoder", f"{self.run.spec.model!r} for {spec.model!r}", "pass its --model")
         own, kind = adapted.state(), canonical_json(adapted.answer.kind)
-        learned = {n: t for n, t in own.items() if not n.startswith("head.")}
-        theirs = {n: t for n, t in self.tensors.items() if not n.startswith("head.")}
+        learned = {n: t for n, t in own.items() if not n.startswith(HEAD)}
+        theirs = {n: t for n, t in self.tensors.items() if not n.startswith(HEAD)}
         odd = sorted(n for n in {*learned, *theirs} if _shape(learned, n) != _shape(theirs, n))
         if odd:
             _refuse("must have the same tensors", f"another {odd[0]!r}", "pass its --method, --option and --model")

@@ -21,7 +21,7 @@ from dpft.methods._method import modules_named
 from dpft.methods.lora import LowRankDense
 from dpft.methods.slash import ShiftedDense
 from dpft.models.load import locate, quiet
-from dpft.spec import UserError
+from dpft.spec import HEAD, UserError
 
 _ADAPTER = "default"
 _HEAD = "head.safetensors"
@@ -86,7 +86,7 @@ def _own(source: Source, folder: Path) -> None:
     own = model.get_base_model()
     held = {**dict(own.named_parameters()), **dict(own.named_buffers())}
     for name, value in source.trained.adapted.state().items():
-        if not name.startswith("head."):
+        if not name.startswith(HEAD):
             _copy(held[name.removeprefix("drawn.")], value)
     _save(model, folder)
 

@@ -15,6 +15,7 @@ from dpft.models.blocks import dense_layers, replace
 from dpft.models.dense import Dense as Trained
 from dpft.models.heads import Classifier
 from dpft.models.sizes import dense_sizes
+from dpft.spec import HEAD
 
 
 class CarriedDense(nn.Module):
@@ -127,7 +128,7 @@ class Rgp:
         sites: dict[str, CarriedDense] = modules_named(model, CarriedDense)
         carriers = [(f"{n}.{side}", getattr(s, side).weight) for n, s in sites.items() for side in ("left", "right")]
         adapted = attached(model, carriers, gradients=way(model, names))
-        head = {name: p for name, p in adapted.named.items() if name.startswith("head.")}
+        head = {name: p for name, p in adapted.named.items() if name.startswith(HEAD)}
         moved = {**{f"{n}.change": s.change for n, s in sites.items()}, **head}
         common = {f.name: getattr(adapted, f.name) for f in fields(adapted)}
         return Carried(**common, sites=tuple(sites.values()), moved=moved, seed=seed)
