@@ -37,6 +37,24 @@ def write(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
+def free(path: Path, identity: str) -> Path:
+    """`path` with so many of the identity's digits behind its name, four at least, that nothing has that name."""
+    names = (path.with_name(f"{path.name}-{identity[:digits]}") for digits in range(4, len(identity) + 1))
+    return next(name for name in names if not os.path.lexists(name))
+
+
+def _made(path: Path, identity: str) -> Path:
+    """The folder `free` names, made; where another process makes it first, with more digits."""
+    while True:
+        found = free(path, identity)
+        try:
+            found.mkdir(parents=True)
+            return found
+        except FileExistsError:
+            if not os.path.lexists(found):  # something is in the way of its parents
+                raise
+
+
 @dataclass(frozen=True)
 class Run:
     """One run's folder, its spec and plan, its identity in the ledger, where that ledger lies (a path, or a URL
@@ -57,10 +75,10 @@ class Run:
         folder is left. Raises UserError where the folder cannot be made.
         """
         identity = secrets.token_hex(16)
-        path = root / f"{_name(spec)}-{identity[:4]}"
-        intended = cls(path, spec, plan, identity, written(ledger), "")
+        path = root / _name(spec)
         try:
-            path.mkdir(parents=True)
+            path = _made(path, identity)
+            intended = cls(path, spec, plan, identity, written(ledger), "")
             intended.write_json(_INTENT, intended._intent())
         except OSError as error:
             raise UserError(

@@ -29,7 +29,7 @@ from dpft.privacy.secret import Secret
 from dpft.progress import Progress
 from dpft.result import Result
 from dpft.rows import rows_of
-from dpft.run import Run, write
+from dpft.run import Run, free, write
 from dpft.spec import Spec, UserError
 from dpft.training import Planner
 
@@ -145,7 +145,7 @@ def _planner(plan: Plan) -> Planner:
 def _publish(work: Work, cell: Cell, trials: Trials, plan: Plan, id: str, best: Result) -> Path:
     """The best trial as a run of its own, under the label of the whole search; all of it appears at once."""
     run = Run.open(best.path)
-    target = work.folder.runs / f"{best.path.name.rpartition('-')[0]}-{id[:4]}"
+    target = free(work.folder.runs / best.path.name.rpartition("-")[0], id)
     making = target.with_name(f".{target.name}")
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir(parents=True)
