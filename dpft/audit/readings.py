@@ -20,6 +20,7 @@ class Readings:
         self.canaries, self.names, self.clip, self.noise = canaries, names, clip, noise
         self.squares = dict.fromkeys(names, 0.0)
         self.counts = dict.fromkeys(names, 0)
+        self.steps: list[float] = []  # each release's squares, over all tensors
         self.scores: list[NDArray[np.float64]] = []
         self.drawn: list[NDArray[np.bool_]] = []
         self._kept: list[list[NDArray[np.float64]]] = []
@@ -30,7 +31,7 @@ class Readings:
         if release.scales is not None:
             canaries = canaries.scaled(release.scales[self.names.index("head.weight")])
         weight, bias = canaries.expected(rows)
-        kept = []
+        kept, total = [], 0.0
         for name, noisy in zip(self.names, release.sums, strict=True):
             left = noisy / self.clip
             if name == "head.weight":
@@ -39,13 +40,16 @@ class Readings:
             elif name == "head.bias":
                 left -= bias
             left /= self.noise
-            self.squares[name] += float(left.square().sum())
+            squares = float(left.square().sum())
+            self.squares[name] += squares
+            total += squares
             self.counts[name] += left.numel()
             most = max(_LEAST, _SAMPLED // len(self.names))
             # The columns behind the canaries hold nothing but noise, to the last bit.
             silent = left[:, len(self.canaries) :] if name == "head.weight" else left
             kept.append(silent.flatten()[:most].numpy().copy())
         self._kept.append(kept)
+        self.steps.append(total)
         self.drawn.append(np.isin(np.arange(len(self.canaries)), rows))
 
     @property

@@ -32,6 +32,19 @@ def deviation(squares: float, count: int, risk: float) -> Measured:
     return Measured(math.sqrt(squares / count), math.sqrt(low / count), math.sqrt(high / count))
 
 
+def each_deviation(squares: Floats, count: int, risk: float) -> Measured:
+    """The step whose noise is furthest from what is planned, as a share of what is allowed; chi-square.
+
+    squares: (steps,), each a sum of `count` squares of noise over what is planned; the risk is split among the steps.
+    Noise too small at some steps and too large at others can look right over all of them.
+    """
+    if not squares.min() > 0:
+        return Measured(math.inf, 0, 1)
+    each = risk / len(squares) / 2
+    low, high = float(stats.chi2.ppf(each, count)), float(stats.chi2.isf(each, count))
+    return Measured(max(float(squares.max()) / high, low / float(squares.min())), 0, 1)
+
+
 def amplitude(total: float, drawn: int, noise: float, risk: float) -> Measured:
     """What a drawn canary adds, in clips: `total` is the sum of `drawn` readings, each 1 plus `noise` normals."""
     margin = float(stats.norm.isf(risk / 2)) * noise / math.sqrt(max(drawn, 1))

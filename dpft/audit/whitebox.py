@@ -88,11 +88,14 @@ def noise_tests(readings: Readings, noise: float) -> list[Test]:
     """Deviation in each tensor, what a canary adds, and independence over steps, tensors and resumes."""
     sample, parts = readings.sample, readings.parts
     drawn = np.stack(readings.drawn)
+    steps, numbers = np.array(readings.steps), sum(readings.counts.values()) // len(readings.steps)
     few = -(-_COMPARED // sample.shape[1])
     total, count = float(np.stack(readings.scores)[drawn].sum()), int(drawn.sum())
     return [
         *(_deviation(name, readings.squares[name], readings.counts[name]) for name in readings.names),
         _deviation("all", sum(readings.squares.values()), sum(readings.counts.values())),
+        Test("σ of each step", lambda risk: statistics.each_deviation(steps, numbers, risk),
+             f"the furthest of {len(steps)} releases, over what is allowed"),
         Test("mean of included canaries", lambda risk: statistics.amplitude(total, count, noise, risk),
              f"in clips, over {count} draws"),
         Test("likeness of steps and resumes", lambda risk: statistics.between_steps(sample, risk),

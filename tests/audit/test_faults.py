@@ -27,7 +27,7 @@ CAUGHT_BY = {
     "clip per micro-batch": {"mean of included canaries", "sum beside gradients taken one at a time"},
     "clip per tensor": {"sensitivity, huge row"},
     "noise once per micro-batch": {"σ of all"},
-    "divisor = drawn batch size": {"σ of all"},
+    "divisor = drawn batch size": {"σ of each step"},
     "leftovers join the next step": {"next step's sum beside gradients taken one at a time"},
     "a step not charged": {"steps that were not charged"},
     "shuffled instead of Poisson": {"variance of batch sizes", "variance of a row's draws"},
@@ -37,15 +37,18 @@ CAUGHT_BY = {
 }
 
 
-def audit(trained: Trained, path: Path) -> dict[str, Check]:
+LONGER = {"clip per micro-batch": 64}  # in 32 steps its check misses it once in 10,000 audits
+
+
+def audit(trained: Trained, path: Path, steps: int = STEPS, risk: float = RISK) -> dict[str, Check]:
     """The checks that failed, by name."""
-    found = whitebox.checks(trained, path, EXAMPLES, STEPS, RISK)
+    found = whitebox.checks(trained, path, EXAMPLES, steps, risk)
     return {check.name: check for check in found if not check.passed}
 
 
 @pytest.mark.parametrize("fault", PATHS)
 def test_a_faulty_path_fails_by_the_check_that_is_meant_for_it(trained: Trained, fault: str) -> None:
-    failed = audit(trained, PATHS[fault])
+    failed = audit(trained, PATHS[fault], LONGER.get(fault, STEPS))
     assert CAUGHT_BY[fault] <= set(failed)
 
 
@@ -56,8 +59,8 @@ def test_a_batch_mean_loss_fails_beside_gradients_taken_one_at_a_time(trained: T
 
 
 def test_a_sound_path_passes(trained: Trained) -> None:
-    # At a risk of 1 % a run: more than one alarm in three has a chance of 0.03 %.
-    assert sum(bool(audit(trained, Path())) for _ in range(3)) <= 1
+    # At a risk of 0.1 % an audit: more than one alarm in three has a chance of 3e-6.
+    assert sum(bool(audit(trained, Path(), risk=1e-3)) for _ in range(3)) <= 1
 
 
 @pytest.mark.slow

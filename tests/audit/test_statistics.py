@@ -33,6 +33,7 @@ def shared(coins: np.ndarray) -> int:
 
 SOUND: dict[str, Draw] = {
     "deviation": lambda rng: statistics.deviation(float(np.square(normals(rng, 50)).sum()), 50, RISK),
+    "each": lambda rng: statistics.each_deviation(np.square(normals(rng, 12, 50)).sum(1), 50, RISK),
     "amplitude": lambda rng: statistics.amplitude(float((1 + 0.7 * normals(rng, 30)).sum()), 30, 0.7, RISK),
     "steps": lambda rng: statistics.between_steps(normals(rng, 12, 40), RISK),
     "tensors": lambda rng: statistics.between_tensors([normals(rng, 5, 9), normals(rng, 5, 4)], RISK),
@@ -45,6 +46,9 @@ SOUND: dict[str, Draw] = {
 }
 BROKEN: dict[str, Draw] = {
     "deviation": lambda rng: statistics.deviation(float(np.square(normals(rng, 400) / 1.3).sum()), 400, RISK),
+    "each": lambda rng: statistics.each_deviation(
+        np.square(normals(rng, 12, 400) * np.tile([0.77, 1.19], 6)[:, None]).sum(1), 400, RISK
+    ),  # one over all of them, nearly
     "amplitude": lambda rng: statistics.amplitude(float((0.5 + 0.7 * normals(rng, 90)).sum()), 90, 0.7, RISK),
     "steps": lambda rng: statistics.between_steps(np.tile(normals(rng, 6, 40), (2, 1)), RISK),
     "tensors": lambda rng: statistics.between_tensors([(one := normals(rng, 9, 4)), one[:, :3]], RISK),
@@ -64,7 +68,7 @@ def test_a_sound_path_leaves_the_interval_no_more_often_than_stated(name: str) -
     assert sum(outside(SOUND[name](rng)) for _ in range(RUNS)) <= stats.binom.ppf(0.9999, RUNS, RISK)
 
 
-@pytest.mark.parametrize("name", ["deviation", "amplitude", "share", "sizes", "draws", "overlap", "steps"])
+@pytest.mark.parametrize("name", ["deviation", "each", "amplitude", "share", "sizes", "draws", "overlap", "steps"])
 def test_the_interval_is_no_wider_than_it_must_be(name: str) -> None:
     # An interval that nothing leaves would pass the test above.
     rng = np.random.default_rng(8)
@@ -80,3 +84,7 @@ def test_a_broken_path_leaves_it(name: str) -> None:
 def test_numbers_that_are_all_zero_are_like_anything() -> None:
     assert outside(statistics.between_steps(np.zeros((3, 4)), RISK))
     assert outside(statistics.likeness([(np.zeros(4), np.ones(4))], RISK))
+
+
+def test_a_step_without_noise_is_outside() -> None:
+    assert outside(statistics.each_deviation(np.array([50.0, 0.0]), 50, RISK))
