@@ -76,6 +76,14 @@ def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory:
 
 
 @pytest.fixture
+def drawn_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same batches, coins and noise in every training: whether a method learns must not hang on the draw."""
+    from tests.audit.faults import Seeded
+
+    monkeypatch.setattr("dpft.training.Secret", Seeded)
+
+
+@pytest.fixture
 def dpft(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
     """(exit code, stdout, stderr) of `dpft WORDS`, called in an empty folder."""
     monkeypatch.chdir(tmp_path)

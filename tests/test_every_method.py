@@ -55,6 +55,7 @@ def test_it_trains_breaks_off_resumes_and_loads(name: str, spec: Spec, tmp_path:
     assert result.trainable == methods.load(name, spec.options).trainable(loaded.adapted.model.backbone.config, 2)
 
 
+@pytest.mark.usefixtures("drawn_alike")
 @pytest.mark.parametrize("name", OPTIONS)
 def test_without_privacy_it_learns_what_can_be_told_from_the_words(name: str, spec: Spec, tmp_path: Path) -> None:
     # Catches a method that trains nothing, silently: the labels follow from single words.
@@ -68,6 +69,7 @@ def test_the_methods_own_learning_rate_is_taken_and_written_down(spec: Spec, tmp
     assert Run.open(result.path).spec.learning_rate == methods.describe("slash")["learning_rate"]
 
 
+@pytest.mark.usefixtures("drawn_alike")
 def test_frozen_features_are_what_the_head_reads_of_the_tokens(spec: Spec, tmp_path: Path) -> None:
     # The value was judged on features kept from before; the loaded model reads the tokens themselves.
     result = train(

@@ -64,7 +64,7 @@ def _jobs(train: list[str]) -> dict[str, dict[str, Any]]:
     for number, (moment, rank) in enumerate(DEATHS.items()):
         jobs[moment] = {"words": train, "ranks": 2, "at": [rank, moment, 3]}
         jobs[f"{moment}, resumed"] = {"words": resume, "ranks": (0, 3, 2, 2)[number]}
-    jobs["hangs"] = {"words": train, "ranks": 2, "at": [1, "hangs", 3], "patience": 10}
+    jobs["hangs"] = {"words": train, "ranks": 2, "at": [1, "hangs", 3], "patience": 20}
     jobs["resumed once more"] = {"words": resume, "ranks": 2}
     jobs["finished"] = {"words": resume, "ranks": 2}
     return jobs

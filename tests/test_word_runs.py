@@ -55,6 +55,7 @@ def test_a_private_run_breaks_off_resumes_and_loads(method: str, spec: Spec, tmp
     assert set(figures) == {f"{name}_{of}" for name in ("entity", "who") for of in ("f1", "precision", "recall")}
 
 
+@pytest.mark.usefixtures("drawn_alike")
 @pytest.mark.parametrize(("method", "options", "rate"), [("slash", {"dim": 12}, 0.5), ("linear", {}, 3.0)])
 def test_without_privacy_it_learns_which_words_are_entities(
     method: str, options: dict[str, int], rate: float, spec: Spec, tmp_path: Path

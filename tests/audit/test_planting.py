@@ -161,6 +161,7 @@ def test_exposure_is_the_log_of_the_rank_among_what_was_left_out() -> None:
     assert found["mean exposure of random strings"] == pytest.approx((3 + 3 - np.log2(7)) / 2)
 
 
+@pytest.mark.usefixtures("drawn_alike")
 def test_without_noise_the_canaries_are_found_out(spec: Spec, tmp_path: Path) -> None:
     # Catches scores of the wrong sign and truth in the wrong order: either would give an AUC of a half or below.
     from dpft.trained import load

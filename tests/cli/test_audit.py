@@ -33,7 +33,10 @@ def run(dpft: Command, tiny_bert: Path, glue_folder: Callable[..., Path]) -> Cal
 
 def test_a_sound_run_passes_with_a_table_and_files(dpft: Command, run: Callable[..., Path]) -> None:
     path = run("--canaries", 16)
-    code, out, err = dpft("audit", path, "--steps", 8, "--confidence", 0.9999)
+    for _ in range(2):  # by chance an alarm in 10,000 audits
+        code, out, err = dpft("audit", path, "--steps", 8, "--confidence", 0.9999)
+        if code == 0:
+            break
     assert code == 0, out + err
     assert "verdict     PASS" in out
     assert all(word in out for word in ("bookkeeping", "σ of z", "ε, full batches: Gaussian DP", "AUC, loss"))

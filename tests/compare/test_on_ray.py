@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -34,16 +35,18 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """One machine of two cores, whose workers are not nice: other tests run beside these."""
     from ray.cluster_utils import Cluster
 
-    os.environ.update(RAY_worker_niceness="0")
     quiet = {"include_dashboard": False, "object_store_memory": 100 * 2**20}
-    found = Cluster(initialize_head=True, connect=False, head_node_args={"num_cpus": 2, **quiet})
-    yield found
-    ray.shutdown()
-    found.shutdown()
+    with pytest.MonkeyPatch.context() as patch:  # workers inherit what is set when the cluster starts
+        patch.setenv("RAY_worker_niceness", "0")
+        patch.setenv("DPFT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        found = Cluster(initialize_head=True, connect=False, head_node_args={"num_cpus": 2, **quiet})
+        yield found
+        ray.shutdown()
+        found.shutdown()
 
 
 @pytest.fixture
@@ -88,7 +91,7 @@ def workers(cluster: Any) -> list[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == raylet.process.pid and (folder / "cmdline").read_bytes().startswith(b"ray::Worker.do"):
+            if parent == raylet.process.pid and re.match(rb"ray::\w+\.do", (folder / "cmdline").read_bytes()):
                 found.append(int(folder.name))
         except OSError:
             continue
@@ -96,9 +99,22 @@ def workers(cluster: Any) -> list[int]:
 
 
 def test_two_workers_find_what_one_process_finds_and_charge_each_cell_once(
-    cells: Cells, work: Work, executor: OnRay, tmp_path: Path
+    cells: Cells, work: Work, executor: OnRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At rate 1, without privacy, a spec decides its result. Catches: one after the other, charged twice, mixed."""
+
+    class Together(on_ray.Worker):
+        """Begins its first cell when two workers are at one."""
+
+        def do(self, cell: Any, number: int) -> Any:
+            here, patient = self.work.folder.path.parent / "at-work", time.monotonic() + 120
+            here.mkdir(exist_ok=True)
+            (here / str(os.getpid())).touch()
+            while len(list(here.iterdir())) < 2 and time.monotonic() < patient:
+                time.sleep(0.05)
+            return super().do(cell, number)
+
+    monkeypatch.setattr(on_ray, "Worker", Together)
     bare = cells(batch_size=400, epochs=1, epsilons=["inf"], seeds=2)
     private = cells(epsilons=[8])
     planned((*private, *bare), work)
@@ -115,9 +131,31 @@ def test_two_workers_find_what_one_process_finds_and_charge_each_cell_once(
     assert [one.how for one in again] == ["found"] * 6
 
 
-def test_a_worker_that_dies_costs_no_budget_twice(cells: Cells, work: Work, executor: OnRay, cluster: Any) -> None:
+def test_a_worker_that_dies_costs_no_budget_twice(
+    cells: Cells, work: Work, executor: OnRay, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Catches: a cell that is trained anew after its worker's death; a death that ends the comparison."""
-    every = cells(epsilons=[8], epochs=20, methods={"slash": {"options": {"dim": 12}}})
+
+    class Waiting(on_ray.Worker):
+        """Waits, once, for its death, as soon as it has told of a step."""
+
+        def do(self, cell: Any, number: int) -> Any:
+            from dpft.compare.ray_worker import Told as Words
+
+            stepped, waited = Words.stepped, self.work.folder.path.parent / "waited"
+
+            def halt(told: Any, done: int, epsilon: float | None) -> None:
+                last = told.last
+                stepped(told, done, epsilon)
+                if done and told.last != last and not waited.exists():
+                    waited.touch()
+                    time.sleep(300)
+
+            Words.stepped = halt  # type: ignore[method-assign]
+            return super().do(cell, number)
+
+    monkeypatch.setattr(on_ray, "Worker", Waiting)
+    every = cells(epsilons=[8], epochs=2, methods={"slash": {"options": {"dim": 12}}})
     planned(every, work)
     killed: list[int] = []
 
@@ -130,7 +168,7 @@ def test_a_worker_that_dies_costs_no_budget_twice(cells: Cells, work: Work, exec
     outcomes = conduct(every, work, executor, Order(kill))
     assert killed, "no worker was at work"
     assert [(one.error, one.how) for one in outcomes] == [(None, "resumed")]
-    assert [(run.charged, run.settled) for run in reserved(Path(work.place.ledger))] == [(200, True)]
+    assert [(run.charged, run.settled) for run in reserved(Path(work.place.ledger))] == [(20, True)]
 
 
 @pytest.mark.slow

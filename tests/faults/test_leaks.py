@@ -90,10 +90,10 @@ def leaks(world: World, seen: Seen, said: str) -> list[str]:
 
 
 def left(world: World, seen: Seen, *words: object) -> list[str]:
-    """What a run and its export leave, twice over: the four bytes of a loss meet a weight's by chance (in about one
-    run in a hundred of `full`), but not in the next run under a fresh key as well; a leak is in both."""
+    """What a run and its export leave, thrice over: the four bytes of a loss meet a weight's by chance (in about one
+    run in a hundred of `full`), but not in the next runs under fresh keys as well; a leak is in all."""
     found: list[str] = []
-    for _ in range(2):
+    for _ in range(3):
         for folder in ("new", "out"):
             shutil.rmtree(world.home / folder, ignore_errors=True)
         for kind in (seen.losses, seen.means, seen.norms, seen.keys):

@@ -124,7 +124,8 @@ def test_a_point_tells_of_itself_to_pointer_and_keyboard(shown: Open) -> None:
     tip, point = tab.locator(".tip"), tab.locator(".chart.broad g[data-series=slash] .point").first
     assert not tip.is_visible()
     point.scroll_into_view_if_needed()
-    tab.wait_for_timeout(300)  # what was scrolled says so a little later, and hides the tip
+    # What was scrolled says so in the next frame, and hides the tip.
+    tab.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     point.hover()
     tip.wait_for(state="visible")
     assert tip.text_content().startswith("slash\n90.5 ± 0.7 %\nε = 3 (proven 2.997)\n2 runs")
@@ -196,9 +197,10 @@ def test_a_watched_page_comes_again_as_it_was(browser: Any, make: Maker, tmp_pat
             tab.locator(".chip", has_text="lora").click()
             tab.locator("input[type=search]").fill("slash")
             make("late", value=0.777, seed=5)
-            tab.get_by_text("late", exact=True).first.wait_for(timeout=10_000)
-            assert tab.locator("input[type=search]").input_value() == "slash"
-            assert tab.locator("tr[data-series=lora]:visible").count() == 0
+            tab.get_by_text("late", exact=True).first.wait_for(timeout=60_000)
+            tab.wait_for_function("document.querySelector('input[type=search]').value === 'slash'")
+            hidden = "![...document.querySelectorAll('tr[data-series=lora]')].some(row => row.offsetParent)"
+            tab.wait_for_function(hidden)
         finally:
             context.close()
             server.shutdown()
