@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
+from dpft.audit import whitebox
+from dpft.audit.path import Path
+from dpft.trained import Trained
+from tests.audit.conftest import EXAMPLES
+
 Found = TypeVar("Found", bound=Collection[object])
 
 
@@ -16,3 +21,13 @@ def lasting(look: Callable[[], Found]) -> Found:
         if found:
             found = look()
     return found
+
+
+def of_the_shipped_path(trained: Trained) -> list[tuple[str, float, float]]:
+    """What the last of three audits of it found, each at a risk of 1e-4: name, value, upper limit."""
+
+    def look() -> list[tuple[str, float, float]]:
+        found = whitebox.checks(trained, Path(), EXAMPLES, 8, 1e-4)
+        return [(check.name, check.value, check.high) for check in found if not check.passed]
+
+    return lasting(look)

@@ -13,8 +13,8 @@ from dpft.audit.marked import Marked
 from dpft.audit.path import Path
 from dpft.tasks.microbatch import collate
 from dpft.trained import Trained
-from tests.audit.alarms import lasting
-from tests.audit.conftest import EXAMPLES, MakeTrained
+from tests.audit.alarms import of_the_shipped_path
+from tests.audit.conftest import MakeTrained
 
 WAYS = {
     "hooks": ("slash", {"dim": 16}, 2),
@@ -58,13 +58,7 @@ def test_a_planted_rows_clipped_gradient_is_the_clip_along_its_own_axis(make_tra
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_to_a_clipped_sum_passes(make_trained: MakeTrained, way: str) -> None:
-    model = made(make_trained, way)
-
-    def look() -> list[tuple[str, float, float]]:
-        found = whitebox.checks(model, Path(), EXAMPLES, 8, 1e-4)
-        return [(c.name, c.value, c.high) for c in found if not c.passed]
-
-    assert lasting(look) == []
+    assert of_the_shipped_path(made(make_trained, way)) == []
 
 
 def test_no_hook_stays_on_the_model(trained: Trained) -> None:
