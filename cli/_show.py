@@ -105,7 +105,9 @@ class Bar(dpft.progress.Progress):
 
 def follow(bar: Bar, work: Callable[[], Result], as_json: bool) -> None:
     """Run `work` under `bar`, then print what it found; of several processes of one training, the first does."""
+    from dpft.exports import needs_code
     from dpft.launch import is_silent
+    from dpft.run import Run
 
     try:
         result = work()
@@ -116,7 +118,8 @@ def follow(bar: Bar, work: Callable[[], Result], as_json: bool) -> None:
     if as_json:
         print_json(result.to_json())
     else:
-        outcome(result.to_json(), json.loads((result.path / "privacy.json").read_text(encoding="utf-8")))
+        run = Run.open(result.path)
+        outcome(result.to_json(), run.read_json("privacy") or {}, with_code=needs_code(run.spec))
 
 
 def together(population: dict[str, Any]) -> str:
@@ -162,7 +165,7 @@ def upward(epsilon: float | None) -> str:
     return "without bound" if epsilon is None else rounded_up(epsilon)
 
 
-def outcome(result: dict[str, Any], card: dict[str, Any]) -> None:
+def outcome(result: dict[str, Any], card: dict[str, Any], *, with_code: bool) -> None:
     """What a run found, what it promises, where it lies and what to do next."""
     run = shlex.quote(result["path"])
     if result["value"] is None:
@@ -186,4 +189,5 @@ def outcome(result: dict[str, Any], card: dict[str, Any]) -> None:
         f"{result['precision']} on {result['device']}"
     )
     print(f"lies in     {result['path']}")
-    print(f'next        dpft predict {run} --text "your text"   |   dpft export {run} --to DIR')
+    code = " --with-code" if with_code else ""
+    print(f'next        dpft predict {run} --text "your text"   |   dpft export {run} --to DIR{code}')

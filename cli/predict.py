@@ -82,7 +82,7 @@ def _shown(label: str | float | tuple[str, ...], probability: float | tuple[floa
 
 def _lines(file: Path) -> list[str]:
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         found = type(error).__name__
         raise UserError(f"--file must be a UTF-8 text file, got {str(file)!r} ({found}); pass another") from None

@@ -85,10 +85,10 @@ def reproduce(
     )
     found = run([one for one in every if one[0].first is None], folder)
     second = [one for one in every if one[0].first is not None]
-    begun = [] if dry_run else _begun(second, firsts, folder)
-    found = [*found, *run(begun, folder / "second")]
+    begun = _begun(second, firsts, folder)
     if dry_run:
         return 0
+    found = [*found, *run(begun, folder / "second")]
     return _end([one for one in every if one not in second] + begun, found, folder, model, as_json)
 
 

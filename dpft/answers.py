@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -105,12 +105,14 @@ class Classes:
 class Score:
     """A number from `low` to `high`: squared error of the one output over half that range. Labels: (N,) float32.
 
-    The range is public. Outputs start in its middle: from 0 all errors of scores of 0 to 5 have one sign, and once each
-    gradient is cut to the clip, they would push alike, whatever their scores, until the bias had come all the way.
+    `stated`: somebody said so, and scores beyond are refused; else it is a guess, and they are not. The range is
+    public. Outputs start in its middle: from 0 all errors of scores of 0 to 5 have one sign, and once each gradient is
+    cut to the clip, they would push alike, whatever their scores, until the bias had come all the way.
     """
 
     low: float = -1.0
     high: float = 1.0
+    stated: bool = field(default=False, compare=False)
 
     kind = "regression"
     problem = "regression"
@@ -128,6 +130,12 @@ class Score:
             raise UserError(
                 f"{split} scores must be finite numbers, got missing ones, the first in row {bad[0] + 1}; "
                 "drop those rows"
+            )
+        beyond = np.flatnonzero((values < self.low) | (values > self.high))
+        if self.stated and len(beyond):
+            raise UserError(
+                f"{split} scores must lie from {self.low:g} to {self.high:g}, got another, the first in row "
+                f"{beyond[0] + 1}; mend those rows"
             )
 
     def blank(self, rows: int, labels: int) -> NDArray[Any]:

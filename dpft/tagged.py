@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dpft.tasks.tags import entities
 from dpft.tasks.words import Words
 
+_ALL, _TYPE = "entity", "type {}"  # what figures of all entities are called, and of a type that is called so
 _FIGURES = {"f1": "f1-score", "precision": "precision", "recall": "recall"}
 
 
@@ -84,7 +85,8 @@ def figures(
     guessed = _sentences(outputs.argmax(1) if finite else np.zeros(len(gold), np.int64), words, labels)
     report = _report(right, guessed)
     types = [label[2:] for label in labels if label.startswith("B-")]
-    rows = {"entity": report.get("micro avg", {}), **{kind: report.get(kind, {}) for kind in types}}
+    own = {_TYPE.format(kind) if kind == _ALL else kind: report.get(kind, {}) for kind in types}
+    rows = {_ALL: report.get("micro avg", {}), **own}
     return {
         f"{name}_{ours}": float(row.get(theirs, 0.0)) for name, row in rows.items() for ours, theirs in _FIGURES.items()
     }

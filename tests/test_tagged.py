@@ -86,3 +86,11 @@ def test_entities_stand_where_they_are_in_the_given_text() -> None:
         assert all(text[part.start : part.end] == part.text for part in (*one.words, *one.entities))
     chance = np.exp(5) / (np.exp(5) + len(LABELS) - 1)
     assert found[0].entities[0].probability == pytest.approx(chance)
+
+
+def test_a_type_that_is_called_like_all_of_them_keeps_its_own_figures() -> None:
+    """Catches: the type's figures written over those of all entities."""
+    labels = ("O", "B-entity", "I-entity", "B-PER", "I-PER")
+    words = Words.of([[(0, 1), (1, 2)]])
+    found = tagged.figures(np.eye(5, dtype=np.float32)[[1, 0]], np.array([1, 3]), words, labels)
+    assert (found["entity_recall"], found["type entity_recall"], found["PER_recall"]) == (0.5, 1, 0)

@@ -17,8 +17,9 @@ from dpft.spec import UserError
 
 if TYPE_CHECKING:
     from dpft.exports.source import Source
+    from dpft.spec import Spec
 
-__all__ = ["FORMATS", "Exported", "export"]
+__all__ = ["FORMATS", "Exported", "export", "needs_code"]
 
 # Formats, and the library that loads them.
 FORMATS = {"hf": "transformers", "peft": "peft", "onnx": "onnx"}
@@ -50,6 +51,16 @@ def export(run: str | Path, to: str | Path, format: str = "hf", with_code: bool 
         _describe(source, folder, format, usage)
         files = tuple(sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()))
     return Exported(target, format, files, tuple(_placed(line, target) for line in usage))
+
+
+def needs_code(spec: Spec) -> bool:
+    """Whether the format hf needs `with_code` for runs of `spec`: stock classes read the first token, without prompts
+    or adapters.
+    """
+    from dpft import methods
+
+    merged = methods.load(spec.method, spec.options).traits.efficient_inference
+    return spec.representation in ("mask", "mean") or not merged
 
 
 def _check(target: Path, format: str, with_code: bool) -> None:

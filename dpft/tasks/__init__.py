@@ -85,7 +85,8 @@ def judged(spec: Spec, data: str | None, answer: Answer, labels: tuple[str, ...]
     if spec.task == files.NAME or spec.task in ner.NAMES:
         rows = ner.judged(spec, data, labels) if answer.spoken else files.judged(spec, data, answer, labels)
         return {} if rows is None else {"": rows}
-    return load(spec if data is None else replace(spec, data=data)).judged
+    other = spec if data is None else replace(spec, data=data)
+    return glue.judged(other) if spec.task in glue.NAMES else load(other).judged
 
 
 def metrics(spec: Spec, answer: Answer) -> tuple[str, ...]:

@@ -13,10 +13,11 @@ DOCUMENT = "-DOCSTART-"
 
 @dataclass
 class Columns:
-    """Sentences of a file: their tokens, their tags, and the number of each sentence's document."""
+    """Sentences of a file: their tokens, their tags, the line that each begins in, the number of its document."""
 
     tokens: list[list[str]] = field(default_factory=list)
     tags: list[list[str]] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
     documents: list[int] = field(default_factory=list)
 
 
@@ -41,6 +42,7 @@ def read(file: Path) -> Columns:
         if fresh:
             found.tokens.append([])
             found.tags.append([])
+            found.lines.append(number)
             found.documents.append(documents)
             fresh = False
         found.tokens[-1].append(parts[0])
@@ -64,6 +66,8 @@ def _lines(file: Path) -> list[str]:
 
 def _check(parts: list[str], width: int, number: int, name: str) -> None:
     where = f"line {number} of {name}"
+    if any("\0" in part for part in parts):
+        raise UserError(f"text must hold no NUL, got one in {where}; save the file as UTF-8 text")
     if len(parts) < 2 or not parts[0].strip(" ") or not parts[-1]:
         raise UserError(f"each line must hold a token and its tag, got one without in {where}; mend the file")
     if len(parts) != width:

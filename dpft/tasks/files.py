@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from dpft.tasks import hub
 from dpft.tasks._task import Rows, Task
 from dpft.tasks.labelling import MANY, RULES, Column, answer_of, kind_of, names_in, scored, ticked, values
 from dpft.tasks.reading import FORMATS, Source, in_folder, of_file
-from dpft.tasks.units import kept
+from dpft.tasks.units import kept, name_of
 
 NAME = "files"
 ABOUT = "your own data: --data FILE.csv|.tsv|.jsonl|.parquet, a folder or a hub id, with --text and --label"
@@ -166,9 +166,9 @@ class _Read:
             said = cells[len(texts) : len(texts) + len(flags)]
             labels.add(number, said[0] if len(flags) == 1 else ticked(flags, said, source.where(number)))
             if named:
-                numbers.append(known.setdefault(_unit(cells[-1], unit, source.where(number)), len(known)))
+                numbers.append(known.setdefault(name_of(cells[-1], unit, source.where(number)), len(known)))
         if not labels.rows:
-            raise UserError("data must hold at least one row, got none; check --data and --validation")
+            raise UserError(f"data must hold at least one row, got none in {source.name}; pass another file")
         return cls(source, labels, np.array(numbers, np.int64) if named else None)
 
     def rows(self, spec: Spec, answer: Answer, labels: tuple[str, ...], split: str) -> Rows:
@@ -186,18 +186,6 @@ class _Read:
         if chosen is None or self.units is None:
             return Rows(texts, pairs, found, digest=digest)
         return Rows(texts, pairs, found[chosen], self.units[chosen], digest)
-
-
-def _unit(value: Any, column: str, place: str) -> str:
-    """A unit's name, the same however it was typed: two that are one would share less than they should."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    found = "" if value is None or value != value else str(value).strip()
-    if found == "" or not isinstance(value, (str, int, float)):
-        raise UserError(
-            f"each row must name its {column!r}, got no name or number in {place}; fill it in or drop the row"
-        )
-    return found
 
 
 def _told(

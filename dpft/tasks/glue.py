@@ -35,7 +35,7 @@ CONFIGS = {
     "cola": Config(("sentence",), ("unacceptable", "acceptable"), "matthews"),
     "mrpc": Config(("sentence1", "sentence2"), ("not_equivalent", "equivalent"), "f1", further=("accuracy",)),
     "qqp": Config(("question1", "question2"), ("not_duplicate", "duplicate"), "f1", further=("accuracy",)),
-    "stsb": Config(("sentence1", "sentence2"), (), "pearson", further=("spearman",), answer=Score(0, 5)),
+    "stsb": Config(("sentence1", "sentence2"), (), "pearson", further=("spearman",), answer=Score(0, 5, stated=True)),
     "mnli": Config(
         ("premise", "hypothesis"),
         ("entailment", "neutral", "contradiction"),
@@ -54,13 +54,23 @@ def load(spec: Spec) -> Task:
     name = spec.task.removeprefix("glue/")
     config = CONFIGS[name]
     train = _with_units(_table(spec, name, "train"), config, spec)
-    validation, *others = (
-        _rows(_table(spec, name, split), config, split) for split in (config.validation, *dict(config.others).values())
-    )
+    others = judged(spec)
+    validation = others.pop("")
     return Task(
-        spec.task, train, validation, config.labels, config.metric, config.answer,
-        config.further, dict(zip(dict(config.others), others, strict=True)),
+        spec.task, train, validation, config.labels, config.metric, config.answer, config.further, others,
     )  # fmt: skip
+
+
+def judged(spec: Spec) -> dict[str, Rows]:
+    """The rows to judge by, the main ones under the name "". Raises UserError as `load` does, and for no rows."""
+    name = spec.task.removeprefix("glue/")
+    config = CONFIGS[name]
+    found = {}
+    for part, split in (("", config.validation), *config.others):
+        found[part] = _rows(_table(spec, name, split), config, split)
+        if not len(found[part]):
+            raise UserError(f"{split} data must hold at least one row, got none; check --data")
+    return found
 
 
 def metrics(task: str) -> tuple[str, ...]:
@@ -91,17 +101,17 @@ def _table(spec: Spec, name: str, split: str) -> Any:
 
 def _local(folder: Path, split: str) -> Any:
     import pandas as pd
+    import pyarrow as pa
 
     if not folder.is_dir():
-        raise UserError(
-            f"--data must be a folder of parquet files, got {str(folder)!r}, which is not there; pass --data DIR"
-        )
+        found = "which is a file" if folder.exists() else "which is not there"
+        raise UserError(f"--data must be a folder of parquet files, got {str(folder)!r}, {found}; pass --data DIR")
     files = sorted(folder.glob(f"{split}.parquet")) or sorted(folder.glob(f"{split}-*.parquet"))
     if not files:
         raise UserError(f"--data must hold {split}.parquet, got {str(folder)!r} without it; pass --data DIR")
     try:
         return pd.concat([pd.read_parquet(file) for file in files], join="inner")
-    except (OSError, ValueError):
+    except (OSError, ValueError, pa.ArrowException):
         raise UserError(
             f"{split}.parquet must be a parquet file, got one that cannot be read; write it again"
         ) from None
@@ -113,7 +123,7 @@ def _with_units(table: Any, config: Config, spec: Spec) -> Rows:
         return _rows(table, config, "train")
     if spec.unit not in table.columns or spec.max_per_unit is None:
         raise UserError(f"the unit must be a column of train, got none named {spec.unit!r}; pass --unit COLUMN")
-    numbers = numbered(table[spec.unit])
+    numbers = numbered(table[spec.unit].tolist(), spec.unit, lambda row: f"row {row + 1} of train")
     rows, whole = kept(numbers, spec.max_per_unit), _rows(table, config, "train")
     texts, pairs = (None if column is None else [column[row] for row in rows] for column in (whole.texts, whole.pairs))
     return Rows(texts or [], pairs, whole.labels[rows], numbers[rows])
@@ -132,8 +142,25 @@ def _rows(table: Any, config: Config, split: str) -> Rows:
             f"every row of {split} must have a label, got missing ones, the first in row {missed[0] + 1}; "
             "drop those rows"
         )
-    texts = [table[c].astype(object).where(table[c].notna(), "").astype(str).tolist() for c in config.columns]
+    texts = [_texts(table[c], split) for c in config.columns]
     return Rows(texts[0], texts[1] if len(texts) > 1 else None, _labels(table["label"], config, split))
+
+
+def _texts(column: Any, split: str) -> list[str]:
+    """A missing text is an empty one: QQP has some."""
+    import pyarrow as pa
+
+    try:
+        found = column.astype(object).where(column.notna(), "").tolist()
+    except (ValueError, pa.ArrowException):
+        raise UserError(f"the texts of {split} must be UTF-8, got other bytes in {column.name!r}; mend them") from None
+    for row, text in enumerate(found, 1):
+        if not isinstance(text, str):
+            raise UserError(
+                f"the texts of {split} must be texts, got another in the column {column.name!r} of row {row}; map them "
+                "first"
+            )
+    return list(found)
 
 
 def _labels(column: Any, config: Config, split: str) -> Any:

@@ -24,6 +24,9 @@ class HubSplit:
     table: Any
     digest: str | None = None  # nothing is kept of it: `datasets` does that
 
+    def columns(self) -> tuple[str, ...]:
+        return tuple(self.table.column_names)
+
     def where(self, number: int) -> str:
         return f"row {number} of {self.name}, {self.split}"
 

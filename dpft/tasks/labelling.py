@@ -6,6 +6,7 @@ import math
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ RULES = (
     f"lists, or names joined by {SEPARATOR}, are multi-label; numbers of which one has a fraction are regression; all "
     "else is classification"
 )
+_NOT_FINITE = ("nan", "inf", "infinity")
 _TICKS = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
 Cell = str | tuple[str, ...] | None
 
@@ -48,7 +50,10 @@ class Column:
             self._types.add(kind)
             if kind == "other" or len(self._types - {"none"}) > 1:
                 raise self.refusal(
-                    "labels must all be names, all numbers or all lists of names", "another", number, "mend that row"
+                    "labels must all be names, all finite numbers or all lists of names",
+                    "another",
+                    number,
+                    "mend that row",
                 )
             place = self._known[kind, cell] = len(self.cells)
             self.cells.append(cell)
@@ -66,17 +71,26 @@ class Column:
 def _read(value: Any) -> tuple[str, Cell]:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "none", None
+    if isinstance(value, Decimal):
+        value = float(value)  # also of a NaN
+        return _read(value)
     if isinstance(value, bool):
-        return "name", str(value).lower()
+        return "name", _spelled(value)
     if isinstance(value, int):
         return "number", str(value)
     if isinstance(value, float):
+        if not math.isfinite(value):
+            return "other", None
         return "number", str(int(value)) if value.is_integer() else repr(value)
     if isinstance(value, str):
         return ("name", value.strip()) if value.strip() else ("none", None)
     if isinstance(value, list) and all(isinstance(one, (str, int)) for one in value):
-        return "list", tuple(sorted({str(one).strip() for one in value} - {""}))
+        return "list", tuple(sorted({_spelled(one) for one in value} - {""}))
     return "other", None
+
+
+def _spelled(value: str | int) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value).strip()
 
 
 def ticked(names: Sequence[str], cells: Sequence[Any], place: str) -> list[str]:
@@ -94,14 +108,21 @@ def ticked(names: Sequence[str], cells: Sequence[Any], place: str) -> list[str]:
 
 
 def kind_of(column: Column) -> str:
-    """By RULES, from the different labels alone."""
+    """By RULES, from the different labels alone. Raises UserError where a score stands beside what is none."""
     found = [cell for cell in column.cells if cell is not None]
     if any(isinstance(cell, tuple) or SEPARATOR in cell for cell in found):
         return MANY
-    numbers = [_number(cell) for cell in found if isinstance(cell, str)]
-    known = [number for number in numbers if number is not None]
-    fractions = any(not number.is_integer() for number in known)
-    return "regression" if fractions and len(known) == len(numbers) else "classification"
+    numbers = {cell: _number(cell) for cell in found if isinstance(cell, str)}
+    odd = [cell for cell, number in numbers.items() if number is None]
+    fractions = any(number is not None and not number.is_integer() for number in numbers.values())
+    if odd and (
+        fractions or (len(odd) < len(numbers) and all(cell.lower().lstrip("+-") in _NOT_FINITE for cell in odd))
+    ):
+        raise column.refusal(
+            "labels must all be finite numbers where others are", "another", column.firsts[column.cells.index(odd[0])],
+            "mend that row, or state what they are: --kind",
+        )  # fmt: skip
+    return "regression" if fractions else "classification"
 
 
 def answer_of(kind: str) -> Answer:
@@ -121,7 +142,7 @@ def scored(stated: tuple[str, ...] | None) -> Answer:
     ends = [_number(end) for end in stated]
     if len(ends) != 2 or ends[0] is None or ends[1] is None or not ends[0] < ends[1] < 1e30:
         raise UserError(f"labels of a score are its lowest and highest, got {len(ends)} others; pass --labels 0,5")
-    return Score(ends[0], ends[1])
+    return Score(ends[0], ends[1], stated=True)
 
 
 def names_in(column: Column, answer: Answer) -> tuple[str, ...]:
@@ -129,7 +150,7 @@ def names_in(column: Column, answer: Answer) -> tuple[str, ...]:
     if not answer.named:
         return ()
     for cell, first in _each(column):
-        if cell is None and answer == CLASSES:
+        if not cell and answer == CLASSES:
             raise _missing(column, first)
     found = {name for cell in column.cells for name in _names(cell, answer)}
     if not 2 <= len(found) <= MOST_NAMES:
@@ -146,12 +167,12 @@ def names_in(column: Column, answer: Answer) -> tuple[str, ...]:
 def values(column: Column, answer: Answer, labels: tuple[str, ...], split: str) -> NDArray[Any]:
     """The column as `answer` takes it. Raises UserError at a label that is missing, unknown or no number."""
     if not answer.named:
-        return column.spread([_score(column, *each) for each in _each(column)], np.float32)
+        return column.spread([_score(column, answer, *each) for each in _each(column)], np.float32)
     places = {name: place for place, name in enumerate(labels)}
     found: list[Any] = []
     for cell, first in _each(column):
         names = _names(cell, answer)
-        if cell is None and answer == CLASSES:
+        if not cell and answer == CLASSES:
             raise _missing(column, first)
         if any(name not in places for name in names):
             raise column.refusal(
@@ -177,12 +198,17 @@ def _names(cell: Cell, answer: Answer) -> tuple[str, ...]:
     return tuple(part.strip() for part in parts if part.strip())
 
 
-def _score(column: Column, cell: Cell, first: int) -> float:
+def _score(column: Column, answer: Answer, cell: Cell, first: int) -> float:
     if cell is None:
         raise _missing(column, first)
     number = _number(cell) if isinstance(cell, str) else None
     if number is None or not abs(number) < 1e30:
         raise column.refusal("a score must be a finite number", "another", first, "mend that row, or pass --kind")
+    if isinstance(answer, Score) and answer.stated and not answer.low <= number <= answer.high:
+        raise column.refusal(
+            f"a score must lie from {answer.low:g} to {answer.high:g}, as was stated", "another", first,
+            "mend that row, or state another range with --labels",
+        )  # fmt: skip
     return number
 
 
@@ -192,7 +218,7 @@ def _missing(column: Column, first: int) -> UserError:
 
 def _number(cell: str) -> float | None:
     try:
-        found = float(cell)
+        found = math.nan if "_" in cell else float(cell)  # Python reads 1_0 as 10
     except ValueError:
         return None
     return found if math.isfinite(found) else None

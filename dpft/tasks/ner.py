@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from dpft.answers import Tags
 from dpft.spec import Spec, UserError
 from dpft.tasks import hub, tags
 from dpft.tasks._task import Rows, Task
+from dpft.tasks.reading import of_file
 from dpft.tasks.sentences import TAGS, Sentences, names_of, of_columns, of_table
 from dpft.tasks.units import kept
 from dpft.tasks.words import joined
@@ -58,8 +58,10 @@ def load(spec: Spec) -> Task:
     config = CONFIGS.get(spec.task.removeprefix("ner/"))
     train, validation = _sentences(spec, config, "train"), _sentences(spec, config, "validation")
     assert train is not None
-    stated = config.types if config else spec.labels
+    stated = config.types if config else _types(spec.labels)
     types = stated or tags.types_in(train.tags)
+    if not any(train.tokens):
+        raise UserError("training data must hold at least one row with a token, got none; check --data")
     if not types:
         raise UserError("training data must hold an entity, got tags of O alone; check --data")
     labels = tags.names(types)
@@ -91,11 +93,11 @@ def _sentences(spec: Spec, config: Config | None, split: str) -> Sentences | Non
     unit = spec.unit if split == "train" and spec.unit != Spec.unit else None
     named = tags.names(config.types) if config else ()
     if split == "validation" and spec.validation is not None:
-        return _read(_file(Path(spec.validation), "--validation"), named, unit, split)
+        return _read(_file(Path(spec.validation), "--validation"), named, unit)
     if spec.data is None:
         if config is None:
             raise UserError(f"the task {FILES} reads one's own data, got no --data; pass --data FILE, DIR or HUB_ID")
-        return of_table(_from_hub(config, spec.task, split), named, unit, split)
+        return of_table(_from_hub(config, spec.task, split), named, unit)
     if config is None and hub.is_id(spec.data):
         return _own_of_hub(spec.data, split, unit)
     return _local(Path(spec.data), split, named, unit, config is None)
@@ -103,10 +105,10 @@ def _sentences(spec: Spec, config: Config | None, split: str) -> Sentences | Non
 
 def _local(path: Path, split: str, named: tuple[str, ...], unit: str | None, own: bool) -> Sentences | None:
     if not path.is_dir():
-        return _read(_file(path, "--data"), named, unit, split) if split == "train" else None
+        return _read(_file(path, "--data"), named, unit) if split == "train" else None
     files = [file for stem in _STEMS[split] for suffix in _SUFFIXES if (file := path / f"{stem}{suffix}").is_file()]
     if files:
-        return _read(files[0], named, unit, split)
+        return _read(files[0], named, unit)
     if own and split == "validation":
         return None
     raise UserError(
@@ -121,12 +123,12 @@ def _file(path: Path, flag: str) -> Path:
     return path
 
 
-def _read(file: Path, named: tuple[str, ...], unit: str | None, split: str) -> Sentences:
+def _read(file: Path, named: tuple[str, ...], unit: str | None) -> Sentences:
     """A file's sentences, by the end of its name."""
-    if file.suffix not in (".parquet", ".jsonl"):
+    kind = file.suffix.lower()
+    if kind not in (".parquet", ".jsonl"):
         return of_columns(file, unit)
-    table, own = _table(file)
-    return of_table(table, own or named, unit, file.name)
+    return of_table(of_file(file), (kind == ".parquet" and names_of(file)) or named, unit)
 
 
 def _own_of_hub(name: str, split: str, unit: str | None) -> Sentences | None:
@@ -136,18 +138,18 @@ def _own_of_hub(name: str, split: str, unit: str | None) -> Sentences | None:
         return None
     column = next((column for column in TAGS if column in found.table.column_names), "")
     each = getattr(found.table.features.get(column), "feature", None)
-    return of_table(found.table.to_pandas(), tuple(getattr(each, "names", None) or ()), unit, split)
+    return of_table(found, tuple(getattr(each, "names", None) or ()), unit)
 
 
-def _from_hub(config: Config, task: str, split: str) -> Any:
-    """A split as a pandas table, in the hub's own conversion to parquet."""
+def _from_hub(config: Config, task: str, split: str) -> hub.HubSplit:
+    """A split, in the hub's own conversion to parquet."""
     import datasets
     from huggingface_hub.utils import logging as client
 
     level = client.get_verbosity()
     client.set_verbosity(logging.CRITICAL)  # it tells of every retry on stderr
     try:
-        return datasets.load_dataset(config.hub, config.name, split=split, revision=PARQUET).to_pandas()
+        table = datasets.load_dataset(config.hub, config.name, split=split, revision=PARQUET)
     except (OSError, ValueError, RuntimeError):
         raise UserError(
             f"{task} must come from the hub or a folder, got no answer from the hub; "
@@ -155,23 +157,24 @@ def _from_hub(config: Config, task: str, split: str) -> Any:
         ) from None
     finally:
         client.set_verbosity(level)
+    return hub.HubSplit(config.hub, split, table)
 
 
-def _table(file: Path) -> tuple[Any, tuple[str, ...]]:
-    """A table, and the names of its tags where it holds them."""
-    import pandas as pd
-
-    try:
-        if file.suffix == ".parquet":
-            return pd.read_parquet(file), names_of(file)
-        return pd.read_json(file, lines=True, convert_dates=False), ()
-    except (OSError, ValueError):
-        raise UserError(
-            f"{file.name} must be a {file.suffix[1:]} file, got one that cannot be read; write it again"
-        ) from None
+def _types(stated: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Entity types as they were stated. Raises UserError for tags: their types are asked for."""
+    for name in stated or ():
+        if tags.is_tag(name):
+            raise UserError(
+                f"labels of words are entity types, without O, B- and I-, got {name!r}; pass --labels PER,LOC"
+            )
+    return stated
 
 
 def _rows(found: Sentences, labels: tuple[str, ...], split: str) -> Rows:
+    if not found.tokens:
+        raise UserError(
+            f"{'training' if split == 'train' else split} data must hold at least one row, got none; check --data"
+        )
     _check_types(found, set(labels), split)
     texts, words = joined(found.tokens)
     return Rows(texts, None, tags.numbered(found.tags, labels), found.units, words=words)
@@ -186,10 +189,10 @@ def _limited(train: Sentences, spec: Spec) -> Sentences:
 
 def _check_types(found: Sentences, labels: set[str], split: str) -> None:
     """The message names the types, which are public, and never the one that was found."""
-    for number, marks in enumerate(found.tags, 1):
+    for number, marks in zip(found.numbers, found.tags, strict=True):
         if not set(tags.begun(marks)) <= labels:
             types = ", ".join(sorted({tags.type_of(label) for label in labels} - {""}))
             raise UserError(
-                f"entities must be of the types {types}, got another in sentence {number} of {split}; mend the data, "
-                "or state all types with --labels"
+                f"entities of {split} must be of the types {types}, got another in the sentence at "
+                f"{found.where(number)}; mend the data, or state all types with --labels"
             )

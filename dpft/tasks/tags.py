@@ -13,7 +13,7 @@ _BEGIN, _INSIDE = "B-", "I-"
 
 def is_tag(tag: str) -> bool:
     """Whether it is O, B-TYPE or I-TYPE: one tag, not several joined by a comma."""
-    return tag == OUTSIDE or (tag[:2] in (_BEGIN, _INSIDE) and len(tag) > 2 and not set(tag) & set(" \t,|"))
+    return tag == OUTSIDE or (tag[:2] in (_BEGIN, _INSIDE) and len(tag) > 2 and not set(tag) & set(" \t\r\0,|"))
 
 
 def type_of(tag: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,23 +38,31 @@ class Units:
         return self.rows[self.starts[unit] : self.starts[unit + 1]]
 
 
-def numbered(column: Any) -> NDArray[np.int64]:
-    """Each row's unit as a number, in the order of first appearance. column: a pandas Series of names or numbers.
+def name_of(value: Any, column: str, place: str) -> str:
+    """A unit's name, the same however it was typed: two that are one would share less than they should.
 
     Raises UserError where a row names none: it would belong to nobody, or to everybody.
     """
-    import pandas as pd
-
-    try:
-        numbers, _ = pd.factorize(column)
-    except TypeError:
+    if isinstance(value, (float, np.floating)) and math.isfinite(value):
+        value = int(value) if float(value).is_integer() else float(value)
+    named = isinstance(value, (str, int, np.integer)) or (isinstance(value, float) and math.isfinite(value))
+    found = str(value).strip() if named else ""
+    if not found:
         raise UserError(
-            f"the column {column.name!r} must hold names or numbers, got lists or objects; pass another --unit"
-        ) from None
-    if (numbers < 0).any():
-        row = int(np.flatnonzero(numbers < 0)[0])
-        raise UserError(f"each row must name its {column.name!r}, got none in row {row}; fill it in or drop the row")
-    return np.asarray(numbers, dtype=np.int64)
+            f"each row must name its {column!r}, got no name or number in {place}; fill it in or drop the row"
+        )
+    return found
+
+
+def numbered(values: Iterable[Any], column: str, where: Callable[[int], str]) -> NDArray[np.int64]:
+    """Each row's unit as a number, in the order of first appearance: (N,).
+
+    `where` says, of a row's place from 0 on, where it stands. Raises UserError as `name_of` does.
+    """
+    known: dict[str, int] = {}
+    return np.array(
+        [known.setdefault(name_of(value, column, where(row)), len(known)) for row, value in enumerate(values)], np.int64
+    )
 
 
 def kept(numbers: NDArray[np.int64], most: int) -> NDArray[np.int64]:

@@ -231,7 +231,7 @@ def test_train_ends_with_where_it_lies_and_what_next(dpft: Command, asked: list[
     lines = out.splitlines()
     assert lines[-2] == f"lies in     {run}"
     assert f"dpft predict {run}" in lines[-1]
-    assert f"dpft export {run} --to DIR" in lines[-1]
+    assert lines[-1].endswith(f"dpft export {run} --to DIR --with-code")  # it reads the mean of all tokens
     assert "-differential privacy for adding or removing one example" in out
     assert NOT_PRIVATE not in out + err
     assert {p.name for p in run.iterdir()} >= {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dpft import Budget, Machine, Spec, UserError, hardware, tasks, train
@@ -154,12 +156,24 @@ def test_a_units_rows_come_in_one_batch_within_the_token_budget(rows: list[tuple
     assert sorted(found) == np.flatnonzero(np.isin(numbers, drawn)).tolist()
 
 
+def named(*units: object) -> NDArray[np.int64]:
+    return numbered(units, "who", lambda row: f"row {row + 1}")
+
+
+def test_a_unit_is_the_same_however_it_was_typed_and_a_row_without_one_is_named() -> None:
+    """Catches: one person as two, each with a budget of their own, since one name has a space behind it."""
+    assert named("7", 7, 7.0, " 7 ", np.int64(7), np.float32(7), "ann", "ann ").tolist() == [0] * 6 + [1] * 2
+    for nobody in (None, "", " ", math.nan, math.inf, ["a"]):
+        with pytest.raises(UserError, match="each row must name its 'who', got no name or number in row 2"):
+            named("a", nobody)
+
+
 def test_of_each_unit_its_first_rows_are_kept_whatever_others_hold() -> None:
-    numbers = numbered(pd.Series(["b", "a", "b", "b", "c", "a", "b"]))
+    numbers = named("b", "a", "b", "b", "c", "a", "b")
     assert numbers.tolist() == [0, 1, 0, 0, 2, 1, 0]
     assert kept(numbers, 2).tolist() == [0, 1, 2, 4, 5]
     assert kept(numbers, 1).tolist() == [0, 1, 4]
-    without = kept(numbered(pd.Series(["a", "c", "a"])), 1)  # "b" taken out: the others keep the same rows
+    without = kept(named("a", "c", "a"), 1)  # "b" taken out: the others keep the same rows
     assert without.tolist() == [0, 1]
 
 
@@ -214,7 +228,9 @@ def test_a_row_that_names_nobody_is_refused_by_its_number(spec: Spec) -> None:
     table = pd.read_parquet(file)
     table.loc[7, "author"] = None
     table.to_parquet(file)
-    with pytest.raises(UserError, match="each row must name its 'author', got none in row 7; fill it in") as caught:
+    with pytest.raises(
+        UserError, match="each row must name its 'author', got no name or number in row 8 of train"
+    ) as caught:
         tasks.load(spec)
     assert table["sentence"][7] not in str(caught.value)
 

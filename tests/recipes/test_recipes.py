@@ -152,6 +152,20 @@ def test_ours_stands_beside_the_papers_by_its_metric(tiny_bert: Path) -> None:
     assert beside(recipe, own, {}).why == "not run"
 
 
+def test_every_cell_of_every_table_is_a_spec_that_training_takes() -> None:
+    """Catches: a representation that the task refuses, so that a whole table could be listed and never run."""
+    assert len(cells(EVERY, Asked(seeds=1))) == len(EVERY)
+
+
+def test_words_are_compared_by_what_runs_on_words_find() -> None:
+    """Catches: a metric's name of the paper's that no run has, so that ours would never stand beside it."""
+    from dpft.answers import Tags
+
+    (recipe,) = (r for r in recipes("table4") if r.row == "SLaSh d 5K")
+    metric, *_ = Tags().metrics
+    assert reading({"metric": metric, "value": 0.5}, recipe.metric) == 0.5
+
+
 def test_what_cannot_be_run_is_said() -> None:
     def lack(recipe: Recipe) -> bool:
         return lacking(recipe) is not None

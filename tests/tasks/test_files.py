@@ -163,7 +163,19 @@ def test_a_unit_keeps_its_first_rows_however_its_name_is_typed(tmp_path: Path) -
         ("text,label\n", "at least one row"),
         ("text,label\nok,a\ncaf\xe9,b\n".encode("latin-1"), "UTF-8, got other bytes in line 3"),
         (f"text,label\n{SECRET},a\nok,b\n".encode("utf-16"), "UTF-8, got other bytes in line 1"),
-        ("text,label\n" + "x" * 200_000 + ",a\n", "at most 131072 characters, got another in line 2"),
+        (f'text,label\nok,a\n"{SECRET}\nopen,b\nok,a\n', "in the row that begins in line 3"),
+        (f'text,label\nok,a\n"{SECRET}\nand more",\n', "a label, got none in line 3"),
+        (f'text,label\nok,a\n"{SECRET},b\n' + "ok,a\n" * 30 + 'end",b\n',
+         "32 lines like rows in the row that begins in line 3"),
+        (f"text,label\n{SECRET},a\0\nok,a\nok,b\n", "no NUL, got one in line 2"),
+        (f"text,label\n{SECRET},a\nok,b\n".encode("utf-16-le"), "no NUL, got one in line 1"),
+        (f"text,label\nok,a\n{SECRET}\rnow,b\n", "no bare carriage return"),
+        (f"text,label\n{SECRET},0.5\nok,1\nok,nan\n", "finite numbers where others are, got another in line 4"),
+        (f"text,label\n{SECRET},0.5\nok,1\nok,high\n", "finite numbers where others are, got another in line 4"),
+        (f"text,label\n{SECRET},0\nok,1\nok,-inf\n", "finite numbers where others are, got another in line 4"),
+        (f"text,label\n{SECRET},0.5\nok,1_0\n", "finite numbers where others are, got another in line 3"),
+        ("text,label\n" + "x" * 200_000 + ",a\n",
+         "at most 131072 characters, got another in the row that begins in line 2"),
     ],
 )  # fmt: skip
 def test_a_csv_that_is_broken_is_refused_with_its_line(tmp_path: Path, content: str | bytes, said: str) -> None:
@@ -175,23 +187,90 @@ def test_a_csv_that_is_broken_is_refused_with_its_line(tmp_path: Path, content: 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (f'{{"text": "ok", "label": "a"}}\n{{"text": "{SECRET}"', "one JSON object, got another in line 2"),
-        (f'{{"text": "ok", "label": "a"}}\n["{SECRET}"]', "one JSON object, got another in line 2"),
+        (f'{{"text": "ok", "label": "a"}}\n{{"text": "{SECRET}"',
+         "one JSON object, each key in it once, got another in line 2"),
+        (f'{{"text": "ok", "label": "a"}}\n["{SECRET}"]', "got another in line 2"),
         (f'{{"text": "ok", "label": "a"}}\n{{"text": "{SECRET}"}}', "none named 'label' in line 2"),
         (f'{{"text": "ok", "label": "a"}}\n\n{{"text": ["{SECRET}"], "label": "b"}}', "have a text, got none"),
-        ('{"text": "ok", "label": "a"}\n{"text": "ok", "label": 1}', "must all be names, all numbers or all lists"),
+        ('{"text": "ok", "label": "a"}\n{"text": "ok", "label": 1}', "be names, all finite numbers or all lists"),
         ('{"text": "ok", "label": "a"}\n{"text": "ok", "label": ["b"]}', "got another in line 2"),
         ('{"text": "ok", "label": "a"}\n{"text": "ok", "label": {"b": 1}}', "got another in line 2"),
         ('{"text": "ok", "label": 1.5}\n{"text": "ok", "label": NaN}', "a label, got none in line 2"),
         ('{"text": "ok", "label": 1.5}\n{"text": "ok", "label": 1e300}', "finite number, got another in line 2"),
-        ("[" * 100_000, "one JSON object, got another in line 1"),
+        ("[" * 100_000, "one JSON object, each key in it once, got another in line 1"),
+        (f'{{"text": "{SECRET}", "label": "a", "label": "b"}}', "each key in it once, got another in line 1"),
+        (f'{{"text": "ok", "label": "a"}}\n{{"text": "{SECRET}", "label": "\\ud800"}}', "surrogate pair in line 2"),
+        (f'{{"text": "ok", "label": "a"}}\n{{"text": "{SECRET}\\udfff", "label": "a"}}', "surrogate pair in line 2"),
+        ('{"text": "ok", "label": 1}\n{"text": "ok", "label": Infinity}', "finite numbers or all lists"),
+        ('{"text": "ok", "label": 1.5}\n{"text": "ok", "label": -Infinity}', "got another in line 2"),
     ],
-    ids=range(10),
+    ids=range(15),
 )  # fmt: skip
 def test_lines_that_are_no_rows_are_refused_with_their_number(tmp_path: Path, content: str, said: str) -> None:
     file = tmp_path / "own.jsonl"
     file.write_text(content)
     assert said in refusal(spec(file))
+
+
+def test_a_pair_of_surrogates_is_one_sign(tmp_path: Path) -> None:
+    file = tmp_path / "own.jsonl"
+    file.write_text('{"text": "\\ud83d\\ude00", "label": "a"}\n{"text": "ok", "label": "b"}\n')
+    assert list(tasks.load(spec(file)).train.texts) == ["😀", "ok"]
+
+
+def test_a_long_text_of_many_lines_is_no_row_left_open(tmp_path: Path) -> None:
+    """Only a cell nearly all of whose lines would be rows of the table is one whose quote was not closed."""
+    letter = "\n".join(f"line {i}, and on" if i % 2 else f"line {i}" for i in range(60))
+    file = labelled(
+        write(tmp_path / "own.csv", [(letter, "a"), ("ok", "b")], ("text", "label")).with_name("x.csv"), *"ab"
+    )
+    assert list(tasks.load(spec(tmp_path / "own.csv")).train.texts) == [letter, "ok"]
+    assert len(tasks.load(spec(file)).train) == 2
+
+
+def test_parquet_values_that_are_none_of_ours_are_refused_with_their_row(tmp_path: Path) -> None:
+    """Catches: an error of the reading library as it comes, which is no line of ours and may quote the row."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    broken = pa.array([b"ok", b"\xff" + SECRET.encode()], pa.binary()).view(pa.string())
+    late = pa.array([0, 253402300800000000], pa.int64()).view(pa.timestamp("us"))
+    for text, label, said in (
+        (broken, pa.array(["a", "b"]), "the column 'text' must hold UTF-8 text, numbers or lists of them, got another"),
+        (pa.array(["x", "y"]), broken, "the column 'label' must hold UTF-8 text"),
+        (pa.array(["x", "y"]), late, "the column 'label' must hold UTF-8 text"),
+    ):
+        parquet.write_table(pa.table({"text": text, "label": label}), tmp_path / "own.parquet")
+        line = refusal(spec(tmp_path / "own.parquet"))
+        assert said in line
+        assert "row 2 of own.parquet" in line
+
+
+def test_decimal_numbers_are_numbers(tmp_path: Path) -> None:
+    from decimal import Decimal
+
+    rows = [(f"t{i}", Decimal(value)) for i, value in enumerate(("1.50", "2.00", "-3.25"))]
+    task = tasks.load(spec(write(tmp_path / "own.parquet", rows, ("text", "label"))))
+    assert (task.answer, task.train.labels.tolist()) == (Score(), [1.5, 2.0, -3.25])
+
+
+def test_a_score_beyond_the_stated_range_is_refused_with_its_row(tmp_path: Path) -> None:
+    file = labelled(tmp_path / "own.csv", 0, 5, 77)
+    assert "from 0 to 5, as was stated, got another in line 4" in refusal(
+        spec(file, kind="regression", labels=("0", "5"))
+    )
+    assert tasks.load(spec(file, kind="regression")).train.labels.tolist() == [0, 5, 77]
+
+
+def test_an_empty_list_is_no_class(tmp_path: Path) -> None:
+    file = labelled(tmp_path / "own.jsonl", ["x"], [], ["y"])
+    assert "must have a label, got none in line 2" in refusal(spec(file, kind="classification"))
+
+
+def test_an_empty_validation_file_is_named(tmp_path: Path) -> None:
+    file = labelled(tmp_path / "own.csv", "a", "b")
+    (tmp_path / "held.csv").write_text("text,label\n")
+    assert "at least one row, got none in held.csv" in refusal(spec(file, validation=str(tmp_path / "held.csv")))
 
 
 def test_a_label_that_training_did_not_have_is_refused_with_its_row(tmp_path: Path) -> None:

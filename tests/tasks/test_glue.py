@@ -92,6 +92,35 @@ def test_texts_load_from_any_string_type_and_a_missing_one_is_empty(glue_folder:
     assert list(load(folder).train.texts) == ["a", "", "b"]
 
 
+@pytest.mark.parametrize("value", [1, 1.5, b"x", ["x"], {"a": "x"}, True])
+def test_a_text_that_is_none_is_refused_with_its_row(glue_folder: Folder, value: Any) -> None:
+    """Catches: what is no text trained on as Python spells it."""
+    folder = spoil(glue_folder(train=3), sentence=pd.Series([value] * 3, dtype=object))
+    assert "must be texts, got another in the column 'sentence' of row 1" in refusal(folder)
+
+
+def test_a_text_that_is_no_utf_8_is_refused(glue_folder: Folder) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    folder = glue_folder(train=2)
+    broken = pa.array([b"ok", b"\xff" + SECRET.encode()], pa.binary()).view(pa.string())
+    parquet.write_table(pa.table({"sentence": broken, "label": pa.array([0, 1])}), folder / "train.parquet")
+    assert "UTF-8" in refusal(folder) or "cannot be read" in refusal(folder)
+
+
+def test_other_rows_are_judged_without_training_rows(glue_folder: Folder) -> None:
+    folder = glue_folder(train=2, validation=3)
+    spec, task = Spec(task="glue/sst2", data=str(folder)), load(folder)
+    (folder / "train.parquet").unlink()
+    found = tasks.judged(spec, str(folder), task.answer, task.labels)
+    assert [len(rows) for rows in found.values()] == [3]
+    table = pd.read_parquet(folder / "validation.parquet")
+    table.iloc[:0].to_parquet(folder / "validation.parquet")
+    with pytest.raises(UserError, match="validation data must hold at least one row, got none"):
+        tasks.judged(spec, str(folder), task.answer, task.labels)
+
+
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
@@ -120,6 +149,12 @@ def test_columns_and_labels_that_do_not_fit_are_refused(
 ) -> None:
     """A warning is an error here: NumPy's would be a second line, and may quote a value."""
     assert words in refusal(spoil(glue_folder(train=4), **columns))
+
+
+def test_a_score_beyond_the_tasks_range_is_refused(glue_folder: Folder) -> None:
+    assert "must lie from 0 to 5, got another, the first in row 2" in refusal(
+        spoil(glue_folder("stsb", train=2), label=[5.0, 77.0]), "stsb"
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
@@ -160,7 +195,7 @@ def test_shards_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_or_lacks_a_split_is_refused(glue_folder: Folder, tmp_path: Path) -> None:
     assert "which is not there; pass --data DIR" in refusal(tmp_path / "nowhere")
     folder = glue_folder(train=2)
-    assert "which is not there; pass --data DIR" in refusal(folder / "train.parquet")
+    assert "which is a file; pass --data DIR" in refusal(folder / "train.parquet")
     (folder / "validation.parquet").unlink()
     assert "must hold validation.parquet" in refusal(folder)
 

@@ -77,7 +77,13 @@ def test_stated_types_are_taken_as_they_are(folder: Path) -> None:
     task = load(folder, labels=("who", "where", "what"))
     assert task.labels == tags.names(("who", "where", "what"))
     assert (task.taken, task.notes) == ((), ())
-    assert "types who, got another in sentence 2 of train" in refusal(folder, labels=("who",)).replace("the ", "")
+    assert "types who, got another in the sentence at line 4 of train.conll" in refusal(folder, labels=("who",))
+
+
+@pytest.mark.parametrize("tag", ["O", "B-who", "I-who"])
+def test_tags_are_refused_where_types_are_asked_for(folder: Path, tag: str) -> None:
+    """Catches: classes B-O and I-O, or B-B-who, without a word."""
+    assert f"entity types, without O, B- and I-, got '{tag}'" in refusal(folder, labels=(tag, "where"))
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
@@ -159,9 +165,12 @@ BAD_TABLES: list[tuple[list[tuple[Any, Any]], str]] = [
     ([(["a"], ["O"]), (["a", SECRET], ["O"])], "got 1 for 2 in row 2"),
     ([(["a"], [SECRET])], "must be O, B-TYPE or I-TYPE, got another in row 1"),
     ([(["a"], [1])], "numbers that the file names, got others in row 1"),
-    ([(SECRET, SECRET)], "must be lists, tokens of texts, got others in row 1"),
-    ([([1], ["O"])], "must be lists, tokens of texts, got others in row 1"),
-    ([(None, ["O"])], "must be lists, tokens of texts, got others in row 1"),
+    ([(SECRET, SECRET)], "must be lists, tokens of texts, none blank, got others in row 1"),
+    ([([1], ["O"])], "must be lists, tokens of texts, none blank, got others in row 1"),
+    ([(None, ["O"])], "must be lists, tokens of texts, none blank, got others in row 1"),
+    ([(["a"], ["O"]), ([" "], ["O"])], "none blank, got others in row 2"),
+    ([([""], ["O"])], "none blank, got others in row 1"),
+    ([([], []), ([], [])], "at least one row with a token, got none"),
     ([([SECRET], ["O"])], "training data must hold an entity"),
 ]
 
@@ -172,9 +181,72 @@ def test_rows_that_do_not_fit_are_named_by_number(folder: Path, rows: Any, words
     assert words in refusal(folder)
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'{"tokens": ["a"], "tags": ["B-x"]}\nnull\n', "got another in line 2 of train.jsonl"),
+        (b'{"tokens": ["a"], "tags": ["B-x"]}\n["patient-4711"]\n', "got another in line 2 of train.jsonl"),
+        (b'{"tokens": ["caf\xe9"], "tags": ["B-x"]}\n', "UTF-8, got other bytes in line 1 of train.jsonl"),
+        (b'{"tokens": ["a"], "tags": ["B-x"]}\n{"tokens": ["\\ud800"], "tags": ["O"]}\n', "surrogate pair in line 2"),
+        (b'{"tokens": ["a"], "tags": ["B-x"]}\n{"tokens": ["patient-4711"]}\n', "none named 'tags' in line 2"),
+    ],
+)
+def test_json_lines_are_refused_by_their_number(folder: Path, content: bytes, words: str) -> None:
+    (folder / "train.jsonl").write_bytes(content)
+    (folder / "train.conll").unlink()
+    assert words in refusal(folder)
+
+
+def test_json_lines_may_begin_with_a_byte_order_mark(folder: Path) -> None:
+    (folder / "train.jsonl").write_bytes(b'\xef\xbb\xbf{"tokens": ["a"], "tags": ["B-who"]}\n')
+    (folder / "train.conll").unlink()
+    assert words_of(load(folder).train) == [["a"]]
+
+
+@pytest.mark.parametrize("about", [b"[]", b"{", b'{"info": null}', b'{"info": {"features": {"tags": {"feature": 1}}}}'])
+def test_metadata_that_name_no_tags_are_passed_over(folder: Path, about: bytes) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    made = pa.table({"tokens": [["a"]], "tags": [["B-who"]]}).replace_schema_metadata({b"huggingface": about})
+    parquet.write_table(made, folder / "train.parquet")
+    (folder / "train.conll").unlink()
+    assert words_of(load(folder).train) == [["a"]]
+
+
+def test_tokens_that_are_no_utf_8_are_refused_with_their_row(folder: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    word = pa.array([b"ok", b"\xff" + SECRET.encode()], pa.binary()).view(pa.string())
+    made = pa.table({"tokens": pa.ListArray.from_arrays([0, 1, 2], word), "tags": [["O"], ["O"]]})
+    parquet.write_table(made, folder / "train.parquet")
+    assert "must hold UTF-8 text, numbers or lists of them, got another in row 2 of train.parquet" in refusal(folder)
+
+
+@pytest.mark.parametrize("owner", [None, " ", float("inf"), ["a"]])
+def test_a_sentence_without_an_owner_is_refused_with_its_row(folder: Path, owner: object) -> None:
+    rows = [{"tokens": ["a"], "tags": ["B-who"], "who": who} for who in ("u", owner)]
+    (folder / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (folder / "train.conll").unlink()
+    assert "each row must name its 'who', got no name or number in line 2 of train.jsonl" in refusal(folder, unit="who")
+
+
+def test_a_run_is_not_judged_by_a_file_without_a_sentence(folder: Path) -> None:
+    """Catches: figures of 0 for rows that are not there."""
+    task, empty = load(folder), folder / "empty.conll"
+    empty.write_text("\n\n")
+    spec = Spec(task="ner/files", data=str(folder))
+    with pytest.raises(UserError, match="validation data must hold at least one row, got none"):
+        tasks.judged(spec, str(empty), task.answer, task.labels)
+
+
 def test_types_that_training_lacks_are_refused(folder: Path) -> None:
     column_file(folder / "dev.conll", [(["a"], ["O"]), (["b"], [f"B-{SECRET}"])])
-    assert "got another in sentence 2 of validation" in refusal(folder)
+    assert (
+        "entities of validation must be of the types where, who, got another in the sentence at line 3 of"
+        in refusal(folder)
+    )
 
 
 @pytest.mark.parametrize("tag", [13, -1])
@@ -200,7 +272,7 @@ def test_files_that_are_not_there_or_cannot_be_read_are_refused(folder: Path) ->
     assert "train.parquet must be a parquet file, got one that cannot be read" in refusal(folder)
     (folder / "train.parquet").unlink()
     (folder / "train.jsonl").write_text(SECRET)
-    assert "train.jsonl must be a jsonl file, got one that cannot be read" in refusal(folder)
+    assert "each line must be one JSON object, each key in it once, got another in line 1 of" in refusal(folder)
     (folder / "train.jsonl").write_text(json.dumps({"text": SECRET}))
     assert "train.jsonl must have a column tokens or words, got none" in refusal(folder)
 
