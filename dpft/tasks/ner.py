@@ -83,7 +83,10 @@ def load(spec: Spec) -> Task:
 def judged(spec: Spec, data: str | None, labels: tuple[str, ...]) -> Rows | None:
     """The validation rows of a run, or those of `data`, a file or a folder, with the run's tags; None without any."""
     config = CONFIGS.get(spec.task.removeprefix("ner/"))
-    other = spec if data is None else replace(spec, data=data, validation=None if Path(data).is_dir() else data)
+    other = spec
+    if data is not None:
+        file = None if Path(data).is_dir() else str(_file(Path(data), "--data"))
+        other = replace(spec, data=data, validation=file)
     found = _sentences(other, config, "validation")
     return None if found is None else _rows(found, labels, "validation")
 

@@ -239,6 +239,8 @@ def test_a_run_is_not_judged_by_a_file_without_a_sentence(folder: Path) -> None:
     spec = Spec(task="ner/files", data=str(folder))
     with pytest.raises(UserError, match="validation data must hold at least one row, got none"):
         tasks.judged(spec, str(empty), task.answer, task.labels)
+    with pytest.raises(UserError, match="--data must name what is there"):
+        tasks.judged(spec, str(folder / "nowhere.conll"), task.answer, task.labels)
 
 
 def test_types_that_training_lacks_are_refused(folder: Path) -> None:
