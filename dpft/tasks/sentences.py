@@ -39,8 +39,8 @@ class Sentences:
     def some(self, rows: NDArray[np.int64]) -> Sentences:
         """These sentences alone."""
         units = None if self.units is None else self.units[rows]
-        some = ([of[row] for row in rows] for of in (self.tokens, self.tags))
-        return Sentences(*some, [self.numbers[row] for row in rows], self.where, units)
+        tokens, tags = ([of[row] for row in rows] for of in (self.tokens, self.tags))
+        return Sentences(tokens, tags, [self.numbers[row] for row in rows], self.where, units)
 
 
 def of_columns(file: Path, unit: str | None) -> Sentences:
