@@ -70,6 +70,7 @@ def judged(spec: Spec) -> dict[str, Rows]:
         found[part] = _rows(_table(spec, name, split), config, split)
         if not len(found[part]):
             raise UserError(f"{split} data must hold at least one row, got none; check --data")
+        config.answer.check(found[part].labels, config.labels, split)
     return found
 
 

@@ -151,6 +151,15 @@ def test_columns_and_labels_that_do_not_fit_are_refused(
     assert words in refusal(spoil(glue_folder(train=4), **columns))
 
 
+def test_scores_of_other_rows_are_checked_like_those_of_training(glue_folder: Folder) -> None:
+    folder = glue_folder("stsb", validation=2)
+    spec, task = Spec(task="glue/stsb", data=str(folder)), load(folder, "stsb")
+    table = pd.read_parquet(folder / "validation.parquet").assign(label=[1.0, np.inf])
+    table.to_parquet(folder / "validation.parquet")
+    with pytest.raises(UserError, match="validation scores must be finite numbers"):
+        tasks.judged(spec, str(folder), task.answer, task.labels)
+
+
 def test_a_score_beyond_the_tasks_range_is_refused(glue_folder: Folder) -> None:
     assert "must lie from 0 to 5, got another, the first in row 2" in refusal(
         spoil(glue_folder("stsb", train=2), label=[5.0, 77.0]), "stsb"
