@@ -112,11 +112,11 @@ DATA = {
     "labels that are words": table("must be numbers", lambda t: t.assign(label=[PLANTED] * len(t))),
     "a label that is not finite": table("label", lambda t: t.assign(label=[np.inf, *t.label[1:].astype(float)])),
     "a unit that is missing in a row": Fault(
-        "each row must name its 'who', got none in row 5", ("--unit", "who"),
+        "each row must name its 'who', got no name or number in row 6 of train", ("--unit", "who"),
         lambda w: w.edit(lambda t: t.assign(who=[None if i == 5 else f"{PLANTED}{i}" for i in range(len(t))])),
     ),
     "units that are lists": Fault(
-        "must hold names or numbers", ("--unit", "who"),
+        "must name its 'who', got no name or number in row 1 of train", ("--unit", "who"),
         lambda w: w.edit(lambda t: t.assign(who=[[PLANTED]] * len(t))),
     ),
     "fewer units than the batch": Fault(
