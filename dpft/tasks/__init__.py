@@ -11,7 +11,7 @@ import numpy as np
 from dpft.answers import Answer
 from dpft.spec import Spec, UserError
 from dpft.tasks import files, glue, ner
-from dpft.tasks._task import Rows, Task
+from dpft.tasks._task import Rows, Task, check_rows
 from dpft.tasks.words import found_in
 
 SAMPLE = "sample"
@@ -82,6 +82,12 @@ def made_up(texts: Sequence[str], pairs: Sequence[str] | None, answer: Answer, l
 
 def judged(spec: Spec, data: str | None, answer: Answer, labels: tuple[str, ...]) -> dict[str, Rows]:
     """The rows that a run of `spec` is judged by, as `Task.judged` has them; with `data`, those of other data."""
+    parts = _judged(spec, data, answer, labels)
+    check_rows(parts, "validation", answer, labels)
+    return parts
+
+
+def _judged(spec: Spec, data: str | None, answer: Answer, labels: tuple[str, ...]) -> dict[str, Rows]:
     if spec.task == files.NAME or spec.task in ner.NAMES:
         rows = ner.judged(spec, data, labels) if answer.spoken else files.judged(spec, data, answer, labels)
         return {} if rows is None else {"": rows}

@@ -40,6 +40,15 @@ class Rows:
         return len(self) if self.units is None else len(np.unique(self.units))
 
 
+def check_rows(parts: Mapping[str, Rows], split: str, answer: Answer, labels: tuple[str, ...]) -> None:
+    """Raise UserError where a part of a split has no row, or labels that are none of the task's."""
+    for part, rows in parts.items():
+        named = f"{part} {split}".strip()
+        if len(rows) == 0:
+            raise UserError(f"{named} data must hold at least one row, got none; check --data")
+        answer.check(rows.labels, labels, named)
+
+
 @dataclass(frozen=True)
 class Task:
     """Rows to train on, rows to judge by (None where there are none), label names (empty for a score), the metric.
@@ -61,11 +70,8 @@ class Task:
     taken: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        judged = {f"{name} validation".strip(): rows for name, rows in self.judged.items()}
-        for split, rows in {"training": self.train, **judged}.items():
-            if len(rows) == 0:
-                raise UserError(f"{split} data must hold at least one row, got none; check --data")
-            self.answer.check(rows.labels, self.labels, split)
+        check_rows({"": self.train}, "training", self.answer, self.labels)
+        check_rows(self.judged, "validation", self.answer, self.labels)
 
     @property
     def judged(self) -> dict[str, Rows]:

@@ -72,8 +72,7 @@ def _read(value: Any) -> tuple[str, Cell]:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "none", None
     if isinstance(value, Decimal):
-        value = float(value)  # also of a NaN
-        return _read(value)
+        return _read(float(value))
     if isinstance(value, bool):
         return "name", _spelled(value)
     if isinstance(value, int):

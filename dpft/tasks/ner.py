@@ -174,10 +174,6 @@ def _types(stated: tuple[str, ...] | None) -> tuple[str, ...] | None:
 
 
 def _rows(found: Sentences, labels: tuple[str, ...], split: str) -> Rows:
-    if not found.tokens:
-        raise UserError(
-            f"{'training' if split == 'train' else split} data must hold at least one row, got none; check --data"
-        )
     _check_types(found, set(labels), split)
     texts, words = joined(found.tokens)
     return Rows(texts, None, tags.numbered(found.tags, labels), found.units, words=words)

@@ -110,6 +110,7 @@ def test_a_text_that_is_no_utf_8_is_refused(glue_folder: Folder) -> None:
 
 
 def test_other_rows_are_judged_without_training_rows(glue_folder: Folder) -> None:
+    """Catches: training rows wanted, and refused for their faults, where others are to be judged."""
     folder = glue_folder(train=2, validation=3)
     spec, task = Spec(task="glue/sst2", data=str(folder)), load(folder)
     (folder / "train.parquet").unlink()

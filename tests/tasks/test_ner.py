@@ -192,6 +192,7 @@ def test_rows_that_do_not_fit_are_named_by_number(folder: Path, rows: Any, words
     ],
 )
 def test_json_lines_are_refused_by_their_number(folder: Path, content: bytes, words: str) -> None:
+    """Catches: a file refused as a whole, or an error of the reading library, where one line is at fault."""
     (folder / "train.jsonl").write_bytes(content)
     (folder / "train.conll").unlink()
     assert words in refusal(folder)
