@@ -139,8 +139,11 @@ def planned(outlook: Outlook, folder: Path) -> None:
     for charge in outlook.charges:
         whose = "a population that is not in the ledger yet" if charge.population is None else charge.population
         print(f"charge      {', '.join(charge.tasks)}: {charge.cells} private cells, {whose}")
-        print(f"            ε {_show.upward(charge.epsilon)} at δ {charge.delta:g} for them together by composition; "
-              f"ε {_show.upward(charge.together)} with all runs before")  # fmt: skip
+        alone = f"ε {_show.upward(charge.epsilon)} at δ {charge.delta:g} for them together by composition"
+        if charge.together is None or charge.filter is None:
+            print(f"            {alone}; no bound with the runs before: {charge.reason}")
+            continue
+        print(f"            {alone}; ε {_show.upward(charge.together)} with all runs before")
         print(f"            ε {_show.upward(charge.filter)} should any have been chosen after a result (RDP filter)")
     if outlook.seconds is not None:
         print(f"time        about {duration(outlook.seconds)} on this machine, by a probe on short made-up texts")
@@ -161,8 +164,9 @@ def table(lines: Sequence[Line]) -> None:
     wide = max((len(f"{one.task} {one.arm}") for one in lines), default=0)
     for one in lines:
         budget = "NOT PRIVATE" if one.epsilon is None else f"ε {one.epsilon:g}"
+        took = "" if one.seconds is None else f", {duration(one.seconds)} each"
         print(f"{f'{one.task} {one.arm}':<{wide}}  {budget:<12} {one.metric} {spread(one.mean, one.sd)}  n {one.n}, "
-              f"{one.trained:,} numbers, {duration(one.seconds)} each")  # fmt: skip
+              f"{one.trained:,} numbers{took}")  # fmt: skip
 
 
 def spread(mean: float, sd: float | None) -> str:

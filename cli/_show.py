@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.status import Status
 
 import dpft.progress
+from dpft.wording import stated
 
 if TYPE_CHECKING:
     from dpft.result import Result
@@ -165,6 +166,10 @@ def upward(epsilon: float | None) -> str:
     return "without bound" if epsilon is None else rounded_up(epsilon)
 
 
+def _took(seconds: float | None) -> str:
+    return "training of a time that is not told" if seconds is None else f"{seconds:.0f} s of training"
+
+
 def outcome(result: dict[str, Any], card: dict[str, Any], *, with_code: bool) -> None:
     """What a run found, what it promises, where it lies and what to do next."""
     run = shlex.quote(result["path"])
@@ -173,7 +178,7 @@ def outcome(result: dict[str, Any], card: dict[str, Any], *, with_code: bool) ->
     else:
         print(f"{result['metric']:<12}{result['value']:.4f} on the validation rows{beside(result['further'])}")
     if card["private"]:
-        print(f"privacy     {card['statement']}")
+        print(f"privacy     {stated(card)}")
         print(
             f"            noise σ {card['noise']:.4f}, clip C {card['clip']:g}, rate q {card['rate']:.5f}, "
             f"{card['steps_charged']} steps, Poisson sampling; upper bound by {card['accountant']}"
@@ -183,9 +188,9 @@ def outcome(result: dict[str, Any], card: dict[str, Any], *, with_code: bool) ->
         print(f"covers      {card['covers'][0]}")
         print("not covered validation figures, hyper-parameter choice, side channels (privacy.json lists all)")
     else:
-        print(f"privacy     {card['statement']}")
+        print(f"privacy     {stated(card)}")
     print(
-        f"cost        {result['trainable']:,} trained numbers, {result['seconds']:.0f} s of training in "
+        f"cost        {result['trainable']:,} trained numbers, {_took(result['seconds'])} in "
         f"{result['precision']} on {result['device']}"
     )
     print(f"lies in     {result['path']}")

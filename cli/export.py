@@ -26,13 +26,14 @@ def export(
     from dpft.card import NOT_PRIVATE
     from dpft.exports import export as carry_away
     from dpft.run import Run
+    from dpft.wording import stated
 
     found = carry_away(run, to, format, with_code)
     if as_json:
         _show.print_json({**dataclasses.asdict(found), "path": str(found.path)})
         return
-    card = Run.open(run).read_json("privacy") or {}
+    card = Run.open(run).read_json("privacy")
     print(f"lies in     {found.path}   ({', '.join(found.files)})")
-    print(f"privacy     {card.get('statement', NOT_PRIVATE)}")
+    print(f"privacy     {NOT_PRIVATE if card is None else stated(card)}")
     for number, line in enumerate(found.usage):
         print(f"{'' if number else 'next':<12}{line}")

@@ -15,7 +15,8 @@ class Result:
     """What a run found. `value`: `metric` on the validation rows, without noise, None where there are none; `further`:
     what else was judged, by name. `epsilon`: None if not private.
 
-    `memory_mib`: the most that training held at once; None where the system does not tell, and in older runs.
+    `seconds`, `memory_mib`: what training took, and the most that it held at once; None of a search's best run, whose
+    number they would tell. Memory also where the system does not tell it, and in older runs.
     """
 
     path: Path
@@ -25,7 +26,7 @@ class Result:
     delta: float | None
     steps: int
     trainable: int
-    seconds: int
+    seconds: int | None
     precision: str
     device: str
     memory_mib: int | None = None

@@ -24,7 +24,7 @@ def stored() -> Path:
 
 def rows_of(spec: Spec, shelf: Shelf) -> tasks.Task:
     """The task of `spec`, without what an audit plants in it."""
-    return shelf.get("tasks", _rows_key(spec), lambda: tasks.load(spec))
+    return shelf.get("tasks", rows_key(spec), lambda: tasks.load(spec))
 
 
 def tokens_of(spec: Spec, task: tasks.Task, tokenizer: Any, shelf: Shelf) -> list[Encoded]:
@@ -50,11 +50,12 @@ def features_of(
     return shelf.get("frozen features", key, make)
 
 
-def _rows_key(spec: Spec) -> list[Any]:
+def rows_key(spec: Spec) -> list[Any]:
+    """All of a spec that decides its rows."""
     columns = [spec.text, spec.pair, spec.label, spec.validation, spec.kind, list(spec.labels or ())]
     return [spec.task, spec.data, spec.unit, spec.max_per_unit, columns]
 
 
 def _tokens_key(spec: Spec) -> list[Any]:
     planted = [spec.canaries, spec.seed] if spec.canaries else None  # the planted rows follow the seed
-    return [*_rows_key(spec), planted, spec.model, spec.representation, spec.max_length]
+    return [*rows_key(spec), planted, spec.model, spec.representation, spec.max_length]

@@ -12,6 +12,7 @@ import pandas as pd
 from dpft.reports.folders import Read, find, number, read
 
 from dpft.spec import Spec, canonical_json
+from dpft.wording import stated
 
 # Every field of a spec is a column by its own name, but for those that are spelt otherwise.
 SPEC = tuple(field.name for field in fields(Spec) if field.name not in ("budget", "options", "start"))
@@ -67,11 +68,13 @@ def _asked(spec: Spec) -> dict[str, Any]:
 
 
 def _found(result: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str, Any]:
-    steps, seconds = int(result["steps"]), float(result["seconds"])
+    steps, took = int(result["steps"]), number(result["seconds"])
+    seconds = math.nan if took is None else took
     memory = number(result.get("memory_mib"))
     row: dict[str, Any] = {name: result[name] for name in ("metric", "trainable", "precision", "device")}
-    row |= {name: card.get(name) for name in ("adjacency", "units", "noise", "rate", "accountant", "statement")}
+    row |= {name: card.get(name) for name in ("adjacency", "units", "noise", "rate", "accountant")}
     return row | {
+        "statement": stated(card),
         "epsilon": card["epsilon"] if card["private"] else math.inf, "value": number(result["value"]), "steps": steps,
         "seconds": seconds, "step_seconds": seconds / steps if steps > 0 else math.nan,
         "memory_mib": math.nan if memory is None else memory, "population": population(card).get("id"),

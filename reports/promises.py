@@ -12,6 +12,8 @@ from dpft.reports.frame import bounds
 from dpft.reports.tables import Column, Table, Text
 from dpft.reports.words import MISSING
 
+from dpft.wording import stated
+
 NOTHING = Text(MISSING)
 
 
@@ -21,7 +23,7 @@ def statements(runs: Sequence[Read]) -> Table | None:
     for run in runs:
         if run.state == "finished":
             card = run.card
-            told = [str(card["statement"]), *_further(card)]
+            told = [stated(card), *_further(card)]
             rows.append([
                 Text(run.path.name), Text("; ".join(told)), _number(card, "noise", 4), _number(card, "clip", 4),
                 _number(card, "rate", 4), _number(card, "steps_charged", 6), _number(card, "units", 9),

@@ -14,12 +14,14 @@ from dpft.audit.report import Check, Level, fact
 from dpft.card import adjacency, promise
 from dpft.charging import terms
 from dpft.privacy.ledger import Ledger, LedgerError, Search, is_there
+from dpft.privacy.ledger.entries import PUBLIC
 from dpft.privacy.renyi import ORDERS, epsilon_of_divergences
 from dpft.privacy.search import search_rdp
 from dpft.privacy.search_budget import SHAPE
 from dpft.privacy.segments import Segment, epsilon_of
 from dpft.run import Run
 from dpft.spec import Spec, UserError
+from dpft.wording import BROKEN, is_broken
 
 _LEVEL: Level = "bookkeeping"
 _PATIENCE = 300.0  # seconds that an accountant may take on a busy machine; it needs one or two
@@ -65,6 +67,7 @@ def _searched(run: Run, card: dict[str, Any], book: Ledger) -> list[Check]:
     alone = book.charged(run.id) + (book.reservation(run.id) is not None)
     asked = _search(run, card)
     return [
+        fact(_LEVEL, "trials drew in secret", not is_broken(card), BROKEN if is_broken(card) else ""),
         fact(_LEVEL, "search reserved as planned", asked is not None and book.search(run.id) == asked),
         Check(_LEVEL, "charges beside the search", alone, 0, 0, "fact", "the search is charged as a whole"),
         fact(_LEVEL, "card states the steps charged", card.get("steps_charged") == run.plan.steps, "of each run"),
@@ -90,7 +93,9 @@ def _search(run: Run, card: dict[str, Any]) -> Search | None:
     if tuning.get("law") != "geometric":
         return None
     try:
-        return Search(run.id, plan.rate, plan.noise, plan.steps, float(tuning["mean"]), SHAPE)
+        return Search(
+            run.id, plan.rate, plan.noise, plan.steps, float(tuning["mean"]), SHAPE, tuning.get("draws", PUBLIC)
+        )
     except (KeyError, TypeError, ValueError, OverflowError):  # a ledger's error is a ValueError
         return None
 

@@ -30,15 +30,19 @@ class Bill:
 
 @dataclass(frozen=True)
 class Charge:
-    """Epsilons at `delta`: of `cells` alone, with what is spent already, and that whatever was chosen after what."""
+    """Epsilons at `delta`: of `cells` alone, with what is spent already, and that whatever was chosen after what.
+
+    The last two are None where the runs before have no bound together; `reason` says why.
+    """
 
     tasks: tuple[str, ...]
     population: str | None
     cells: int
     delta: float
     epsilon: float
-    together: float
-    filter: float
+    together: float | None
+    filter: float | None
+    reason: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "tasks": list(self.tasks)}
@@ -101,6 +105,9 @@ def _charge(bills: list[Bill], book: Ledger | None, name: str | None) -> Charge:
             f"all cells on the same data must protect the same unit, got {found}; pass the --unit of others"
         )
     epsilon = alone.composition(delta)[0]
-    both = epsilon if not spent else together.composition(delta)[0]
     tasks = tuple(dict.fromkeys(bill.task for bill in bills))
-    return Charge(tasks, title, count, delta, epsilon, both, together.filter(delta))
+    try:
+        both = epsilon if not spent else together.composition(delta)[0]
+        return Charge(tasks, title, count, delta, epsilon, both, together.filter(delta))
+    except ArithmeticError as error:
+        return Charge(tasks, title, count, delta, epsilon, None, None, str(error))

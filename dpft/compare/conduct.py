@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from dpft.compare import searching
 from dpft.compare.cells import Cell
 from dpft.compare.watch import Outcome, Watch
 from dpft.compare.work import Work
@@ -29,8 +30,18 @@ class OneByOne:
 
 
 def conduct(cells: Sequence[Cell], work: Work, executor: Executor, watch: Watch) -> list[Outcome]:
-    """Take up what was broken off, then do all cells. One process at a time works on a folder."""
+    """Take up what was broken off, then do all cells. One process at a time works on a folder.
+
+    Charged searches are reserved first and done last, so that no entry of the ledger and no other cell's file has a
+    time from which the length of a search could be told.
+    """
     with work.folder.alone():
         work.folder.wait_for_workers()
         work.folder.recover()
-        return executor.run(cells, work, watch)
+        over = {outcome.cell.digest: outcome for outcome in searching.reserve_all(work, cells)}
+        left = sorted((cell for cell in cells if cell.digest not in over), key=searching.is_charged)
+        done = executor.run(left, work, watch) if left else []
+        for refused in over.values():
+            watch.ended(refused)
+        over |= {outcome.cell.digest: outcome for outcome in done}
+        return [over[cell.digest] for cell in cells]

@@ -16,7 +16,7 @@ from dpft.compare.watch import Watch
 from dpft.privacy.ledger import Ledger, Reservation, Search, is_there, written
 from dpft.privacy.plan import Plan, make_plan
 from dpft.privacy.search_budget import ACCOUNTANT, SHAPE, calibrate_search
-from dpft.rows import rows_of
+from dpft.rows import rows_key, rows_of
 from dpft.shelf import Shelf
 from dpft.spec import Machine, Spec, UserError, canonical_json
 from dpft.tasks import Task
@@ -141,7 +141,7 @@ def _bills(cells: Sequence[Cell], plans: Sequence[Plan], started: Mapping[str, P
         if asked is None or plan.budget is None:
             continue
         spec = cell.spec
-        key = canonical_json([spec.task, spec.data, spec.unit, spec.max_per_unit])
+        key = canonical_json(rows_key(spec))
         _, deltas, asks = groups.setdefault(key, (spec, [], []))
         deltas.append(plan.budget.delta)
         asks.append(asked)

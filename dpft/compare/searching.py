@@ -1,27 +1,33 @@
-"""Searches over hyper-parameters: on declared public rows, or on the cell's own, and then charged as a whole.
+"""Searches on a cell's own rows, charged as a whole, under the conditions of Papernot and Steinke (2022), theorem 2.
 
-Papernot and Steinke 2022: K is drawn first, from a declared distribution; K and every run but the best stay secret. So
-the trials of a charged search lie in private/ under a scratch ledger, and are deleted once the best one is published.
+The theorem bounds the best of K independent runs of one mechanism. So K is drawn first and kept secret; every trial
+draws its own learning rate and clip in secret; equal trials are run again with noise of their own; ties are broken by
+secret coins; a trial that fails is the worst result and not repeated. Nothing that is published may depend on K or on
+the winner's number: its files have the search's identity, its ledger head and its time, no times or memory of a trial,
+and all searches of a comparison are reserved before the first trial of any.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
-import secrets
 import shutil
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpft.card import promise
 from dpft.compare.cells import Cell
-from dpft.compare.folder import SEARCHED
+from dpft.compare.corner import Corner, OneTrial
 from dpft.compare.planning import plan_cell, terms
 from dpft.compare.trials import Trials
-from dpft.compare.watch import How
+from dpft.compare.watch import How, Outcome
 from dpft.privacy.accountants import epsilon_quick
 from dpft.privacy.ledger import Ledger, Search
+from dpft.privacy.ledger.entries import SECRET
 from dpft.privacy.ledger.summary import summarize
 from dpft.privacy.plan import Plan
 from dpft.privacy.search import draw_runs
@@ -44,90 +50,128 @@ class Quiet(Progress):
     """How many trials there are must not be seen, so nothing of them is shown."""
 
 
-def check_public(work: Work, cell: Cell, trials: Trials) -> None:
-    """Refuse rows as public that the ledger knows as somebody's, or that are the cell's own."""
-    public, own = (rows_of(spec, work.shelf).train for spec in (trials.on_public(cell.spec), cell.spec))
-    with Ledger(work.elsewhere("public", work.folder.path / "public" / "ledger.sqlite").place.ledger) as book:
-        same = book.claim(public.texts, public.pairs).sketch.matches(book.claim(own.texts, own.pairs).sketch)
-    if same:
-        raise UserError(f"a search on public rows must not see the cell's own, got {trials.public}; name another task")
+def is_charged(cell: Cell) -> bool:
+    """Whether a cell is the best of trials on its own rows."""
+    return cell.trials is not None and cell.trials.public is None
 
 
-def tuned_on_public(work: Work, cell: Cell, trials: Trials, progress: Progress) -> Done:
-    """Try all trials on the public rows, with the cell's own budget; then run the cell with what did best there."""
-    (work.folder.path / "public").mkdir(parents=True, exist_ok=True)
-    check_public(work, cell, trials)
-    there = work.elsewhere("public", work.folder.path / "public" / "ledger.sqlite")
-    base = trials.on_public(cell.spec)
-    specs = [trials.spec(base, number) for number in range(trials.count)]
-    best = max((there.one(spec, progress)[0].value, -number) for number, spec in enumerate(specs))
-    chosen = specs[-best[1]]
-    spec = dataclasses.replace(cell.spec, learning_rate=chosen.learning_rate, clip=chosen.clip)
-    result, _, how = work.one(spec, progress)
-    says = f"learning rate and clip: the best of {trials.count} on {trials.public}, which are declared public"
-    run = Run.open(result.path)
-    run.write_json("privacy", {**(run.read_json("privacy") or {}), "tuning": {"charged": False, "statement": says}})
-    run.write_json(SEARCHED.removesuffix(".json"), {"cell": cell.digest, "ranges": trials.to_json()})
-    return result, None, how
+def reserve_all(work: Work, cells: Sequence[Cell]) -> list[Outcome]:
+    """Reserve every charged search of `cells`, before a trial's end can show in the time of an entry or of a file.
+
+    Returns an outcome for each that cannot be reserved.
+    """
+    refused = []
+    for cell in cells:
+        if is_charged(cell) and cell.digest not in work.folder.found():
+            try:
+                _reserved(work, cell)
+            except UserError as error:
+                refused.append(Outcome(cell, None, str(error), "failed"))
+    return refused
 
 
-def best_of_trials(work: Work, cell: Cell, trials: Trials, progress: Progress) -> Done:
-    """Draw K, run K trials where nobody looks, publish the best alone. Taken up where it was broken off."""
-    known, corner = work.folder.found().get(cell.digest), work.folder.path / "private" / cell.digest[:16]
-    if known is not None:
-        shutil.rmtree(corner, ignore_errors=True)
-        return Result.from_json({**(Run.open(known).read_json("result") or {}), "path": known}), None, "found"
-    progress.stage("searching: how many trials there are stays secret")
-    task = rows_of(cell.spec, work.shelf)
+def best_of_trials(work: Work, cell: Cell, progress: Progress) -> Done:
+    """Run the trials of a search where nobody looks, publish the best alone. Taken up where it was broken off."""
+    known = work.folder.found().get(cell.digest)
+    how: How = "found"
+    corner = Corner(work.folder.path, cell.digest)
+    if known is None:
+        progress.stage("searching: how many trials there are stays secret")
+        corner = _reserved(work, cell)
+        known, how = _publish(work, cell, corner, _best(work, cell, corner)), "trained"
+    corner.remove()
+    return Result.from_json({**(Run.open(known).read_json("result") or {}), "path": known}), None, how
+
+
+def _reserved(work: Work, cell: Cell) -> Corner:
+    """The search's own corner, with its plan reserved in the ledger and K drawn, once; both are checked on return."""
+    trials, task = cell.trials, rows_of(cell.spec, work.shelf)
+    assert trials is not None
     if task.validation is None:
         raise UserError("a search needs rows to judge its trials by, got no validation rows; pass --validation FILE")
     plan = plan_cell(cell, task.train.protected)
-    corner.mkdir(mode=0o700, parents=True, exist_ok=True)
-    state = _drawn(work, cell, trials, plan, corner)
-    there = work.elsewhere(f"private/{corner.name}", corner / "ledger.sqlite").unseen()
-    there.folder.recover()
-    best: tuple[float, int] | None = None
-    results: dict[int, Result] = {}
-    for number in range(state["runs"]):
-        results[number] = there.one(trials.spec(cell.spec, number), Quiet(), _planner(plan))[0]
-        value = results[number].value
-        assert value is not None  # there are validation rows
-        best = max(best or (-1e9, 0), (value, -number))
-    assert best is not None  # a geometric K is never 0
-    path = _publish(work, cell, trials, plan, state["id"], results[-best[1]])
-    shutil.rmtree(corner, ignore_errors=True)
-    return Result.from_json({**(Run.open(path).read_json("result") or {}), "path": path}), None, "trained"
-
-
-def _drawn(work: Work, cell: Cell, trials: Trials, plan: Plan, corner: Path) -> dict[str, Any]:
-    """The search's identity in the ledger and its K. It is reserved before K is drawn, and K is drawn once."""
-    file = corner / SEARCHED
-    state: dict[str, Any]
-    state = json.loads(file.read_text()) if file.is_file() else {"id": secrets.token_hex(16), "runs": None, "head": ""}
-    if state["runs"] is not None:
-        return dict(state)
-    _keep(file, state)
-    asked = terms(cell, plan, state["id"])
+    corner = Corner(work.folder.path, cell.digest)
+    corner.open(plan)
+    asked = terms(cell, corner.plan, corner.id)
     if not isinstance(asked, Search):  # without privacy nothing is charged and nothing hidden
-        state["runs"] = trials.count
-    else:
-        with Ledger(work.place.ledger) as book:
-            if book.view().holding(asked.run) is None:
-                rows = rows_of(cell.spec, work.shelf).train
-                claim = book.claim(rows.texts, rows.pairs, work.place.population, cell.spec.unit)
+        if corner.runs is None:
+            corner.drawn(trials.count, "", "", None)
+        return corner
+    with Ledger(work.place.ledger) as book:
+        if corner.runs is None:
+            if book.search(asked.run) is None:
+                claim = book.claim(task.train.texts, task.train.pairs, work.place.population, cell.spec.unit)
                 book.reserve_search(
                     asked.run, rate=asked.rate, noise=asked.noise, steps=asked.steps, mean=asked.mean,
                     shape=asked.shape, claim=claim,
                 )  # fmt: skip
-            state["head"] = book.head()
-        state["runs"] = draw_runs(asked.mean, asked.shape, Secret())
-    _keep(file, state)
-    return dict(state)
+            _draw(book, corner, asked)
+        _check_same(book, corner, asked, plan)
+    return corner
 
 
-def _keep(file: Path, state: dict[str, Any]) -> None:
-    write(file, json.dumps(state).encode())
-    file.chmod(0o600)
+def _draw(book: Ledger, corner: Corner, asked: Search) -> None:
+    population = book.view().holding(asked.run)
+    assert population is not None
+    summary = summarize(population, corner.delta).to_json()
+    time = next(run.time for run in population.runs if run.terms.run == asked.run)
+    corner.drawn(draw_runs(asked.mean, asked.shape, Secret()), book.head(), time, summary)
+
+
+def _check_same(book: Ledger, corner: Corner, asked: Search, plan: Plan) -> None:
+    """A search that is taken up again has the terms and the people that it was reserved with."""
+    if book.search(asked.run) != asked:
+        raise UserError(
+            f"a search goes on as it was reserved, got other terms or a ledger without it at {str(book.place)!r}; "
+            "restore the comparison's folder and its ledger"
+        )
+    if (plan.rate, plan.steps, plan.budget) != (corner.plan.rate, corner.plan.steps, corner.plan.budget):
+        raise UserError("a search goes on with the rows that it was reserved for, got others; restore its data")
+    book.verify(corner.head)
+
+
+def _best(work: Work, cell: Cell, corner: Corner) -> Run:
+    """Run what is left of the trials. Only the best so far is kept, beside the number of those that are done."""
+    assert cell.trials is not None
+    assert corner.runs is not None
+    secret = Secret()
+    while corner.done < corner.runs:
+        trial = corner.begun or corner.begin(cell.trials.drawn_spec(cell.spec, secret), int(secret.words(1)[0]))
+        corner.end(_tried(work, cell, corner, trial))
+    if corner.best is None:
+        raise UserError(f"a search must have a trial that comes to its end, got none ({corner.failure}); mend that")
+    return Run.open(corner.best)
+
+
+def _tried(work: Work, cell: Cell, corner: Corner, trial: OneTrial) -> tuple[Path | None, float, str]:
+    """The run of a trial, its value and what it ran on; of one that fails no run, the least value and why.
+
+    That a trial fails may depend on its rows, so that it counts as a trial like all others. A kill, a full disk and
+    too little memory end the search, which is taken up again.
+    """
+    there = work.elsewhere(
+        str(corner.place(trial).relative_to(work.folder.path)), corner.place(trial) / "ledger.sqlite"
+    )
+    there = there.unseen()
+    spec = dataclasses.replace(cell.spec, **trial.changes)
+    there.folder.recover()
+    try:
+        result = there.one(spec, Quiet(), _planner(corner.plan))[0]
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        if os.environ.get("DPFT_DEBUG"):
+            raise
+        return None, -math.inf, str(error) if isinstance(error, UserError) else f"unexpected {type(error).__name__}"
+    ran_on = f"{_backbone(result.path)} {result.precision} {result.device}"
+    if result.value is None or math.isnan(result.value):
+        return None, -math.inf, "a value that is no number"
+    return result.path, result.value, ran_on
+
+
+def _backbone(path: Path) -> str:
+    found = Run.open(path).read_tensors("adapter")
+    return "" if found is None else str(found[1].get("backbone_sha256"))
 
 
 def _planner(plan: Plan) -> Planner:
@@ -142,42 +186,63 @@ def _planner(plan: Plan) -> Planner:
     return make
 
 
-def _publish(work: Work, cell: Cell, trials: Trials, plan: Plan, id: str, best: Result) -> Path:
-    """The best trial as a run of its own, under the label of the whole search; all of it appears at once."""
-    run = Run.open(best.path)
-    target = free(work.folder.runs / best.path.name.rpartition("-")[0], id)
+def _publish(work: Work, cell: Cell, corner: Corner, run: Run) -> Path:
+    """The best trial as a run of its own, under the label of the whole search; all of it appears at once.
+
+    Nothing of it tells which trial it was, how long it took or when the search was over.
+    """
+    assert cell.trials is not None
+    target = free(work.folder.runs / run.path.name.rpartition("-")[0], corner.id)
     making = target.with_name(f".{target.name}")
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir(parents=True)
     for name in _CARRIED:
-        shutil.copy(run.path / name, making / name)
-    plan = dataclasses.replace(plan, clip=run.plan.clip)
-    head, card = _card(work, run, plan, trials, id)
-    about = {"format": 1, "id": id, "ledger": work.place.to_json()["ledger"] if head else "", "ledger_head": head}
-    result = dataclasses.replace(best, path=target, epsilon=plan.epsilon_upper)
-    search = {"cell": cell.digest, "ranges": trials.to_json(), "law": "geometric"}
+        shutil.copyfile(run.path / name, making / name)
+    found = Result.from_json({**(run.read_json("result") or {}), "path": run.path})
+    plan = dataclasses.replace(corner.plan, clip=run.plan.clip)
+    hidden: dict[str, Any] = {} if plan.budget is None else {"seconds": None, "memory_mib": None}
+    result = dataclasses.replace(found, path=target, epsilon=plan.epsilon_upper, **hidden)
+    ledger = work.place.to_json()["ledger"] if corner.head else ""
+    about = {"format": 1, "id": corner.id, "ledger": ledger, "ledger_head": corner.head}
+    search = {"cell": cell.digest, "ranges": cell.trials.to_json(), "law": "geometric"}
+    card = _card(run, plan, cell.trials, corner)
     files = {"plan": plan.to_json(), "privacy": card, "run": about, "result": result.to_json(), "search": search}
     for name, content in files.items():
         write(making / f"{name}.json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    if corner.time:
+        _date(making, datetime.fromisoformat(corner.time).timestamp())
     os.replace(making, target)
     return target
 
 
-def _card(work: Work, run: Run, plan: Plan, trials: Trials, id: str) -> tuple[str, dict[str, Any]]:
-    """The ledger's head and the trial's card, with the search's promise in the place of the trial's."""
+def _date(folder: Path, time: float) -> None:
+    """Give `folder` and all in it the same time."""
+    for path in (*folder.iterdir(), folder):
+        os.utime(path, (time, time))
+
+
+def _card(run: Run, plan: Plan, trials: Trials, corner: Corner) -> dict[str, Any]:
+    """The trial's card, with the search's promise in the place of the trial's."""
     card: dict[str, Any] = run.read_json("privacy") or {}
     if plan.budget is None or plan.epsilon_upper is None:
         says = f"the best of {trials.count} runs by the validation rows; nothing is private"
-        return "", {**card, "tuning": {"charged": False, "statement": says}}
-    with Ledger(work.place.ledger) as book:
-        head, population = book.head(), book.view().holding(id)
-        summary = None if population is None else summarize(population, plan.budget.delta).to_json()
+        return {**card, "tuning": {"charged": False, "statement": says}}
     says = (
-        f"the best of a random number of runs, geometric with mean {trials.count}, each at this noise; the promise is "
-        "of the whole search (Papernot and Steinke 2022), and its other runs were deleted unseen"
+        f"the best of a random number of runs, geometric with mean {trials.count}, each at this noise and with a "
+        "learning rate and clip that it drew in secret; the promise is of the whole search (Papernot and Steinke "
+        "2022), and its other runs were deleted unseen"
     )
-    return head, {
+    return {
         **card, "statement": promise(run.spec, plan), "epsilon": plan.epsilon_upper,
-        "accountant": plan.accountant, "ledger_head": head, "population": summary,
-        "tuning": {"charged": True, "mean": trials.count, "law": "geometric", "statement": says},
+        "accountant": plan.accountant, "ledger_head": corner.head, "population": corner.population,
+        "does_not_cover": [*card["does_not_cover"], UNSEEN],
+        "tuning": {
+            "charged": True, "mean": trials.count, "law": "geometric", "draws": SECRET, "statement": says,
+        },
     }  # fmt: skip
+
+
+UNSEEN = (
+    "how many runs the search had, for whoever watched the machine or its folder while it ran: its duration tells; the "
+    "files here have the time of its reservation, and `population` is as of then"
+)

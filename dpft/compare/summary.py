@@ -22,7 +22,7 @@ class Line:
     mean: float
     sd: float | None
     trained: int
-    seconds: float
+    seconds: float | None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -41,4 +41,6 @@ def _line(key: tuple[str, str, float | None], results: Sequence[Any]) -> Line:
     values = [result.value for result in results]
     sd = stdev(values) if len(values) > 1 else None
     first = results[0]
-    return Line(*key, first.metric, len(values), mean(values), sd, first.trainable, mean(r.seconds for r in results))
+    times = [result.seconds for result in results]
+    took = None if None in times else mean(times)
+    return Line(*key, first.metric, len(values), mean(values), sd, first.trainable, took)

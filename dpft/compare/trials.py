@@ -1,4 +1,9 @@
-"""A random search's trials: hyper-parameters drawn independently of any data, from declared ranges."""
+"""A random search's trials: hyper-parameters drawn independently of any data, from declared ranges.
+
+On public rows they follow from a public seed. On protected rows each trial draws its own, from secret randomness: there
+a sequence that anybody can compute would tell the winner's number, and the number of trials is what the bound of
+Papernot and Steinke (2022) needs kept secret.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +14,27 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from dpft.privacy.ledger.entries import SECRET
+from dpft.privacy.secret import Secret
 from dpft.spec import Spec, UserError
 
 Range = tuple[float, float]
 SPAN = 4.0  # each way, around what a method takes by itself
 _SALT = 20_220_701
+_UNIT = 2.0**-53
 
 
 @dataclass(frozen=True)
 class Trials:
     """`count` trials (expected, where privacy is charged), each with a learning rate and a clip drawn log-uniformly.
 
-    A range of None leaves the spec's own value. Numbers are drawn from `seed`, which is public: a trial's number and
-    its seed decide it, so that a search can be taken up again. `public`: the task that is searched on, declared to be
-    nobody's, and `data`, where it lies; None: on the cell's own rows, and charged.
+    A range of None leaves the spec's own value. `public`: the task that is searched on, declared to be nobody's, and
+    `data`, where it lies; None: on the cell's own rows, and charged.
     """
 
     count: int
     learning_rate: Range | None = None
     clip: Range | None = None
-    seed: int = 0
     public: str | None = None
     data: str | None = None
 
@@ -40,12 +46,21 @@ class Trials:
         if not any(bounds and bounds[0] < bounds[1] for bounds in (self.learning_rate, self.clip)):
             raise UserError("a search must have something to draw, got ranges of one value; widen learning_rate")
 
-    def spec(self, base: Spec, number: int) -> Spec:
-        """Trial `number` (from 0) of `base`."""
-        rng = Random(f"{_SALT}-{self.seed}-{number}")
+    def public_spec(self, base: Spec, number: int) -> Spec:
+        """Trial `number` (from 0) of `base` on public rows: the number decides it."""
+        rng = Random(f"{_SALT}-0-{number}")
+        return self._changed(base, rng.random(), rng.random())
+
+    def drawn_spec(self, base: Spec, secret: Secret) -> Spec:
+        """A trial of `base` on protected rows: equally likely values whatever came before, each drawn in `secret`."""
+        rate, clip = (float(word >> 11) * _UNIT for word in secret.words(2).tolist())
+        return self._changed(base, rate, clip)
+
+    def _changed(self, base: Spec, rate: float, clip: float) -> Spec:
+        """`base` at the places `rate` and `clip`, of 0 to 1, in the logarithms of the ranges."""
         changes: dict[str, Any] = {}
-        for name in ("learning_rate", "clip"):
-            drawn, bounds = rng.random(), getattr(self, name)
+        for name, drawn in (("learning_rate", rate), ("clip", clip)):
+            bounds = getattr(self, name)
             if bounds is not None and (name != "clip" or base.budget is not None):
                 low, high = (math.log(bound) for bound in bounds)
                 changes[name] = float(f"{math.exp(low + drawn * (high - low)):.4g}")
@@ -57,10 +72,19 @@ class Trials:
         return dataclasses.replace(base, task=self.public, data=self.data, seed=0, unit=Spec.unit, max_per_unit=None)
 
     def to_json(self) -> dict[str, Any]:
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()}
+        values = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()}
+        return {**values, **({"seed": 0} if self.public else {"draws": SECRET})}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Trials:
+        """The Trials that `to_json` wrote. Raises UserError for a charged search of an earlier version."""
+        values = {**values}
+        if values.get("public") is None and values.pop("draws", None) != SECRET:
+            raise UserError(
+                "a charged search must draw its trials in secret, got one that an earlier version planned, whose "
+                "promise does not hold; plan it anew with another --to"
+            )
+        values.pop("seed", None)
         return cls(**values)
 
 
@@ -71,7 +95,7 @@ def around(spec: Spec, count: int, ranges: Mapping[str, Any], public: str | None
         raise UserError(f"a search draws learning_rate and clip, got {', '.join(unknown)}; remove or rename them")
     assert spec.learning_rate is not None  # settled
     wide = (spec.learning_rate / SPAN, spec.learning_rate * SPAN)
-    return Trials(count, **{"learning_rate": wide, **ranges}, seed=0 if public else spec.seed, public=public, data=data)
+    return Trials(count, **{"learning_rate": wide, **ranges}, public=public, data=data)
 
 
 def _range(name: str, value: Any) -> Range | None:

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dpft.compare import searching
+from dpft.compare import public_search, searching
 from dpft.compare.cells import Cell, digest_of
 from dpft.compare.folder import Folder
 from dpft.compare.planning import Place
@@ -81,5 +81,5 @@ class Work:
         if cell.trials is None:
             return self.one(cell.spec, progress)
         if cell.trials.public is not None:
-            return searching.tuned_on_public(self, cell, cell.trials, progress)
-        return searching.best_of_trials(self, cell, cell.trials, progress)
+            return public_search.tuned_on_public(self, cell, cell.trials, progress)
+        return searching.best_of_trials(self, cell, progress)

@@ -11,6 +11,7 @@ from dpft.card import NOT_PRIVATE
 from dpft.exports.source import Source
 from dpft.models.load import BUILTIN
 from dpft.spec import Spec
+from dpft.wording import stated
 
 UPSTREAM = "sentence-transformers/all-MiniLM-L6-v2"
 # The hub's names of metrics, where they differ from GLUE's.
@@ -125,7 +126,7 @@ def _special(source: Source) -> list[str]:
 
 def _privacy(card: dict[str, Any]) -> list[str]:
     """The statement and what it rests on, from privacy.json."""
-    lines = ["## Privacy", "", f"**{card['statement']}**"]
+    lines = ["## Privacy", "", f"**{stated(card)}**"]
     if card.get("private"):
         lines += ["", f"ε = {card['epsilon']!r} (an upper bound), δ = {card['delta']!r}.", ""]
         lines += [f"- {name}: {_shown(card[key])}" for key, name in _NUMBERS.items() if key in card]

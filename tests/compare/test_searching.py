@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from dpft.benchmarks.search_attack import Attack
 
 from dpft.audit import bookkeeping
 from dpft.compare import searching
 from dpft.compare.cells import Cell
 from dpft.compare.conduct import OneByOne, conduct
+from dpft.compare.corner import Corner
+from dpft.compare.folder import Folder
 from dpft.compare.planning import outlook, plan_cell
-from dpft.compare.trials import around
+from dpft.compare.trials import Trials, around
 from dpft.compare.watch import Silent
 from dpft.compare.work import Work
 from dpft.privacy.calibrate import calibrate
-from dpft.privacy.ledger import Ledger, Search
+from dpft.privacy.ledger import Ledger, Limit, Search
+from dpft.privacy.ledger.report import lines, report
 from dpft.privacy.ledger.spending import Spending
 from dpft.privacy.search_budget import ACCOUNTANT, SHAPE, calibrate_search
 from dpft.run import Run
@@ -47,6 +53,14 @@ def failed(path: Path) -> set[str]:
     """What the audit of the books finds wrong."""
     run = Run.open(path)
     return {check.name for check in bookkeeping.checks(run, run.read_json("privacy") or {}) if not check.passed}
+
+
+def other_people(folder: Path) -> str:
+    """A task folder whose texts are like no other's."""
+    for file in folder.iterdir():
+        rows = pd.read_parquet(file)
+        rows.assign(sentence="elsewhere " + rows["sentence"]).to_parquet(file)
+    return str(folder)
 
 
 @pytest.fixture
@@ -93,9 +107,8 @@ def test_a_charged_search_shows_its_best_run_alone_under_the_label_of_all(
     assert card["accountant"] == ACCOUNTANT
     assert card["tuning"]["charged"] is True
     assert card["population"]["composition"]["epsilon"] == pytest.approx(card["epsilon"], rel=1e-6)
-    assert cell.trials is not None
-    spec = json.loads((run / "spec.json").read_text())
-    assert spec["learning_rate"] == cell.trials.spec(cell.spec, 1).learning_rate
+    result = json.loads((run / "result.json").read_text())
+    assert (result["seconds"], result["memory_mib"]) == (None, None), "the first trial takes longer than the others"
     with Ledger(work.place.ledger) as book:
         book.verify(json.loads((run / "run.json").read_text())["ledger_head"], card["ledger_head"])
     load(run, machine=FP32).predict(["the film is good"])
@@ -104,6 +117,7 @@ def test_a_charged_search_shows_its_best_run_alone_under_the_label_of_all(
         ("privacy", {"tuning": {**card["tuning"], "mean": 3}}, {"search reserved as planned"}),
         ("privacy", {"tuning": {**card["tuning"], "mean": None}}, {"search reserved as planned", "ε recomputed"}),
         ("privacy", {"tuning": {"charged": False}}, {"reserved as planned", "steps charged"}),
+        ("privacy", {"tuning": {k: v for k, v in card["tuning"].items() if k != "draws"}}, {"trials drew in secret"}),
         ("privacy", {"tuning": {**card["tuning"], "law": "poisson"}}, {"search reserved as planned"}),
         ("privacy", {"tuning": {**card["tuning"], "mean": 10**400}}, {"search reserved as planned"}),
         ("privacy", {"tuning": None}, {"reserved as planned"}),
@@ -156,7 +170,7 @@ def test_a_search_that_was_broken_off_goes_on_with_the_same_k(
 def test_a_search_on_public_rows_is_not_charged_and_tunes_every_seed_alike(
     cells: Cells, work: Work, glue_folder: Callable[..., Path]
 ) -> None:
-    public = str(glue_folder("sst2", seed=5))
+    public = other_people(glue_folder("sst2", seed=5))
     every = [
         replace(one, trials=around(one.spec, 2, {}, "glue/sst2", public))
         for one in cells(methods={"slash": {"options": {"dim": 12}}}, epsilons=[8], seeds=2)
@@ -169,7 +183,7 @@ def test_a_search_on_public_rows_is_not_charged_and_tunes_every_seed_alike(
     assert len(runs) == 2
     assert len(rates) == 1
     assert every[0].trials is not None
-    assert rates <= {every[0].trials.spec(every[0].spec, n).learning_rate for n in range(2)}
+    assert rates <= {every[0].trials.public_spec(every[0].spec, n).learning_rate for n in range(2)}
     card = json.loads((runs[0] / "privacy.json").read_text())
     assert "declared public" in card["tuning"]["statement"]
     assert [one.how for one in conduct(every, work, OneByOne(), Silent())] == ["found", "found"]
@@ -190,6 +204,235 @@ def test_a_search_is_planned_at_its_own_noise_and_charged_as_one(cell: Cell, wor
     alone = plan_cell(replace(cell, trials=None), 400)
     assert found.cells[0].plan.noise > 1.2 * alone.noise
     assert found.charges[0].epsilon == pytest.approx(found.cells[0].plan.epsilon_upper, rel=1e-6)
+
+
+def test_rows_that_the_ledger_protects_are_never_taken_for_public(
+    cells: Cells, work: Work, glue_folder: Callable[..., Path]
+) -> None:
+    """Catches: only the two data sets compared with each other, while the public one is a population with a limit."""
+    (one,) = cells(methods={"slash": {"options": {"dim": 12}}}, epsilons=[8])
+    public = other_people(glue_folder("sst2", seed=5))
+    (theirs,) = cells(methods={"linear": {}}, epsilons=[2], data=public)
+    train(theirs.spec, runs=work.folder.path / "theirs", ledger=work.place.ledger, population="theirs", machine=FP32)
+    searched = replace(one, trials=around(one.spec, 2, {}, "glue/sst2", public))
+    (outcome,) = conduct([searched], work, OneByOne(), Silent())
+    assert outcome.error is not None
+    assert "declared public must not be those of a population" in outcome.error
+    assert len(reserved(Path(work.place.ledger))) == 1
+    assert not (work.folder.path / "public" / "runs").exists()
+
+
+def trained(monkeypatch: pytest.MonkeyPatch, *values: float | None) -> list[float]:
+    """The learning rates of the trials that were trained, as they come; their values are `values`, None: it raises."""
+    import dpft.compare.work as module
+
+    real, found, rates = module.train, iter(values), []
+
+    def counted(spec: Any, **more: Any) -> Any:
+        rates.append(spec.learning_rate)
+        return real(spec, **more)
+
+    def value(*_: Any) -> float:
+        one = next(found)
+        if one is None:
+            raise ArithmeticError("not to be seen")
+        return one
+
+    monkeypatch.setattr(module, "train", counted)
+    monkeypatch.setattr("dpft.evaluate.score", value)
+    return rates
+
+
+def test_each_trial_draws_for_itself_whatever_the_seed(
+    cell: Cell, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: draws by the spec's seed and the trial's number, so that the published rate tells which trial won."""
+    rates = trained(monkeypatch, *[0.5] * 6)
+    conduct([cell], work, OneByOne(), Silent())
+    elsewhere = replace(work, folder=Folder(tmp_path / "again"), place=replace(work.place, ledger=tmp_path / "other"))
+    conduct([cell], elsewhere, OneByOne(), Silent())
+    assert len(rates) == 6
+    assert not set(rates[:3]) <= set(rates[3:])
+    assert all(cell.spec.learning_rate / 4 <= rate <= cell.spec.learning_rate * 4 for rate in rates)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("winner", [0, 2])
+def test_nothing_that_is_published_tells_which_trial_won_or_when(
+    cell: Cell, work: Work, monkeypatch: pytest.MonkeyPatch, winner: int
+) -> None:
+    """Catches: files with the time of their trial or of the search's end, a later ledger head, a trial's seconds."""
+    trained(monkeypatch, *[0.9 if n == winner else 0.1 for n in range(3)])
+    (outcome,) = conduct([cell], work, OneByOne(), Silent())
+    assert outcome.result is not None
+    assert outcome.result.value == 0.9
+    (run,) = work.folder.runs.iterdir()
+    files = {path.name: path for path in run.iterdir()}
+    assert set(files) == {
+        "adapter.safetensors", "plan.json", "privacy.json", "result.json", "run.json", "search.json", "spec.json",
+    }  # fmt: skip
+    (charged,) = reserved(Path(work.place.ledger))
+    times = {path.stat().st_mtime for path in (*files.values(), run)}
+    assert times == {datetime.fromisoformat(charged.time).timestamp()}
+    with Ledger(work.place.ledger) as book:
+        heads = {json.loads(files[name].read_text())["ledger_head"] for name in ("run.json", "privacy.json")}
+        assert heads == {book.head()}, "the ledger has a row after the reservation"
+    assert json.loads(files["search.json"].read_text()) == {
+        "cell": cell.digest, "law": "geometric", "ranges": cell.trials.to_json() if cell.trials else None,
+    }  # fmt: skip
+
+
+def test_searches_are_reserved_before_all_trials_and_done_last(
+    cell: Cell, cells: Cells, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: the next cell's reservation, with its time, just after a search's end."""
+    (plain,) = cells(methods={"linear": {}}, epsilons=[8])
+    second = replace(cell, spec=replace(cell.spec, seed=1))
+    outcomes = conduct([cell, plain, second], work, OneByOne(), Silent())
+    assert [one.error for one in outcomes] == [None] * 3
+    assert [one.cell for one in outcomes] == [cell, plain, second]
+    with Ledger(work.place.ledger) as book:
+        kinds = [json.loads(json.loads(line)["body"])["kind"] for line in lines(book)]
+    kinds = [kind for kind in kinds if kind in ("search", "reserve", "settle")]
+    assert kinds == ["search", "search", "reserve", "settle"]
+
+
+def test_trials_that_draw_alike_are_runs_of_their_own(cell: Cell, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a trial with the rates of an earlier one that is taken for it, so that one noise serves twice."""
+    rates = trained(monkeypatch, 0.5, 0.75, 0.25)
+    narrow = {"learning_rate": [0.1, 0.100001]}
+    (outcome,) = conduct([replace(cell, trials=around(cell.spec, 4, narrow, None, None))], work, OneByOne(), Silent())
+    assert rates == [0.1] * 3
+    assert outcome.result is not None
+    assert outcome.result.value == 0.75
+
+
+def test_a_trial_that_fails_is_the_worst_and_never_run_again(
+    cell: Cell, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a search that ends with a failed trial and, taken up again, looks at the rows once more."""
+    rates = trained(monkeypatch, None, 0.25, None)
+    (outcome,) = conduct([cell], work, OneByOne(), Silent())
+    assert outcome.error is None
+    assert outcome.result is not None
+    assert outcome.result.value == 0.25
+    assert len(rates) == 3
+
+
+def test_a_search_of_failures_alone_says_so_without_their_words(
+    cell: Cell, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(monkeypatch, None, None, None)
+    (outcome,) = conduct([cell], work, OneByOne(), Silent())
+    assert outcome.error is not None
+    assert "a trial that comes to its end, got none (unexpected ArithmeticError)" in outcome.error
+    assert "not to be seen" not in outcome.error
+
+
+def test_ties_are_broken_by_coins_and_not_by_the_order(tmp_path: Path, cell: Cell) -> None:
+    """Catches: of equal values the first or the last, which shifts the winner's number."""
+    corner = Corner(tmp_path, "0" * 64)
+    corner.open(plan_cell(cell, 400))
+    for tie, run in ((7, "first"), (9, "second"), (8, "third")):
+        trial = corner.begin(cell.spec, tie)
+        (corner.place(trial) / run).mkdir(parents=True)
+        corner.end((corner.place(trial) / run, 0.5, "same"))
+        assert corner.best is not None
+        assert corner.best.exists()
+    assert corner.best.name == "second"
+    assert sorted(path.name for path in corner.path.glob("trial-*")) == ["trial-1"], "a loser was kept"
+
+
+def test_trials_on_another_encoder_or_machine_are_no_runs_of_one_mechanism(tmp_path: Path, cell: Cell) -> None:
+    corner = Corner(tmp_path, "0" * 64)
+    corner.open(plan_cell(cell, 400))
+    corner.begin(cell.spec, 1)
+    corner.end((corner.path / "trial-0" / "run", 0.5, "bf16"))
+    corner.begin(cell.spec, 2)
+    with pytest.raises(UserError, match="same encoder, precision and device"):
+        corner.end((corner.path / "trial-1" / "run", 0.5, "fp32"))
+
+
+def test_trials_that_stay_are_told(cell: Cell, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: private trials left on the disk in silence; the command that is repeated removes them."""
+    with monkeypatch.context() as patched:
+        patched.setattr("dpft.compare.corner.shutil.rmtree", lambda *_, **__: None)
+        (outcome,) = conduct([cell], work, OneByOne(), Silent())
+        assert outcome.error is not None
+        assert "other runs must be deleted" in outcome.error
+    (outcome,) = conduct([cell], work, OneByOne(), Silent())
+    assert outcome.how == "found"
+    assert not list((work.folder.path / "private").iterdir())
+
+
+def test_a_search_is_taken_up_again_as_it_was_reserved_or_not_at_all(
+    cell: Cell, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: another number of rows, hence another rate, noise and steps than the ledger holds."""
+    import dpft.compare.work as module
+
+    def stops(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "train", stops)
+        with pytest.raises(KeyboardInterrupt):
+            conduct([cell], work, OneByOne(), Silent())
+    assert oct((work.folder.path / "private").stat().st_mode)[-3:] == "700"
+    file = Path(str(cell.spec.data)) / "train.parquet"
+    rows = pd.read_parquet(file)
+    for changed in (rows.iloc[:300], rows.assign(sentence="elsewhere " + rows["sentence"])):
+        changed.to_parquet(file)
+        (outcome,) = conduct([cell], replace(work, shelf=Kept()), OneByOne(), Silent())
+        assert outcome.error is not None
+        assert "rows that it was reserved for" in outcome.error
+    rows.to_parquet(file)
+    (outcome,) = conduct([cell], replace(work, shelf=Kept()), OneByOne(), Silent())
+    assert outcome.error is None
+    assert len(reserved(Path(work.place.ledger))) == 1
+
+
+def test_trials_are_not_judged_by_the_protected_rows(cells: Cells, work: Work) -> None:
+    """Catches: --validation that names the training file, so that un-noised private scores choose the winner."""
+    (one,) = cells(methods={"slash": {"options": {"dim": 12}}}, epsilons=[8])
+    folder = Path(str(one.spec.data))
+    pd.read_parquet(folder / "train.parquet").iloc[:100].to_parquet(folder / "validation.parquet")
+    (outcome,) = conduct(
+        [replace(one, trials=around(one.spec, 4, {}, None, None))], work, OneByOne(), Silent()
+    )  # fmt: skip
+    assert outcome.error is not None
+    assert "must not be training rows" in outcome.error
+    assert not Path(work.place.ledger).exists()
+
+
+def test_searches_by_earlier_versions_have_no_bound_and_are_not_gone_on_with(tmp_path: Path, cell: Cell) -> None:
+    """Catches: an old search that still counts as its label says, or trials that go on in their public sequence."""
+    with Ledger(tmp_path / "ledger") as book:
+        terms = {"rate": 0.1, "noise": 2.0, "steps": 20, "mean": 8.0, "shape": 1.0}
+        claim = book.claim([f"text {n}" for n in range(40)])
+        book.reserve_search("old", **terms, claim=claim)
+        body = json.loads(json.loads([*lines(book)][-1])["body"])
+        assert body["draws"] == "secret"
+        old = Search.from_body({key: body[key] for key in body if key != "draws"})
+        assert old.draws == "public"
+        population = book.view().holding("old")
+        assert population is not None
+        population.runs[0].terms = old
+        found = report(population)
+        assert found["composition"] is None or found["composition"]["epsilon"] is None
+        assert "does not hold" in found["runs"][0]["label"]
+        with pytest.raises(ArithmeticError, match="its promise does not hold"):
+            Spending.of(population).bound(Limit(8.0, 1e-5))
+    planned = {**cell.trials.to_json(), "seed": 3} if cell.trials else {}
+    with pytest.raises(UserError, match="an earlier version planned"):
+        Trials.from_json({key: planned[key] for key in planned if key != "draws"})
+
+
+def test_the_attack_that_a_published_number_allows_is_beyond_the_claim_and_ours_within() -> None:
+    """An exact computation of both; the first is what searches by earlier versions published."""
+    budget = Budget(6.7, 1e-6)
+    noise, claimed = calibrate_search(1.0, 1, budget, 8.0)
+    assert Attack(noise, 8.0, numbered=True).delta(claimed) > 4.5e-4
+    assert Attack(noise, 8.0, numbered=False).delta(claimed) < 1e-6
 
 
 def test_a_search_without_anything_to_draw_is_refused(cell: Cell) -> None:

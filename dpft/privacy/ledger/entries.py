@@ -10,6 +10,9 @@ from typing import Any, Self
 from dpft.privacy.ledger._errors import is_whole, refuse
 from dpft.spec import Budget
 
+SECRET = "secret"  # how the trials of a search draw their hyper-parameters
+PUBLIC = "public"  # as searches of earlier versions did, in a sequence that anybody can compute
+
 
 @dataclass(frozen=True)
 class Event:
@@ -47,7 +50,9 @@ class Search:
     """K runs of `steps` releases at `rate` and `noise` each, of which the best one alone is ever shown.
 
     K is drawn before the first run: from the Poisson distribution where `shape` is infinite, else from the negative
-    binomial cut at 0 (geometric at shape 1, logarithmic at 0), with this `mean` (Papernot and Steinke 2022).
+    binomial cut at 0 (geometric at shape 1, logarithmic at 0), with this `mean` (Papernot and Steinke 2022). `draws`:
+    each run draws its hyper-parameters for itself, in SECRET. Where they follow a PUBLIC sequence, the best run's tell
+    its number, and no bound of that theorem holds.
     """
 
     run: str
@@ -56,6 +61,7 @@ class Search:
     steps: int
     mean: float
     shape: float
+    draws: str = SECRET
 
     def __post_init__(self) -> None:
         _check_name(self.run, "run", "rename the search")
@@ -72,7 +78,7 @@ class Search:
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> Self:
-        values = {f.name: body[f.name] for f in fields(cls)}
+        values = {f.name: body.get(f.name, PUBLIC) if f.name == "draws" else body[f.name] for f in fields(cls)}
         return cls(**{**values, "shape": math.inf if values["shape"] == "poisson" else values["shape"]})
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from dpft.privacy.ledger import chain
 from dpft.privacy.ledger.book import Ledger
-from dpft.privacy.ledger.entries import Limit, Reservation
+from dpft.privacy.ledger.entries import SECRET, Limit, Reservation
 from dpft.privacy.ledger.populations import Charged, Population
 from dpft.privacy.ledger.spending import Spending
 from dpft.privacy.ledger.summary import own_delta, summarize
@@ -44,6 +44,8 @@ def _run(run: Charged) -> dict[str, Any]:
         label = f"({terms.epsilon:.4g}, {terms.delta:g})"
     else:
         label = f"a search of {terms.mean:g} runs expected, shape {terms.shape:g}"
+        if terms.draws != SECRET:
+            label += ", by an earlier version: its promise does not hold"
     return {
         "run": terms.run, "time": run.time, "noise": terms.noise, "rate": terms.rate, "steps": terms.steps,
         "charged": run.charged, "unit": run.unit, "settled": run.settled, "label": label,

@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from dpft.privacy.ledger.entries import Limit, Reservation, Search
+from dpft.privacy.ledger.entries import SECRET, Limit, Reservation, Search
 from dpft.privacy.ledger.populations import Population
 
 COMPOSITION = "all runs were planned before the first result was seen"
 FILTER = "none: each run may have been chosen after seeing the results of those before it"
+BROKEN = (
+    "a search by an earlier version is among the runs: the hyper-parameters that it published tell the best trial's "
+    "number, so its promise does not hold"
+)
 _FIRST = 0.05  # of delta, for having stopped after the first run
 Part = tuple[float, float, int]  # noise, rate, steps
 
@@ -115,6 +119,8 @@ class Spending:
         """Losses of different units do not add up: what protects a person is no bound for an example alone."""
         if len(self.units) > 1:
             raise ArithmeticError(f"the runs protect different units: {', '.join(sorted(self.units))}")
+        if any(search.draws != SECRET for search in self.searches):
+            raise ArithmeticError(BROKEN)
 
     def _divergence(self, orders: Sequence[float]) -> Any:
         """Renyi divergences add (Mironov 2017, proposition 1); one that is not positive is no bound."""
