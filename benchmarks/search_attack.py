@@ -86,8 +86,8 @@ def main() -> None:
         for mean in MEANS:
             noise, claimed = calibrate_search(1.0, 1, Budget(epsilon, DELTA), mean)
             numbered, now = (Attack(noise, mean, told) for told in (True, False))
-            print(f"{claimed:.4g} | {mean:g} | {noise:.4f} | {numbered.delta(claimed):.2g} | {numbered.epsilon(DELTA):.3g} | "
-                  f"{now.delta(claimed):.2g} | {now.epsilon(DELTA):.3g}", flush=True)  # fmt: skip
+            told, ours = (f"{one.delta(claimed):.2g} | {one.epsilon(DELTA):.3g}" for one in (numbered, now))
+            print(f"{claimed:.4g} | {mean:g} | {noise:.4f} | {told} | {ours}", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.status import Status
 
 import dpft.progress
-from dpft.wording import stated
 
 if TYPE_CHECKING:
     from dpft.result import Result
@@ -172,6 +171,8 @@ def _took(seconds: float | None) -> str:
 
 def outcome(result: dict[str, Any], card: dict[str, Any], *, with_code: bool) -> None:
     """What a run found, what it promises, where it lies and what to do next."""
+    from dpft.wording import stated
+
     run = shlex.quote(result["path"])
     if result["value"] is None:
         print(f"not judged  there are no validation rows; dpft evaluate {run} --data FILE")

@@ -24,6 +24,11 @@ def evaluate(
 
     trained = load(run, machine=_flags.machine(device, precision, tokens_per_microbatch))
     further = trained.figures(data)
+    if trained.private and trained.saw(data):
+        _show.say(
+            "these rows match training rows of the run: the figures are computed on them without noise, and the run's "
+            "promise does not cover them"
+        )
     table = _show.by_type(further)
     metric = next(iter(further))
     value = further.pop(metric)

@@ -91,6 +91,12 @@ def train(
     start: Annotated[
         Path | None, typer.Option("--from", metavar="RUN", help="Begin with the weights of this finished run.")
     ] = None,
+    start_public: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-public", metavar="RUN", help="The same, stating that what RUN was trained on is other people's."
+        ),
+    ] = None,
     runs: Annotated[Path, typer.Option(help="Where the run's folder is made.")] = Path("runs"),
     ledger: _flags.Ledger = None,
     population: Annotated[
@@ -120,8 +126,11 @@ def train(
         "options": _flags.options(option) if option else None,
     }  # fmt: skip
     asked = {key: value for key, value in named.items() if value is not None}
-    if start is not None:
-        asked = {**_model_of(start), **asked, "start": str(start)}
+    if start is not None and start_public is not None:
+        raise UserError("a run begins with one other run, got --from and --from-public; drop one")
+    begun = start if start_public is None else start_public
+    if begun is not None:
+        asked = {**_model_of(begun), **asked, "start": str(begun), "start_public": start_public is not None}
     wanted = _spec(spec, asked, epsilon, delta, non_private)
     machine = _flags.machine(device, precision, tokens_per_microbatch)
     from dpft.training import train as fine_tune

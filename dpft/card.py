@@ -36,7 +36,10 @@ DOES_NOT_COVER = [
 ]
 
 
-CANARIES = "canaries were planted for an audit: this model is not for use"
+CANARIES = (
+    "canaries were planted for an audit: this model is not for use; they are made up and nobody's, and audit.json "
+    "tells how many of them were guessed right"
+)
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,16 @@ class Charge:
 
 
 def card(
-    spec: Spec, plan: Plan, units: int, charge: Charge, precision: str, taken: Sequence[str] = ()
+    spec: Spec,
+    plan: Plan,
+    units: int,
+    charge: Charge,
+    precision: str,
+    taken: Sequence[str] = (),
+    shared: str | None = None,
 ) -> dict[str, Any]:
     """The content of privacy.json. Its label is the run's own; `units`: how many are protected; `taken`: what was read
-    off the training data without noise; `population`: about all runs on the same data."""
+    off the training data without noise; `shared`: what is to be said where training rows are judged by."""
     common: dict[str, Any] = {"versions": versions(), "python": platform.python_version(), "precision": precision}
     if spec.canaries:
         common["canaries"] = f"{spec.canaries} {CANARIES}"
@@ -80,7 +89,7 @@ def card(
         "units": units,
         "randomness": "AES-256-CTR keyed by the operating system; float64 normals",
         "covers": COVERS,
-        "does_not_cover": [*_taken(taken), *DOES_NOT_COVER],
+        "does_not_cover": [*_taken(taken), *([shared] if shared else []), *DOES_NOT_COVER],
         "ledger_head": charge.head,
         "population": charge.population,
         **common,

@@ -12,7 +12,8 @@ from dpft.privacy.ledger import Claim, Ledger, Reservation
 from dpft.privacy.ledger.summary import summarize
 from dpft.privacy.plan import Plan
 from dpft.spec import UserError
-from dpft.tasks import Task
+from dpft.tasks import Rows, Task
+from dpft.tasks.records import spelled
 
 
 @contextlib.contextmanager
@@ -43,13 +44,18 @@ def terms(plan: Plan, run: str) -> Reservation:
     return Reservation(run, plan.rate, plan.noise, plan.steps, plan.budget.delta, plan.epsilon_upper)
 
 
-def reserve(book: Ledger | None, plan: Plan, run: str, whose: Claim | None) -> str:
-    """Reserve a new run's steps on its data. Returns the ledger's head, empty where nothing is private."""
+def reserve(book: Ledger | None, plan: Plan, run: str, whose: Claim | None, rows: Rows) -> str:
+    """Reserve a new run's steps on its data, `rows`. Returns the ledger's head, empty where nothing is private."""
     if book is None:
         return ""
     asked = asdict(terms(plan, run))
-    book.reserve(asked.pop("run"), **asked, claim=whose)
+    book.reserve(asked.pop("run"), **asked, claim=whose, data=book.keyed(spelled(rows)))
     return book.head()
+
+
+def is_reserved_for(book: Ledger, run: str, rows: Rows) -> bool:
+    """Whether these very rows, in this order, are those that `run` was reserved for."""
+    return book.data(run) == book.keyed(spelled(rows))
 
 
 def together(book: Ledger, plan: Plan, run: str) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dpft import methods, tasks
+from dpft import methods, overlap, tasks
 from dpft import start as starts
 from dpft.adapt import adapt
 from dpft.hardware import Hardware
@@ -20,7 +20,10 @@ from dpft.tasks.encode import Encoded
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that has to be there before the first unit of privacy is spent."""
+    """All that has to be there before the first unit of privacy is spent.
+
+    `head_taken`: the start's head too. `shared`: some rows to judge by are training rows.
+    """
 
     task: tasks.Task
     train: Encoded
@@ -29,6 +32,7 @@ class Prepared:
     hardware: Hardware
     start: starts.Start | None = None
     head_taken: bool = False
+    shared: bool = False
 
 
 def settled_spec(spec: Spec) -> Spec:
@@ -66,6 +70,9 @@ def prepare(
     start = starts.read(spec)
     model = adapt(spec, len(task.labels), task.paired, settled, answer=task.answer, rehearsed=True)
     taken = start is not None and start.put(model.adapted, spec, task.labels)
+    shared = overlap.shared_records(task) is not None
+    if shared:
+        progress.note(overlap.NOTE)
     progress.stage("encoding the texts")
     encoded = tokens_of(spec, task, model.tokenizer, shelf)
     if task.train.digest is not None:
@@ -81,5 +88,6 @@ def prepare(
         encoded = features_of(spec, encoded, model, settled, shelf, ranks)
     train_rows, *judged = encoded
     return Prepared(
-        task, train_rows, dict(zip(task.judged, judged, strict=True)), model.adapted, settled, start, taken
+        task, train_rows, dict(zip(task.judged, judged, strict=True)), model.adapted, settled, start, taken,
+        shared,
     )  # fmt: skip

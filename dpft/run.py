@@ -21,11 +21,18 @@ FORMAT = 1
 _INTENT = "intent"  # until the reservation is written down: whoever is killed in between loses no reserved step
 
 
-def write(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` at once and for good: temporary file, flush to disk, rename."""
+def write(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Replace `path` by `content` at once and for good: temporary file, flush to disk, rename.
+
+    `private`: for its owner alone, and its folder too, from before the first byte.
+    """
+    if private:
+        private_folder(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
+    temporary.unlink(missing_ok=True)  # whoever was killed left one, with whatever rights
+    mode = 0o600 if private else 0o666
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -35,6 +42,13 @@ def write(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def private_folder(path: Path) -> None:
+    """Make `path` for its owner alone; narrow it where it is there and wider."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o700)
 
 
 def free(path: Path, identity: str) -> Path:
@@ -150,6 +164,11 @@ class Run:
         """NAME.json in the folder, indented for people."""
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
         write(self.path / f"{name}.json", (text + "\n").encode())
+
+    def write_private_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """private/NAME.json, which no promise is for: readable by its owner alone."""
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        write(self.path / "private" / f"{name}.json", (text + "\n").encode(), private=True)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """What NAME.json holds, or None where there is none yet."""

@@ -95,7 +95,8 @@ class Spec:
     head alone. `canaries`: made-up rows that are planted among the training data, each by a fair coin, for an audit.
     Of files of one's own, `text`, `pair` and `label` name columns (a,b,c: one for each label), `validation` a second
     file, `kind` and `labels` (names, or a score's lowest and highest) state what is otherwise read off the labels.
-    `start`: the folder of a finished run whose weights this one begins with. `representation`: what the head reads;
+    `start`: the folder of a finished run whose weights this one begins with; `start_public`: whoever runs this states
+    that its rows, and those of the runs before it, are other people's. `representation`: what the head reads;
     training makes it `token` where words are labelled. Raises UserError on values out of range.
     """
 
@@ -129,6 +130,7 @@ class Spec:
     kind: str | None = None
     labels: tuple[str, ...] | None = None
     start: str | None = None
+    start_public: bool = False
 
     def __post_init__(self) -> None:
         for name in ("task", "model", "method", "unit"):
@@ -145,6 +147,12 @@ class Spec:
                 f"pass --{name}",
             )  # fmt: skip
         _require(self.start is None or isinstance(self.start, str), "from must be a run", self.start, "pass --from RUN")
+        _require(
+            isinstance(self.start_public, bool), "start_public must be true or false", self.start_public, "mend it"
+        )
+        _require(
+            self.start is not None or not self.start_public, "what is stated of a start needs one", None, "pass --from"
+        )
         self._settle_labels()
         rates = [name for name in ("learning_rate", "head_learning_rate") if getattr(self, name) is not None]
         for name in ("epochs", "clip", *rates):
@@ -219,11 +227,14 @@ class Spec:
     def to_json(self) -> dict[str, Any]:
         """A plain dict with a `budget` of {epsilon, delta} or None; `from_json` reads it back.
 
-        A head without a rate of its own is not named: digests of specs from before it could have one stay as they are.
+        A head without a rate of its own is not named, nor is what nobody stated: digests of specs from before either
+        could be stay as they are.
         """
         values = dataclasses.asdict(self)
         if values["head_learning_rate"] is None:
             del values["head_learning_rate"]
+        if not values["start_public"]:
+            del values["start_public"]
         return values
 
     @classmethod

@@ -7,19 +7,21 @@ where both runs add up; a start without privacy must be of other people, and the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from torch import Tensor
 
-from dpft import methods, tasks
+from dpft import methods
 from dpft.audit.bookkeeping import adapter_digest
 from dpft.methods._method import Adapted
-from dpft.privacy.ledger import Claim, Ledger
+from dpft.privacy.ledger import Ledger
 from dpft.run import Run
+from dpft.seen import Seen
 from dpft.spec import HEAD, Spec, UserError, canonical_json
+from dpft.tasks import Rows
+from dpft.wording import stated
 
 
 @dataclass(frozen=True)
@@ -66,16 +68,20 @@ class Start:
             _refuse("must be as it was when this run began", "another adapter", f"restore {str(self.run.path)!r}")
         run.write_json("start", about)
 
-    def stated(self, population: dict[str, Any] | None) -> dict[str, Any]:
-        """What the card says of it. `population`: the new run's, as the ledger knows it."""
+    def stated(self, population: dict[str, Any] | None, stated_public: bool) -> dict[str, Any]:
+        """What the card says of it. `population`: the new run's, as the ledger knows it; `stated_public`: that the
+        start's rows are other people's was stated, not shown."""
         spec = self.run.spec
         about: dict[str, Any] = {"task": spec.task, "id": self.run.id, "adapter_sha256": adapter_digest(self.run)}
         if "start" in self.card:
             about["start"] = self.card["start"]
+        if stated_public:
+            about["stated_public"] = True
         if not self.private:
+            who = STATED if stated_public else "which are others than this run's, as far as their texts tell"
             says = (
                 f"started from a run on {spec.task} that is NOT PRIVATE: that start had no privacy for its own data, "
-                "which are taken as public; the promise above is for the rows of this run alone"
+                f"{who}; the promise above is for the rows of this run alone"
             )
             return {**about, "private": False, "statement": says}
         mine, theirs = (None if one is None else one.get("id") for one in (population, self.card.get("population")))
@@ -84,9 +90,14 @@ class Start:
             "started from a private run on the same population: `population` counts both"
             if both
             else f"started from a private run on {spec.task}, a second population, whose promise is its own: "
-            f"{self.card['statement']}"
+            f"{stated(self.card)}"
         )
+        if stated_public and not both:
+            says += f"; its rows are {STATED}"
         return {**about, "private": True, "same_population": both, "statement": says}
+
+
+STATED = "other people's by the word of whoever started this run (--from-public), which nothing here shows"
 
 
 def _shape(tensors: dict[str, Tensor], name: str) -> tuple[int, ...] | None:
@@ -114,40 +125,51 @@ def read(spec: Spec) -> Start | None:
     return Start(run, *found, card)
 
 
-def check_people(start: Start, book: Ledger | None, claim: Claim | None) -> None:
-    """Refuse what would void the promise: a start, or one of its own, that this ledger does not count on these data.
+def check_people(start: Start, spec: Spec, book: Ledger | None, rows: Rows) -> None:
+    """Refuse what would void a private run's promise: weights that saw its rows, and that this ledger does not count.
 
-    Only what can still be read can be compared; where it cannot, the card's words about the start must do.
+    The start's own file of what it saw tells, wherever its data went. Where that is missing, or one of a run before it,
+    nobody can show that its rows are others': then the person must state it, by `spec.start_public`.
     """
-    if book is None or claim is None:
+    if book is None:
         return
-    for one in _line(start):
-        counted = one.plan.budget is not None and (book.reservation(one.id) or book.search(one.id))
-        if counted or not _same_people(one, book, claim):
-            continue
-        if one.plan.budget is None:
-            _refuse("of a private run must not have seen its rows", "one that is NOT PRIVATE on the same data",
-                    "train the start within a budget, or on other data")  # fmt: skip
-        _refuse("on the same data must be in the same ledger", f"one that is in {one.ledger}", "pass that --ledger")
+    seen, run = Seen.read(start.run), start.run
+    for part in () if seen is None else seen.parts:
+        if not _counted(book, part.run) and part.matches(rows):
+            if run.plan.budget is None or part.run != run.id:
+                _refuse("of a private run must not have seen its rows", "one that is NOT PRIVATE on the same data",
+                        "train the start within a budget and in the same ledger, or on other data")  # fmt: skip
+            _refuse("on the same data must be in the same ledger", f"one that is in {run.ledger}", "pass that --ledger")
+    shown = seen.whole if seen is not None else _counted(book, run.id) and run.spec.start is None
+    if not shown and not spec.start_public:
+        _refuse("must be known to have seen other rows", "one that has kept nothing by which to tell (it is of an "
+                "earlier version, or without its private/ folder)", "pass --from-public RUN to state that its rows are "
+                "other people's")  # fmt: skip
 
 
-def _line(start: Start) -> Iterator[Run]:
-    """The start's run, the one that it began with, and so on, as far as they are there."""
-    run: Run | None = start.run
-    while run is not None:
-        yield run
-        try:
-            run = None if run.spec.start is None else Run.open(Path(run.spec.start))
-        except UserError:
-            run = None
+def keep_seen(run: Run, start: Start | None, rows: Rows) -> None:
+    """Write down, in `private/`, what has gone into the weights of `run`."""
+    before = None if start is None else Seen.read(start.run)
+    Seen.of(run.id, rows, before, begun=start is not None).keep(run)
 
 
-def _same_people(run: Run, book: Ledger, claim: Claim) -> bool:
-    try:
-        rows = tasks.load(run.spec).train
-    except UserError:
-        return False
-    return book.claim(rows.texts, rows.pairs).sketch.matches(claim.sketch)
+def resume_seen(run: Run, start: Start | None, rows: Rows) -> None:
+    """Refuse rows that a run did not begin with; write down what it lacks where it was killed before its first step."""
+    seen = Seen.read(run)
+    if seen is not None:
+        seen.check_same(rows)
+    elif run.plan.budget is None and (run.path / "checkpoints").is_dir():
+        raise UserError(
+            f"a run resumes on rows that it can tell to be its own, got no private/rows.json in {str(run.path)!r}; "
+            "restore that file, or train again"
+        )
+    else:
+        keep_seen(run, start, rows)
+
+
+def _counted(book: Ledger, run: str) -> bool:
+    """Whether the ledger counts a run, or a search, on the people that it was on."""
+    return book.reservation(run) is not None or book.search(run) is not None
 
 
 def _refuse(rule: str, found: str, remedy: str) -> NoReturn:

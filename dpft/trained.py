@@ -17,6 +17,7 @@ from dpft.answers import ANSWERS, Prediction, plain
 from dpft.hardware import Hardware
 from dpft.methods._method import Adapted
 from dpft.run import Run
+from dpft.seen import Seen
 from dpft.spec import Machine, UserError
 from dpft.tagged import Tagged
 from dpft.tasks import Rows
@@ -74,6 +75,12 @@ class Trained:
     def evaluate(self, data: str | None = None) -> tuple[str, float]:
         """The task's metric and its value on the validation rows, or on those of `data`."""
         return next(iter(self.figures(data).items()))
+
+    def saw(self, data: str | None = None) -> bool:
+        """Whether the rows that `figures` judges by are, as far as texts tell, those that the run was trained on."""
+        seen = Seen.read(self.run)
+        parts = tasks.judged(self.run.spec, data, self.adapted.answer, self.labels)
+        return seen is not None and any(part.matches(rows) for part in seen.parts for rows in parts.values())
 
     def figures(self, data: str | None = None) -> dict[str, float]:
         """Every metric of the task on its validation rows, or on those of `data`, the main one first."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dpft import averages, charging, evaluate, models, optimizers, phases, recovery
+from dpft import averages, charging, evaluate, models, optimizers, overlap, phases, recovery
 from dpft import start as starts
 from dpft.adapt import settle
 from dpft.audit import planting
@@ -35,6 +35,7 @@ from dpft.progress import Progress
 from dpft.result import Result
 from dpft.rows import rows_of
 from dpft.run import Run
+from dpft.seen import other_rows
 from dpft.shelf import Shelf
 from dpft.spec import Machine, Spec, UserError, canonical_json
 from dpft.tasks.microbatch import microbatches
@@ -93,11 +94,12 @@ def _train(
     with charging.opened(plan, ledger or default_ledger_place()) as book:
         claim = charging.claim(book, plan, own, population, spec.unit)
         if start is not None:
-            starts.check_people(start, book, claim)
+            starts.check_people(start, spec, book, own.train)
         _call(ranks, spec, plan, settled)
         ready = prepare(spec, task, settled, progress, shelf, ranks)
         place = book.place if book else Path()
-        run = Run.create(runs, spec, plan, place, lambda id: charging.reserve(book, plan, id, claim))
+        run = Run.create(runs, spec, plan, place, lambda id: charging.reserve(book, plan, id, claim, own.train))
+        starts.keep_seen(run, start, own.train)
         run.write_json("task", about_task(task))
         return _run(run, ready, book, progress, ranks)
 
@@ -108,7 +110,7 @@ def resume(
     """Finish a run that was broken off, with fresh randomness and only the steps still unspent.
 
     A finished run is left as it is. Raises UserError where the ledger does not know the run by its plan, was put
-    back from an older copy, or where the data have changed in number.
+    back from an older copy, or where the training rows are not those that it began with, in their order.
     """
     asked = functools.partial(_resume, Path(path), progress or Progress(), shelf or Shelf())
     return launched(asked, machine or Machine())
@@ -120,7 +122,8 @@ def _resume(path: Path, progress: Progress, shelf: Shelf, ranks: Team, machine: 
     if done is not None:
         return Result.from_json({**done, "path": run.path})
     progress.stage("reading the data")
-    task = planting.planted(rows_of(run.spec, shelf), run.spec)
+    own = rows_of(run.spec, shelf)
+    task = planting.planted(own, run.spec)
     if run.plan.rate != run.spec.batch_size / task.train.protected:
         raise UserError(
             f"a run resumes on as many {run.spec.unit}s as it began with, got {task.train.protected}; "
@@ -143,8 +146,10 @@ def _resume(path: Path, progress: Progress, shelf: Shelf, ranks: Team, machine: 
                 )
             book.verify(run.ledger_head)
             if ready.start is not None and run.read_json("start") is None:  # killed before it was written down
-                own = rows_of(run.spec, shelf).train
-                starts.check_people(ready.start, book, book.claim(own.texts, own.pairs, unit=run.spec.unit))
+                starts.check_people(ready.start, run.spec, book, own.train)
+            if not charging.is_reserved_for(book, run.id, own.train):
+                raise other_rows()
+        starts.resume_seen(run, ready.start, own.train)
         if run.read_json("task") is None:
             run.write_json("task", about_task(task))
         return _run(run, ready, book, progress, ranks)
@@ -250,8 +255,16 @@ def _finish(run: Run, ready: Prepared, book: Ledger | None, cost: Cost, progress
     if book is not None:
         book.settle(run.id)
         charge = Charge(book.charged(run.id), book.head(), charging.together(book, plan, run.id))
-    promised = card(run.spec, plan, ready.train.protected, charge, settled.precision, task.taken)
-    begun = {} if ready.start is None else {"start": ready.start.stated(charge.population)}
+    promised = card(
+        run.spec,
+        plan,
+        ready.train.protected,
+        charge,
+        settled.precision,
+        task.taken,
+        overlap.NOTE if ready.shared else None,
+    )
+    begun = {} if ready.start is None else {"start": ready.start.stated(charge.population, run.spec.start_public)}
     run.write_json("privacy", {**promised, **begun, "adapter_sha256": adapter_digest(run)})
     result = Result(
         run.path, task.metric, found.pop(task.metric, None), plan.epsilon_upper,

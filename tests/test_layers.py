@@ -36,6 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     "dpft.card": {"dpft.spec", "dpft.privacy", "dpft.wording"},
     "dpft.result": {"dpft.spec", "dpft.card"},
     "dpft.charging": {"dpft.spec", "dpft.privacy", "dpft.tasks"},
+    "dpft.overlap": {"dpft.privacy", "dpft.tasks"},
+    "dpft.seen": {"dpft.spec", "dpft.privacy", "dpft.tasks", "dpft.run"},
     "dpft.recovery": {"dpft.spec", "dpft.privacy", "dpft.run", "dpft.charging"},
     "dpft.reports": {"dpft.spec", "dpft.wording"},
 }

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -150,3 +153,62 @@ def test_an_unfinished_or_foreign_start_is_refused(spec: Spec, tmp_path: Path) -
     with pytest.raises(UserError, match="run"):
         train(replace(spec, start=str(tmp_path)), runs=tmp_path / "more", machine=FP32)
     assert not (tmp_path / "more").exists()
+
+
+def moved(spec: Spec) -> Spec:
+    """The same rows under another name, as `spec` then has them; the old file is gone."""
+    folder = Path(str(spec.data))
+    return replace(spec, data=str(folder.rename(folder.with_name("renamed"))))
+
+
+def test_a_start_is_known_to_have_seen_the_rows_wherever_their_file_went(spec: Spec, tmp_path: Path) -> None:
+    """Catches: rows that cannot be read under their old name counted as other people's. A run in between forgets
+    nothing, though its own start is gone.
+    """
+    runs = tmp_path / "runs"
+    bare = train(spec, runs=runs, machine=FP32)
+    own = replace(moved(spec), budget=Budget(8.0, 1e-4))
+    with pytest.raises(UserError, match="NOT PRIVATE on the same data"):
+        train(replace(own, start=str(bare.path)), runs=runs, machine=FP32)
+    with pytest.raises(UserError, match="NOT PRIVATE on the same data"):
+        train(replace(own, start=str(bare.path), start_public=True), runs=runs, machine=FP32)
+
+
+def test_what_a_start_saw_is_known_through_the_runs_in_between(spec: Spec, glue_folder: Folder, tmp_path: Path) -> None:
+    """Catches: a line of starts that ends where one of them was deleted."""
+    bare = train(spec, runs=tmp_path / "first", machine=FP32)
+    others = replace(spec, data=str(glue_folder("mrpc", seed=1)), start=str(bare.path))
+    between = train(others, runs=tmp_path / "second", machine=FP32)
+    shutil.rmtree(tmp_path / "first")
+    with pytest.raises(UserError, match="NOT PRIVATE on the same data"):
+        train(replace(spec, start=str(between.path), budget=Budget(8.0, 1e-4)), runs=tmp_path / "third", machine=FP32)
+
+
+def test_a_start_of_which_nothing_is_known_must_be_stated_to_be_of_other_people(
+    spec: Spec, glue_folder: Folder, tmp_path: Path
+) -> None:
+    """Catches: a start without its private/ folder taken for other people's in silence, and a card that does not say
+    whose word it is."""
+    bare = train(replace(spec, data=str(glue_folder("mrpc", seed=1))), runs=tmp_path / "runs", machine=FP32)
+    shutil.rmtree(bare.path / "private")
+    own = replace(spec, budget=Budget(8.0, 1e-4), start=str(bare.path))
+    with pytest.raises(UserError, match="--from-public RUN"):
+        train(own, runs=tmp_path / "runs", machine=FP32)
+    done = train(replace(own, start_public=True), runs=tmp_path / "runs", machine=FP32)
+    said = card(done.path)["start"]
+    assert said["stated_public"] is True
+    assert "by the word of whoever started this run (--from-public)" in said["statement"]
+    with pytest.raises(UserError, match="--from-public RUN"):
+        train(replace(own, start=str(done.path)), runs=tmp_path / "runs", machine=FP32)
+
+
+def test_what_a_run_saw_is_readable_by_its_owner_alone(spec: Spec, tmp_path: Path) -> None:
+    """Catches: a sketch and its key that anybody on the machine can read, from the first byte on."""
+    before = os.umask(0)
+    try:
+        done = train(replace(spec, budget=Budget(8.0, 1e-4)), runs=tmp_path / "runs", machine=FP32)
+    finally:
+        os.umask(before)
+    kept = done.path / "private"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o700
+    assert [(path.name, stat.S_IMODE(path.stat().st_mode)) for path in kept.iterdir()] == [("rows.json", 0o600)]

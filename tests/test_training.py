@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dpft import Budget, Machine, Spec, UserError, load, resume, train
+from dpft import Budget, Machine, Spec, UserError, load, overlap, resume, train
 from dpft.adapt import adapt, settle
 from dpft.card import rounded_up
 from dpft.privacy.ledger import Event, Ledger, LedgerError
@@ -384,7 +386,7 @@ def test_the_run_folder_holds_no_text_and_no_unnoised_value(spec: Spec, tmp_path
     names = {str(p.relative_to(result.path)) for p in result.path.rglob("*") if p.is_file()}
     assert names == {
         "run.json", "spec.json", "plan.json", "task.json", "result.json", "privacy.json", "adapter.safetensors",
-        "checkpoints/last.safetensors",
+        "checkpoints/last.safetensors", "private/rows.json",
     }  # fmt: skip
     assert not any(b"plantedsecret" in (result.path / name).read_bytes() for name in names)
     assert "loss" not in (result.path / "result.json").read_text()
@@ -423,3 +425,64 @@ def test_micro_batches_change_speed_and_not_the_plan(spec: Spec, tmp_path: Path)
         for t in (1, 64)
     ]
     assert plans[0] == plans[1]
+
+
+def other_rows(spec: Spec, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    file = Path(str(spec.data)) / "train.parquet"
+    change(pd.read_parquet(file)).to_parquet(file)
+
+
+@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize("killed", ["in the middle", "at its reservation"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: rows.assign(sentence="somebody else: " + rows["sentence"]),
+        lambda rows: rows.assign(label=1 - rows["label"]),
+        lambda rows: rows.iloc[::-1],
+    ],
+    ids=["other people", "other labels", "another order"],
+)
+def test_a_run_resumes_on_its_own_rows_alone(
+    spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, killed: str, private: bool
+) -> None:
+    """Catches: as many rows of other people, trained on and charged to nobody, and rows that only changed."""
+    spec = spec if private else replace(spec, budget=None)
+    if killed == "in the middle":
+        path = broken_off(spec, tmp_path)
+    elif not private:
+        pytest.skip("nothing is reserved, and nothing was trained")
+    else:
+        with monkeypatch.context() as patched:
+            patched.setattr("dpft.training._run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                train(spec, runs=tmp_path / "runs", machine=FP32)
+        (path,) = (tmp_path / "runs").iterdir()
+        shutil.rmtree(path / "private")  # as if killed before it was written
+    kept = pd.read_parquet(Path(str(spec.data)) / "train.parquet")
+    other_rows(spec, change)
+    with pytest.raises(UserError, match="training rows that it began with"):
+        resume(path, machine=FP32)
+    if private:
+        with Ledger(Run.open(path).ledger) as book:
+            assert book.charged(Run.open(path).id) == (2 if killed == "in the middle" else 0)
+    other_rows(spec, lambda _: kept)
+    assert resume(path, machine=FP32).steps > 0
+
+
+def test_rows_that_are_judged_by_and_trained_on_are_told(spec: Spec, tmp_path: Path) -> None:
+    """Catches: un-noised figures of training rows above a promise that says nothing of it."""
+    folder, notes = Path(str(spec.data)), []
+    train_file, judged_file = folder / "train.parquet", folder / "validation.parquet"
+    apart = pd.read_parquet(judged_file).assign(sentence=lambda rows: "apart " + rows["sentence"])
+
+    class Notes(Progress):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    for rows, shared in ((apart, False), (pd.concat([apart, pd.read_parquet(train_file).iloc[:1]]), True)):
+        notes.clear()
+        rows.to_parquet(judged_file)
+        done = train(spec, runs=tmp_path / "runs", machine=FP32, progress=Notes())
+        card = json.loads((done.path / "privacy.json").read_text())
+        assert (overlap.NOTE in notes, overlap.NOTE in card["does_not_cover"]) == (shared, shared)

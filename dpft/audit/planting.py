@@ -8,9 +8,13 @@ left is Poisson sampling, at the declared rate, from real rows and canaries that
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
+import secrets
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -76,9 +80,7 @@ def present(run: Run, rows: int, secret: Secret) -> NDArray[np.bool_]:
     if not path.is_file():
         _refuse_after_a_step(run)
         included = secret.bernoulli(0.5, run.spec.canaries)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        write(path, (json.dumps({"included": included.tolist()}) + "\n").encode())
-        path.chmod(0o600)
+        _toss_once(path, (json.dumps({"included": included.tolist()}) + "\n").encode())
     kept[rows - run.spec.canaries :] = _included(run)
     return kept
 
@@ -89,6 +91,15 @@ def reveal(run: Run, labels: int) -> Planted | None:
         return None
     random = np.arange(run.spec.canaries) >= run.spec.canaries // 2
     return Planted(canaries(run.spec, labels), random, _included(run))
+
+
+def _toss_once(path: Path, content: bytes) -> None:
+    """Write the coins where there are none: of two processes at one run both go on with those of the first."""
+    own = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    write(own, content, private=True)
+    with contextlib.suppress(FileExistsError):
+        os.link(own, path)
+    own.unlink()
 
 
 def _included(run: Run) -> NDArray[np.bool_]:

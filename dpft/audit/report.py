@@ -94,9 +94,12 @@ class Report:
         }  # fmt: skip
 
     def table(self) -> str:
-        """One line a check: what it is, its value, the interval, the verdict."""
+        """One line a check: what it is, its value, the interval, the verdict. What concerns people is not shown."""
         rows = [("level", "check", "value", "must lie in", "")]
-        rows += [(c.level, c.name, shown(c.value), interval(c), _mark(c)) for c in self.checks]
+        rows += [
+            (c.level, c.name, "in private/" if c.private else shown(c.value), interval(c), _mark(c))
+            for c in self.checks
+        ]
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 

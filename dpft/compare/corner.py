@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dpft.privacy.plan import Plan
-from dpft.run import write
+from dpft.run import private_folder, write
 from dpft.spec import Spec, UserError
 
 _STATE = "state.json"
@@ -37,8 +37,7 @@ class Corner:
     def open(self, plan: Plan) -> None:
         """Take up what is there; else begin, with the `plan` of the search."""
         for folder in (self.path.parent, self.path):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder.chmod(0o700)
+            private_folder(folder)
         file = self.path / _STATE
         try:
             self._state = json.loads(file.read_text()) if file.is_file() else self._begun(plan)
@@ -164,5 +163,4 @@ class Corner:
             )
 
     def _keep(self) -> None:
-        write(self.path / _STATE, json.dumps(self._state).encode())
-        (self.path / _STATE).chmod(0o600)
+        write(self.path / _STATE, json.dumps(self._state).encode(), private=True)

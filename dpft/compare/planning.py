@@ -164,7 +164,8 @@ def _planned(cell: Cell, plan: Plan, cost: probe.Cost | None, task: Task, done: 
     if cost is None:
         return Planned(cell, plan, None, None, None, done)
     runs = cell.trials.count if cell.trials is not None else 1
-    return Planned(cell, plan, runs * cost.seconds(plan, task), cost.mebibytes, cost.trained, done)
+    seconds = cost.seconds(plan, task)
+    return Planned(cell, plan, None if seconds is None else runs * seconds, cost.mebibytes, cost.trained, done)
 
 
 def check_names(cells: Sequence[Cell], place: Place) -> None:

@@ -49,9 +49,15 @@ class Cost:
     trained: int
     frozen: bool
 
-    def seconds(self, plan: Plan, task: Task) -> float:
-        """Of a whole run. Of the rows it knows their number, and how many a unit has on average."""
-        rows = plan.expected_batch * len(task.train) / task.train.protected
+    def seconds(self, plan: Plan, task: Task) -> float | None:
+        """Of a whole run, from the number of rows; None where units have several rows.
+
+        There the number of units is public and that of rows is not, and the seconds are written down: from those of
+        two plans anybody could work it out.
+        """
+        if task.train.units is not None:
+            return None
+        rows = plan.expected_batch
         judged = sum(len(rows) for rows in task.judged.values()) + (len(task.train) if self.frozen else 0)
         return self.setup + plan.steps * (self.step + rows * self.row) + judged * self.judged
 

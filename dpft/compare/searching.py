@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpft import charging, overlap
 from dpft.card import promise
 from dpft.compare.cells import Cell
 from dpft.compare.corner import Corner, OneTrial
@@ -35,8 +36,10 @@ from dpft.privacy.secret import Secret
 from dpft.progress import Progress
 from dpft.result import Result
 from dpft.rows import rows_of
-from dpft.run import Run, free, write
+from dpft.run import Run, free, private_folder, write
+from dpft.seen import Seen
 from dpft.spec import Spec, UserError
+from dpft.tasks.records import spelled
 from dpft.training import Planner
 
 if TYPE_CHECKING:
@@ -89,6 +92,12 @@ def _reserved(work: Work, cell: Cell) -> Corner:
     assert trials is not None
     if task.validation is None:
         raise UserError("a search needs rows to judge its trials by, got no validation rows; pass --validation FILE")
+    shared = overlap.shared_records(task)
+    if shared is not None and cell.epsilon is not None:
+        raise UserError(
+            f"rows that trials are judged by must not be training rows, got such a one in validation row {shared}; "
+            "remove what both have from the validation rows"
+        )
     plan = plan_cell(cell, task.train.protected)
     corner = Corner(work.folder.path, cell.digest)
     corner.open(plan)
@@ -103,10 +112,11 @@ def _reserved(work: Work, cell: Cell) -> Corner:
                 claim = book.claim(task.train.texts, task.train.pairs, work.place.population, cell.spec.unit)
                 book.reserve_search(
                     asked.run, rate=asked.rate, noise=asked.noise, steps=asked.steps, mean=asked.mean,
-                    shape=asked.shape, claim=claim,
+                    shape=asked.shape, claim=claim, data=book.keyed(spelled(task.train)),
                 )  # fmt: skip
             _draw(book, corner, asked)
-        _check_same(book, corner, asked, plan)
+        same = charging.is_reserved_for(book, asked.run, task.train)
+        _check_same(book, corner, asked, plan if same else None)
     return corner
 
 
@@ -118,14 +128,21 @@ def _draw(book: Ledger, corner: Corner, asked: Search) -> None:
     corner.drawn(draw_runs(asked.mean, asked.shape, Secret()), book.head(), time, summary)
 
 
-def _check_same(book: Ledger, corner: Corner, asked: Search, plan: Plan) -> None:
-    """A search that is taken up again has the terms and the people that it was reserved with."""
+def _check_same(book: Ledger, corner: Corner, asked: Search, plan: Plan | None) -> None:
+    """A search that is taken up again has the terms and the people that it was reserved with.
+
+    `plan`: as it would be made now; None where the rows are others.
+    """
     if book.search(asked.run) != asked:
         raise UserError(
             f"a search goes on as it was reserved, got other terms or a ledger without it at {str(book.place)!r}; "
             "restore the comparison's folder and its ledger"
         )
-    if (plan.rate, plan.steps, plan.budget) != (corner.plan.rate, corner.plan.steps, corner.plan.budget):
+    if plan is None or (plan.rate, plan.steps, plan.budget) != (
+        corner.plan.rate,
+        corner.plan.steps,
+        corner.plan.budget,
+    ):
         raise UserError("a search goes on with the rows that it was reserved for, got others; restore its data")
     book.verify(corner.head)
 
@@ -198,6 +215,10 @@ def _publish(work: Work, cell: Cell, corner: Corner, run: Run) -> Path:
     making.mkdir(parents=True)
     for name in _CARRIED:
         shutil.copyfile(run.path / name, making / name)
+    private_folder(making / "private")
+    seen = Seen.read(run)
+    if seen is not None:
+        seen.called(corner.id).keep(dataclasses.replace(run, path=making))
     found = Result.from_json({**(run.read_json("result") or {}), "path": run.path})
     plan = dataclasses.replace(corner.plan, clip=run.plan.clip)
     hidden: dict[str, Any] = {} if plan.budget is None else {"seconds": None, "memory_mib": None}
@@ -217,7 +238,7 @@ def _publish(work: Work, cell: Cell, corner: Corner, run: Run) -> Path:
 
 def _date(folder: Path, time: float) -> None:
     """Give `folder` and all in it the same time."""
-    for path in (*folder.iterdir(), folder):
+    for path in (*folder.rglob("*"), folder):
         os.utime(path, (time, time))
 
 

@@ -55,9 +55,9 @@ def failed(path: Path) -> set[str]:
     return {check.name for check in bookkeeping.checks(run, run.read_json("privacy") or {}) if not check.passed}
 
 
-def other_people(folder: Path) -> str:
-    """A task folder whose texts are like no other's."""
-    for file in folder.iterdir():
+def other_people(folder: Path, *splits: str) -> str:
+    """A task folder whose texts, or those of some splits, are like no other's."""
+    for file in (folder / f"{split}.parquet" for split in splits or ("train", "validation")):
         rows = pd.read_parquet(file)
         rows.assign(sentence="elsewhere " + rows["sentence"]).to_parquet(file)
     return str(folder)
@@ -66,6 +66,7 @@ def other_people(folder: Path) -> str:
 @pytest.fixture
 def cell(cells: Cells) -> Cell:
     (found,) = cells(methods={"slash": {"options": {"dim": 12}}}, epsilons=[8])
+    other_people(Path(str(found.spec.data)), "validation")
     return replace(found, trials=around(found.spec, 4, {}, None, None))
 
 
@@ -268,10 +269,11 @@ def test_nothing_that_is_published_tells_which_trial_won_or_when(
     (run,) = work.folder.runs.iterdir()
     files = {path.name: path for path in run.iterdir()}
     assert set(files) == {
-        "adapter.safetensors", "plan.json", "privacy.json", "result.json", "run.json", "search.json", "spec.json",
+        "adapter.safetensors", "plan.json", "privacy.json", "private", "result.json", "run.json", "search.json",
+        "spec.json",
     }  # fmt: skip
     (charged,) = reserved(Path(work.place.ledger))
-    times = {path.stat().st_mtime for path in (*files.values(), run)}
+    times = {path.stat().st_mtime for path in (*run.rglob("*"), run)}
     assert times == {datetime.fromisoformat(charged.time).timestamp()}
     with Ledger(work.place.ledger) as book:
         heads = {json.loads(files[name].read_text())["ledger_head"] for name in ("run.json", "privacy.json")}
@@ -380,7 +382,7 @@ def test_a_search_is_taken_up_again_as_it_was_reserved_or_not_at_all(
     assert oct((work.folder.path / "private").stat().st_mode)[-3:] == "700"
     file = Path(str(cell.spec.data)) / "train.parquet"
     rows = pd.read_parquet(file)
-    for changed in (rows.iloc[:300], rows.assign(sentence="elsewhere " + rows["sentence"])):
+    for changed in (rows.iloc[:300], rows.assign(sentence="again " + rows["sentence"])):
         changed.to_parquet(file)
         (outcome,) = conduct([cell], replace(work, shelf=Kept()), OneByOne(), Silent())
         assert outcome.error is not None

@@ -5,8 +5,9 @@ No loss, norm or drawn size is written here; the second of each charge is.
 
 from __future__ import annotations
 
+import hmac
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -58,25 +59,27 @@ class Ledger:
 
     def reserve(
         self, run: str, *, rate: float, noise: float, steps: int, delta: float, epsilon: float,
-        claim: Claim | None = None,
+        claim: Claim | None = None, data: str | None = None,
     ) -> None:  # fmt: skip
-        """Declare all that the run may release, on the data of `claim`. A run reserves once.
+        """Declare all that the run may release, on the data of `claim`, known again by `data`. A run reserves once.
 
         Raises OverLimit where the population's limit leaves too little. Of several who ask at once for what is left
         for one, one gets it.
         """
         terms = Reservation(run, float(rate), float(noise), steps, float(delta), float(epsilon))
-        self._declare("reserve", terms, asdict(terms), claim)
+        self._declare("reserve", terms, {**asdict(terms), **_data(data)}, claim)
 
     def reserve_search(
-        self, run: str, *, rate: float, noise: float, steps: int, mean: float, shape: float, claim: Claim | None = None
-    ) -> None:
+        self, run: str, *, rate: float, noise: float, steps: int, mean: float, shape: float,
+        claim: Claim | None = None, data: str | None = None,
+    ) -> None:  # fmt: skip
         """Declare a whole random search, which counts from now on: see `Search`. Its runs are charged by it alone.
 
-        Draw K by `search.draw_runs` afterwards, and keep it, and every run but the best, to yourself.
+        Each run must draw its own hyper-parameters in secret, independently of all others. Draw K by `search.draw_runs`
+        afterwards, and keep it, and every run but the best, to yourself.
         """
         terms = Search(run, float(rate), float(noise), steps, float(mean), float(shape))
-        self._declare("search", terms, terms.to_body(), claim)
+        self._declare("search", terms, {**terms.to_body(), **_data(data)}, claim)
 
     def limit(self, population: str, *, epsilon: float, delta: float, planned: bool = False) -> Population:
         """Set the most that all runs on a population may spend; a new name makes one that awaits its data."""
@@ -140,6 +143,22 @@ class Ledger:
         row = self.store.one(_BODY, of=run, what="search")
         return None if row is None else Search.from_body(json.loads(row[0]))
 
+    def keyed(self, parts: Iterable[bytes]) -> str:
+        """HMAC-SHA256 of all parts, one after the other, under the ledger's key."""
+        found = hmac.new(chain.key(self.store), digestmod="sha256")
+        for part in parts:
+            found.update(part)
+        return found.hexdigest()
+
+    def data(self, run: str) -> str | None:
+        """What `run`, or a search, was reserved for: its rows as `keyed` then knew them. None in older entries."""
+        for kind in ("reserve", "search"):
+            row = self.store.one(_BODY, of=run, what=kind)
+            if row is not None:
+                found: str | None = json.loads(row[0]).get("data")
+                return found
+        return None
+
     def is_settled(self, run: str) -> bool:
         return self.store.one(_BODY, of=run, what="settle") is not None
 
@@ -189,6 +208,10 @@ class Ledger:
             decision.check()
             self._accepted = decision
         return decision
+
+
+def _data(digest: str | None) -> dict[str, str]:
+    return {} if digest is None else {"data": digest}
 
 
 def _decision(view: View, terms: Reservation | Search, matched: Matched | None) -> Decision:
