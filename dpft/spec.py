@@ -17,6 +17,7 @@ Clipping = Literal["cut", "normalise"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 HEAD = "head."  # what the names of the head's tensors begin with
+_MOST_SHOWN, _FEW = 200, 8
 MAX_PER_UNIT = 32  # as many short texts as fit into a micro-batch or two
 
 
@@ -26,7 +27,24 @@ class UserError(ValueError):
 
 def _require(ok: bool, rule: str, found: object, remedy: str) -> None:
     if not ok:
-        raise UserError(f"{rule}, got {found!r}; {remedy}")
+        raise UserError(f"{rule}, got {shown(found)}; {remedy}")
+
+
+def shown(value: object) -> str:
+    """`value` as an error may quote it: numbers, short words and few of them; of all else, a table say, its type.
+
+    Whoever passes data where a name belongs must not find their rows in a log.
+    """
+    if value is None or isinstance(value, (bool, int, float)):
+        return repr(value)
+    if isinstance(value, str):
+        return repr(value) if len(value) <= _MOST_SHOWN else f"a text of {len(value):,} characters"
+    if isinstance(value, (list, tuple)):
+        few = len(value) <= _FEW and all(one is None or isinstance(one, (bool, int, float)) for one in value)
+        return repr(value) if few else f"a {type(value).__name__} of {len(value):,}"
+    if isinstance(value, Budget):
+        return repr(value)
+    return f"a {type(value).__name__}"
 
 
 def _is_positive(value: object) -> bool:
@@ -41,12 +59,17 @@ def _is_whole(value: object, least: int) -> bool:
 
 
 def _one_of(value: object, choices: tuple[str, ...], name: str) -> None:
-    _require(value in choices, f"{name} must be one of {', '.join(choices)}", value, f"pass --{name}")
+    _require(
+        isinstance(value, str) and value in choices,
+        f"{name} must be one of {', '.join(choices)}",
+        value,
+        f"pass --{name}",
+    )
 
 
 def average_of(spelled: str) -> tuple[str, float]:
     """Kind and number of a spelled average: ema:0.9 is ("ema", 0.9), none is ("none", 0.0). Raises UserError."""
-    if spelled == "none":
+    if isinstance(spelled, str) and spelled == "none":
         return "none", 0.0
     kind, _, number = str(spelled).partition(":")
     try:
@@ -188,7 +211,8 @@ class Spec:
         _one_of(self.clipping, get_args(Clipping), "clipping")
         for name in ("warmup", "probe_first"):
             flag, value = name.replace("_", "-"), getattr(self, name)
-            share = (value == 0 and not isinstance(value, bool)) or (_is_positive(value) and value < 1)
+            none = isinstance(value, (int, float)) and not isinstance(value, bool) and value == 0
+            share = none or (_is_positive(value) and value < 1)
             _require(share, f"{flag} must be a share of the steps, from 0 to below 1", value, f"pass --{flag} 0.1")
         average_of(self.average)
         _require(isinstance(self.options, Mapping), "options must be key=value", self.options, "pass --option")

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any, get_args
 
 from dpft.privacy.calibrate import calibrate
-from dpft.spec import Budget, Clipping, Spec, UserError
+from dpft.spec import Budget, Clipping, Spec, UserError, shown
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _steps(epochs: float, examples: int, batch_size: int) -> int:
 
 def _require(ok: bool, rule: str, found: object, remedy: str = "make the plan anew") -> None:
     if not ok:
-        raise UserError(f"{rule}, got {found!r}; {remedy}")
+        raise UserError(f"{rule}, got {shown(found)}; {remedy}")
 
 
 def _is_number(value: object) -> bool:

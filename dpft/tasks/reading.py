@@ -136,6 +136,11 @@ class Delimited(File):
                     f"each row must have as many cells as the header, {len(header)}, got {len(cells)} in "
                     f"{self.where(number)}; mend that row"
                 )
+            if cells == header:  # two files put behind each other
+                raise UserError(
+                    f"the header must stand in the first line alone, got it again in {self.where(number)}; "
+                    "remove that line"
+                )
             yield number, tuple(cells[place] for place in places)
 
     def _columns(self) -> Iterable[str]:

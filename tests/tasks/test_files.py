@@ -68,6 +68,15 @@ def test_every_format_gives_the_same_rows_in_their_order(tmp_path: Path, end: st
     assert task.train.texts[-1] == ROWS[-1][0]
 
 
+def test_a_header_in_the_middle_is_refused_by_its_line(tmp_path: Path) -> None:
+    """Catches: two files put behind each other, trained on with a third class named like the column."""
+    for end in ("csv", "tsv"):
+        lines = labelled(tmp_path / "one.csv", "a", "b").read_text().replace(",", "," if end == "csv" else "\t")
+        (tmp_path / f"both.{end}").write_text(lines + lines)
+        said = refusal(spec(tmp_path / f"both.{end}"))
+        assert said.startswith("the header must stand in the first line alone, got it again in line 4")
+
+
 def test_quotes_mean_nothing_between_tabs(tmp_path: Path) -> None:
     """As in the original SMS Spam Collection, where a message may open a quotation and never close it."""
     file = tmp_path / "own.tsv"

@@ -47,6 +47,16 @@ class Ledger:
         """Where it lies, without a password."""
         return self.store.place
 
+    @property
+    def note(self) -> str | None:
+        """What whoever opened it should be told."""
+        if not self.store.narrowed:
+            return None
+        return (
+            f"the ledger {self.place} was readable by others on this machine, with the key by which texts are known "
+            "again; it is yours alone now"
+        )
+
     def claim(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, name: str | None = None, unit: str = "example"
     ) -> Claim:

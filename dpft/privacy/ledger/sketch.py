@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice, repeat
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ _ALL = np.uint64(2**64 - 1)
 
 @dataclass(frozen=True)
 class Sketch:
-    """The smallest record keys of a data set, sorted; all of them where there are fewer than SKETCH_KEYS.
+    """The smallest keys of a data set's records and of their texts, sorted; all where there are fewer than SKETCH_KEYS.
 
     A bottom-k sketch (Cohen and Kaplan 2007): which records it keeps depends on their keys alone, so that two data
     sets keep the same ones of what they share, in whatever order, and whatever else each holds.
@@ -37,10 +37,12 @@ class Sketch:
     def of(cls, key: bytes, texts: Sequence[str], pairs: Sequence[str] | None) -> Sketch:
         """The sketch of texts, or of pairs, under `key`. Labels, order and repeats make no difference.
 
+        Of a pair both texts are keyed by themselves too: the same people are known with one column more or less. A few
+        stock phrases in one column are far less than LEAST_SHARE of all keys.
+
         Goes through them once and holds few: the smallest of all are the smallest of those so far and of the next.
         """
-        partners: Iterable[str | None] = repeat(None) if pairs is None else pairs
-        found = (record_key(key, text, pair) for text, pair in zip(texts, partners, strict=False))
+        found = _keys(key, texts, pairs)
         keys = np.zeros(0, "<u8")
         while some := b"".join(islice(found, SKETCH_KEYS)):
             keys = np.union1d(keys, np.frombuffer(some, "<u8"))[:SKETCH_KEYS]
@@ -82,6 +84,14 @@ class Sketch:
         mine = self.keys[self.keys <= reach]
         union = np.concatenate([one.keys for one in known]) if known else mine[:0]
         return not bool(np.isin(mine, union).all())
+
+
+def _keys(key: bytes, texts: Sequence[str], pairs: Sequence[str] | None) -> Iterator[bytes]:
+    if pairs is None:
+        yield from (record_key(key, text) for text in texts)
+        return
+    for text, pair in zip(texts, pairs, strict=True):
+        yield from (record_key(key, text, pair), record_key(key, text), record_key(key, pair))
 
 
 def record_key(key: bytes, text: str, pair: str | None = None) -> bytes:

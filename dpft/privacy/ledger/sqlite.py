@@ -1,7 +1,12 @@
-"""A ledger in one file. Keep it on a local disk: SQLite's write-ahead log shares memory (sqlite.org/wal.html)."""
+"""A ledger in one file. Keep it on a local disk: SQLite's write-ahead log shares memory (sqlite.org/wal.html).
+
+The file holds the key and the sketches by which data are known again: it is its owner's alone, from before its first
+byte. SQLite gives its -wal and -shm files the rights of the database.
+"""
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from contextlib import suppress
@@ -14,6 +19,7 @@ from sqlalchemy.pool import NullPool
 from dpft.privacy.ledger._errors import refuse
 from dpft.privacy.ledger.store import APPEND_ONLY, BUSY_SECONDS, SCHEMA_VERSION, Store
 
+_MODE = 0o600
 _APPLICATION = int.from_bytes(b"dpft", "big")  # PRAGMA application_id: tells a ledger from any other database
 _FIRST = (
     """CREATE TABLE entry (
@@ -32,12 +38,32 @@ _SECOND = (
 _TRIGGER = "CREATE TRIGGER {0}_no_{1} BEFORE {1} ON {0} BEGIN SELECT RAISE(ABORT, 'append only'); END"
 
 
+def _own(path: Path) -> bool:
+    """Make the file for its owner alone, where there is none; else narrow it, and say whether it was wider.
+
+    A file of another owner's is left as it is: who may read it is for that person to say.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, _MODE))
+        return False
+    except FileExistsError:
+        pass
+    wider = False
+    for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal"))):
+        with suppress(FileNotFoundError, PermissionError):
+            if file.is_file() and file.stat().st_uid == os.geteuid() and file.stat().st_mode & 0o077:
+                file.chmod(_MODE)
+                wider = True
+    return wider
+
+
 class SqliteStore(Store):
     begin = "BEGIN IMMEDIATE"
 
     def __init__(self, path: Path) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.narrowed = _own(path)
         except OSError as error:
             refuse("a ledger needs a writable folder", error, "set DPFT_LEDGER to a file you may write")
         self.path = path

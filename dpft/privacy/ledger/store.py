@@ -35,6 +35,7 @@ APPEND_ONLY = ("entry", "secret", "sketch")
 class Store(ABC):
     """One connection to one ledger. Whatever leaves `writing` without LedgerError is on the disk."""
 
+    narrowed = False  # whether others could read the ledger until now
     begin: str  # opens a transaction in which nobody else writes
 
     def __init__(self, place: Path | str, engine: Engine) -> None:

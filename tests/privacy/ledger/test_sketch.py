@@ -136,3 +136,24 @@ def test_one_per_cent_of_a_real_task_is_known_again(tasks: dict[str, tuple[list[
         some = Random(0).sample(range(len(texts)), max(3, len(texts) // 100))
         part = of([texts[i] for i in some], [pairs[i] for i in some] if pairs else None)
         assert of(texts, pairs).matches(part), name
+
+
+def test_the_same_people_are_known_with_a_column_more_or_less_or_exchanged() -> None:
+    """Catches: a pair keyed as one record alone, so that the same file with --pair is a new population."""
+    partners = [f"answer {i} of that day" for i in range(len(TEXTS))]
+    pairs = of(TEXTS, partners)
+    for other in (of(TEXTS), of(partners), of(partners, TEXTS), of(TEXTS[:100]), of(TEXTS, ["same"] * len(TEXTS))):
+        assert pairs.matches(other)
+        assert other.matches(pairs)
+    alone = [
+        record_key(KEY, text, pair) for text, pair in zip(TEXTS, partners, strict=True)
+    ]  # as kept by older ledgers
+    assert pairs.matches(Sketch(np.unique(np.frombuffer(b"".join(alone), "<u8")).astype(np.uint64)))
+
+
+def test_stock_phrases_in_one_column_join_no_strangers() -> None:
+    stock = ["Is it true?", "Yes.", "No.", "Maybe.", "I do not know."]
+    ours, theirs = ([f"{who} {i}" for i in range(400)] for who in ("ours", "theirs"))
+    column = [stock[i % 5] for i in range(400)]
+    assert not of(ours, column).matches(of(theirs, column))
+    assert not of(ours, column).matches(of(theirs))
