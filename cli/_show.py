@@ -125,6 +125,8 @@ def follow(bar: Bar, work: Callable[[], Result], as_json: bool) -> None:
 def together(population: dict[str, Any]) -> str:
     """What all runs on a population have spent, in one line."""
     runs = f"{population['runs']} run{'' if population['runs'] == 1 else 's'}"
+    if population.get("reason"):
+        return f"this population: no bound over {runs}: {population['reason']}"
     both = [upward(population[name]["epsilon"]) for name in ("composition", "filter")]
     spent = (
         f"ε {both[0]}"

@@ -29,6 +29,7 @@ def audit(
         raise UserError(f"level must be one of {', '.join(_LEVELS)}, all, got {level!r}; pass --level all")
     from dpft.reports.audit import draw
 
+    from dpft.audit.bookkeeping import LOOSER
     from dpft.audit.levels import audit as look
     from dpft.audit.levels import named
     from dpft.run import write
@@ -45,6 +46,9 @@ def audit(
         print(report.table())
         for check in report.failed:
             print(f"FAIL        {check.name}: {check.about}" if check.about else f"FAIL        {check.name}")
+        for check in report.checks:
+            if check.kind == "figure" and check.about == LOOSER:
+                print(f"note        {check.name}: {check.about}")
         verdict = "PASS" if report.passed else "FAIL"
         print(f"verdict     {verdict}: a sound run passes with probability {confidence:g} or more")
         print(f"lies in     {run / 'audit.json'}, {run / 'audit.png'}")

@@ -26,15 +26,19 @@ def opened(plan: Plan, place: str | Path) -> Iterator[Ledger | None]:
             yield book
 
 
-def claim(book: Ledger | None, plan: Plan, task: Task, population: str | None, unit: str) -> Claim | None:
-    """Whose data these are. Refuses what would exceed their limit, before anything costs time or privacy."""
+def claim(
+    book: Ledger | None, plan: Plan, task: Task, population: str | None, unit: str
+) -> tuple[Claim | None, str | None]:
+    """Whose data these are, and what should be known of that before anything is spent.
+
+    Refuses what would exceed their limit, before anything costs time or privacy.
+    """
     if book is None:
         if population is not None:
             raise UserError("only a private run is charged to a population, got --non-private; drop --population")
-        return None
+        return None, None
     found = book.claim(task.train.texts, task.train.pairs, population, unit)
-    book.check(terms(plan, "planned"), found)
-    return found
+    return found, book.check(terms(plan, "planned"), found)
 
 
 def terms(plan: Plan, run: str) -> Reservation:

@@ -92,9 +92,10 @@ def _train(
     progress.stage("planning the noise")
     plan = planner(spec, task.train.protected)
     with charging.opened(plan, ledger or default_ledger_place()) as book:
-        if book is not None and book.note:
-            progress.note(book.note)
-        claim = charging.claim(book, plan, own, population, spec.unit)
+        claim, warning = charging.claim(book, plan, own, population, spec.unit)
+        for note in (None if book is None else book.note, warning):
+            if note is not None:
+                progress.note(note)
         if start is not None:
             starts.check_people(start, spec, book, own.train)
         _call(ranks, spec, plan, settled)

@@ -49,17 +49,21 @@ def _spent(about: Card, names: Sequence[str], limits: Sequence[Card], source: st
     both = []
     for name in ("composition", "filter"):
         part = about.get(name)
-        both.append(upper(number(part.get("epsilon")) if isinstance(part, Mapping) else None))
+        epsilon = number(part.get("epsilon")) if isinstance(part, Mapping) else None
+        both.append(Text(f"no bound: {about['reason']}") if epsilon is None and about.get("reason") else upper(epsilon))
     delta = number(about.get("delta"))
-    limit = "; ".join(
-        f"ε {one['epsilon']:g} at δ {one['delta']:g}{', planned' if one['planned'] else ''}, left {one['left']:.3g}"
-        for one in limits
-    )
+    limit = "; ".join(_limit(one, len(limits) > 1) for one in limits)
     title = f"{about['id'][:8]} ({', '.join(names)})" if names else about["id"][:8]
     return [
         Text(title), Text(f"{_runs(about):.0f}", _runs(about)), Text(MISSING if delta is None else f"{delta:g}", delta),
         *both, Text(limit or MISSING), Text(source),
     ]  # fmt: skip
+
+
+def _limit(one: Card, named: bool) -> str:
+    whose = f"{one['of']}: " if named else ""
+    planned = ", planned" if one["planned"] else ""
+    return f"{whose}ε {one['epsilon']:g} at δ {one['delta']:g}{planned}, left {one['left']:.3g}"
 
 
 def charges(runs: Sequence[Read], ledger: Ledger) -> Table | None:

@@ -50,7 +50,7 @@ def test_a_run_beyond_its_limit_is_refused_before_the_model_is_loaded_and_leaves
     spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Ledger(tmp_path / "ledger.sqlite") as book:
-        book.limit("team", epsilon=7.0, delta=1e-4)
+        book.limit("team", epsilon=7.0, delta=1e-4, new=True)
 
     def never(*_: object) -> None:
         raise AssertionError("the rows were used")

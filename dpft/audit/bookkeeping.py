@@ -25,7 +25,7 @@ from dpft.wording import BROKEN, is_broken
 
 _LEVEL: Level = "bookkeeping"
 _PATIENCE = 300.0  # seconds that an accountant may take on a busy machine; it needs one or two
-_LOOSER = "no breach: a looser upper bound, at a coarser setting than the one stated; ε is at most the least of all"
+LOOSER = "no breach: a looser upper bound, at a coarser setting than the one stated; ε is at most the least of all"
 _ROUNDING = 1e-9  # relative: another machine's mathematical libraries round otherwise
 
 
@@ -143,7 +143,7 @@ def _epsilon(run: Run, card: dict[str, Any], charged: int) -> list[Check]:
             None,
             None,
             "figure",
-            _LOOSER if value > high else "an upper bound of its own",
+            LOOSER if value > high else "an upper bound of its own",
         )
         for name, value in found.bounds.items()
         if value is not None

@@ -142,7 +142,7 @@ def test_a_comparison_beyond_a_limit_is_refused_before_anything_is_spent(cells: 
     every = cells(methods={"slash": {"options": {"dim": 12}}}, epsilons=[8], seeds=3)
     place = replace(work.place, population="team")
     with Ledger(place.ledger) as book:
-        book.limit("team", epsilon=12.0, delta=1e-4, planned=True)
+        book.limit("team", epsilon=12.0, delta=1e-4, planned=True, new=True)
         rows = book.rows()
     with pytest.raises(OverLimit, match=r"limit of ε 12.*these 3 cells") as caught:
         outlook(every, place, {}, Kept(), Silent(), measured=False)

@@ -20,7 +20,7 @@ from dpft.privacy.ledger._errors import is_whole, refuse
 from dpft.privacy.ledger.claim import Claim, Matched
 from dpft.privacy.ledger.entries import Event, Limit, Reservation, Search, check_population_name
 from dpft.privacy.ledger.limits import Decision
-from dpft.privacy.ledger.populations import Population, View
+from dpft.privacy.ledger.populations import UNKNOWN, Population, View
 from dpft.privacy.ledger.spending import Spending
 from dpft.privacy.ledger.store import entry, opened
 
@@ -63,9 +63,12 @@ class Ledger:
         """Whose data these are: what tells their population, and the name it shall have. Writes nothing."""
         return Claim.of(self.store, texts, pairs, name, unit)
 
-    def check(self, terms: Reservation | Search, claim: Claim | None) -> None:
-        """Raise OverLimit where `terms` would exceed a limit of the data's population. Writes nothing."""
-        self._decide(View(self.store), terms, claim)
+    def check(self, terms: Reservation | Search, claim: Claim | None) -> str | None:
+        """Raise OverLimit where `terms` would exceed a limit of the data's population. Writes nothing.
+
+        Returns what should be known before anything is spent, None for nothing.
+        """
+        return self._decide(View(self.store), terms, claim).note
 
     def reserve(
         self, run: str, *, rate: float, noise: float, steps: int, delta: float, epsilon: float,
@@ -91,18 +94,36 @@ class Ledger:
         terms = Search(run, float(rate), float(noise), steps, float(mean), float(shape))
         self._declare("search", terms, {**terms.to_body(), **_data(data)}, claim)
 
-    def limit(self, population: str, *, epsilon: float, delta: float, planned: bool = False) -> Population:
-        """Set the most that all runs on a population may spend; a new name makes one that awaits its data."""
+    def limit(
+        self, population: str, *, epsilon: float, delta: float, planned: bool = False, new: bool = False
+    ) -> Population:
+        """Set the most that all runs on a population may spend. `new`: make one of that name, which awaits its data.
+
+        Of populations that have joined, each keeps its own limit, and all of them hold: only that of the one which is
+        named is set anew. Raises LedgerError for a name that is not known, or with `new` for one that is.
+        """
         terms = Limit(float(epsilon), float(delta), planned)
         with self.store.writing():
             view = View(self.store)
-            if not any(one.answers_to(population) for one in view.populations.values()):
+            if new:
                 check_population_name(population)
-                id = Matched.new(self.store, population, None)
+                if view.is_known(population, whole=True):
+                    refuse("a new population must have a new name", f"{population!r}, which is known", "drop --new")
+                part = Matched.new(self.store, population, None)
             else:
-                id = view.find(population).id
-            chain.append(self.store, "limit", {"population": id, **asdict(terms)})
-        return self.view().of(id)
+                part = _limited(view, population)
+            chain.append(self.store, "limit", {"population": part, **asdict(terms)})
+        return self.view().of(part)
+
+    def lift(self, population: str) -> Population:
+        """Take away the limit of the population of that name or id; those of others that have joined it stay."""
+        with self.store.writing():
+            view = View(self.store)
+            part = _limited(view, population)
+            if part not in view.of(part).limit_of:
+                refuse("only a limit that is set can be lifted", f"none of {population!r}", "see dpft ledger show")
+            chain.append(self.store, "lift", {"population": part})
+        return self.view().of(part)
 
     def charge(self, event: Event) -> None:
         """Record one release, durably, before it is made. Raises LedgerError if it must not be made."""
@@ -224,11 +245,30 @@ def _data(digest: str | None) -> dict[str, str]:
     return {} if digest is None else {"data": digest}
 
 
+def _limited(view: View, words: str) -> str:
+    """The id of the population, or of the part of a joined one, whose limit `words` mean, in full. Raises LedgerError.
+
+    A beginning will not do: a slip would loosen another's limit.
+    """
+    if not view.is_known(words, whole=True):
+        check_population_name(words)
+        known = ", ".join(one.title for one in view.populations.values()) or "none at all"
+        slip = view.like(words)
+        remedy = "pass --new to make one that awaits its data"
+        refuse(f"a limit needs the whole name or id of a population that is known (known: {known})", repr(words),
+               f"did you mean {slip!r}? else {remedy}" if slip else remedy)  # fmt: skip
+    population = view.find(words)
+    if population.id == UNKNOWN:
+        rule = "a limit holds the runs of data that are known again"
+        refuse(rule, f"the population {UNKNOWN!r}, of runs from before there were any", "name another")
+    return population.part(words)
+
+
 def _decision(view: View, terms: Reservation | Search, matched: Matched | None) -> Decision:
     """What the answer rests on. Nothing limits a run on no known population."""
     found = [] if matched is None else matched.populations(view)
     together = Population("", runs=[run for one in found for run in one.runs])
     limits = tuple(limit for one in found for limit in one.limits)
-    spent = Spending.of(together) if limits else Spending()
+    spent = Spending.of(together)
     unit = "example" if matched is None else matched.unit
     return Decision(spent, terms, limits, " + ".join(one.title for one in found), unit)

@@ -28,6 +28,18 @@ class Decision:
     title: str
     unit: str
 
+    @property
+    def note(self) -> str | None:
+        """What the run would do to the account of its population, where no limit stands in the way."""
+        together = self.spent.plus(self.terms, self.unit)
+        if self.limits or len(together.units) < 2:
+            return None
+        return (
+            f"the runs on the population {self.title} protect different units, {' and '.join(sorted(together.units))}: "
+            "their losses do not add up, so that the ledger will have no bound on what they spend together; pass the "
+            "--unit of the others to keep one"
+        )
+
     def check(self) -> None:
         """Raise OverLimit where a limit would be exceeded. Takes seconds where there is one."""
         together = self.spent.plus(self.terms, self.unit)
@@ -35,7 +47,13 @@ class Decision:
             rule = f"all runs on the population {self.title}, which has a limit, must protect the same unit"
             raise OverLimit(f"{rule}, got {' and '.join(sorted(together.units))}; pass the --unit of the others")
         for limit in self.limits:
-            bound = together.bound(limit)
+            try:
+                bound = together.bound(limit)
+            except ArithmeticError as error:
+                raise OverLimit(
+                    f"all runs on the population {self.title}, which has a limit, must have a bound together, got none "
+                    f"({error}); nothing more fits (dpft ledger show)"
+                ) from None
             if bound > limit.epsilon:
                 raise OverLimit(self._refusal(limit, together, bound))
 

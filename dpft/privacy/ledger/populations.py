@@ -5,6 +5,7 @@ A population is a random id, never derived from data. Data that match several jo
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -40,15 +41,28 @@ class Charged:
 
 @dataclass
 class Population:
-    """All that the chain says of one. `limits`: more than one after a join, and each holds."""
+    """All that the chain says of one.
+
+    `parts`: the populations that it absorbed. `named` and `limit_of` keep to which part each name and limit was given:
+    a part's limit holds for all of it until the limit of that part is set anew or lifted.
+    """
 
     id: str
-    names: list[str] = field(default_factory=list)
+    named: dict[str, str] = field(default_factory=dict)
     parts: list[str] = field(default_factory=list)
     sketches: list[str] = field(default_factory=list)
-    limits: list[Limit] = field(default_factory=list)
+    limit_of: dict[str, Limit] = field(default_factory=dict)
     runs: list[Charged] = field(default_factory=list)
     time: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.named)
+
+    @property
+    def limits(self) -> list[Limit]:
+        """One for each part that has one, and each holds."""
+        return list(self.limit_of.values())
 
     @property
     def title(self) -> str:
@@ -59,11 +73,19 @@ class Population:
         known = (self.id, *self.parts, *self.names)
         return words in known or (not whole and any(one.startswith(words) for one in known))
 
+    def part(self, words: str) -> str:
+        """The id of the part whose name or id is `words`."""
+        return self.named.get(words, words)
+
+    def title_of(self, part: str) -> str:
+        """A part's own names, or its id where it was given none."""
+        return ", ".join(name for name, owner in self.named.items() if owner == part) or part
+
     def absorb(self, other: Population) -> None:
-        for mine, theirs in ((self.names, other.names), (self.sketches, other.sketches)):
-            mine += [one for one in theirs if one not in mine]
+        self.named = {**self.named, **{name: part for name, part in other.named.items() if name not in self.named}}
+        self.sketches += [one for one in other.sketches if one not in self.sketches]
         self.parts += [other.id, *other.parts]
-        self.limits += other.limits
+        self.limit_of |= other.limit_of
         self.runs += other.runs
 
 
@@ -87,6 +109,14 @@ class View:
         """The population that a run is charged to."""
         return self.of(self._charged_to[run]) if run in self._charged_to else None
 
+    def is_known(self, words: str, whole: bool = False) -> bool:
+        return bool(words) and any(one.answers_to(words, whole) for one in self.populations.values())
+
+    def like(self, words: str) -> str | None:
+        """The name that `words` may be a slip of."""
+        names = [name for one in self.populations.values() for name in one.names]
+        return next(iter(difflib.get_close_matches(words, names, 1)), None)
+
     def find(self, words: str) -> Population:
         """The one whose name is `words`, or that alone begins so. Raises LedgerError for none or several."""
         everyone = self.populations.values()
@@ -103,12 +133,13 @@ class View:
 
     def _population(self, values: Mapping[str, Any]) -> None:
         id, name, digest = values["id"], values.get("name"), values.get("sketch")
-        names, sketches = ([one] if one else [] for one in (name, digest))
-        self.populations[id] = Population(id, names, [], sketches, time=values["time"])
+        self.populations[id] = Population(
+            id, {name: id} if name else {}, [], [digest] if digest else [], time=values["time"]
+        )  # fmt: skip
         self._root[id] = id
 
     def _name(self, values: Mapping[str, Any]) -> None:
-        self.of(values["population"]).names.append(values["name"])
+        self.of(values["population"]).named.setdefault(values["name"], values["population"])
 
     def _sketch(self, values: Mapping[str, Any]) -> None:
         self.of(values["population"]).sketches.append(values["sketch"])
@@ -120,8 +151,11 @@ class View:
         self._root = {id: first if root in others else root for id, root in self._root.items()}
 
     def _limit(self, values: Mapping[str, Any]) -> None:
-        limit = Limit(values["epsilon"], values["delta"], values["planned"])
-        self.of(values["population"]).limits = [limit]
+        part = values["population"]
+        self.of(part).limit_of[part] = Limit(values["epsilon"], values["delta"], values["planned"])
+
+    def _lift(self, values: Mapping[str, Any]) -> None:
+        self.of(values["population"]).limit_of.pop(values["population"], None)
 
     def _reserve(self, values: Mapping[str, Any]) -> None:
         self._add(Reservation.from_body(values), values)
@@ -144,5 +178,6 @@ class View:
 
 _READ: Mapping[str, Callable[[View, Mapping[str, Any]], None]] = {
     "population": View._population, "name": View._name, "sketch": View._sketch, "join": View._join,
-    "limit": View._limit, "reserve": View._reserve, "search": View._search, "settle": View._settle,
+    "limit": View._limit, "lift": View._lift, "reserve": View._reserve, "search": View._search,
+    "settle": View._settle,
 }  # fmt: skip

@@ -25,17 +25,25 @@ def report(population: Population) -> dict[str, Any]:
     return {
         "delta": None, "composition": None, "filter": None, **spent,
         "id": population.id, "names": population.names, "joined": population.parts, "since": population.time,
-        "limits": [{**asdict(limit), "left": _left(population, limit)} for limit in population.limits],
+        "limits": [{"of": population.title_of(part), **_held(population, limit)}
+                   for part, limit in population.limit_of.items()],
         "runs": [_run(run) for run in population.runs],
     }  # fmt: skip
 
 
-def _left(population: Population, limit: Limit) -> float:
-    """The limit's epsilon less the spent one. What fits is decided when a run asks, and told where it does not."""
+def _held(population: Population, limit: Limit) -> dict[str, Any]:
+    """A limit, what it is held against by which bound, None where there is none, and what it leaves.
+
+    What fits is decided when a run asks, and told where it does not.
+    """
+    spending = Spending.of(population)
     try:
-        return max(0.0, limit.epsilon - Spending.of(population).bound(limit))
+        spent: float | None = spending.bound(limit)
     except ArithmeticError:  # runs of different units, or out of every accountant's reach
-        return 0.0
+        spent = None
+    left = 0.0 if spent is None else max(0.0, limit.epsilon - spent)
+    by = "the RDP filter" if spending.adaptive(limit) else "composition"
+    return {**asdict(limit), "spent": spent, "by": by, "left": left}
 
 
 def _run(run: Charged) -> dict[str, Any]:

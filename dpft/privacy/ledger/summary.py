@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Summary:
-    """Epsilons at `delta` of all `runs` together; None where no accountant answered."""
+    """Epsilons at `delta` of all `runs` together; None where there is no bound, and `reason` says why."""
 
     id: str
     runs: int
@@ -23,6 +23,7 @@ class Summary:
     composition: float | None
     accountant: str
     filter: float | None
+    reason: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for privacy.json, each bound with its assumption; no names, for cards are made public."""
@@ -32,15 +33,16 @@ class Summary:
             "delta": self.delta,
             "composition": {"epsilon": self.composition, "assumes": COMPOSITION, "accountant": self.accountant},
             "filter": {"epsilon": self.filter, "assumes": FILTER},
+            "reason": self.reason,
         }
 
 
 def summarize(population: Population, delta: float) -> Summary:
     """All that is charged to `population`, at `delta`: reserved steps count until their run is settled."""
     spent = Spending.of(population)
-    epsilon, accountant = _or_none(lambda: spent.composition(delta)) or (None, "none answered")
-    filtered = _or_none(lambda: spent.filter(delta))
-    return Summary(population.id, spent.runs, delta, epsilon, accountant, filtered)
+    (composed, why), (filtered, why_not) = _bound(lambda: spent.composition(delta)), _bound(lambda: spent.filter(delta))
+    epsilon, accountant = composed or (None, "none answered")
+    return Summary(population.id, spent.runs, delta, epsilon, accountant, filtered, why or why_not)
 
 
 def own_delta(population: Population) -> float | None:
@@ -50,8 +52,9 @@ def own_delta(population: Population) -> float | None:
     return min(limits or runs, default=None)
 
 
-def _or_none(bound: Callable[[], T]) -> T | None:
+def _bound(bound: Callable[[], T]) -> tuple[T | None, str | None]:
+    """What `bound` says, or why it says nothing."""
     try:
-        return bound()
-    except ArithmeticError:
-        return None
+        return bound(), None
+    except ArithmeticError as error:
+        return None, str(error)
