@@ -59,7 +59,8 @@ class Attack:
         if not self.numbered:
             return np.array([(1 - none) / p]), low
         most = math.ceil(math.log(_LEFT) / math.log1p(-ends)) if self.mean > 1 else 1
-        return ((1 - ends) * miss) ** np.arange(most), low
+        each: Weights = np.power((1 - ends) * miss, np.arange(most))
+        return each, low
 
     def _part(self, w1: Weights, w0: Weights, low: float, high: float, epsilon: float, swapped: bool) -> float:
         """The integral over x in (low, high) of the positive part of w1 f1 - e^epsilon w0 f0, or of the swapped one."""

@@ -93,9 +93,9 @@ def _train(
     plan = planner(spec, task.train.protected)
     with charging.opened(plan, ledger or default_ledger_place()) as book:
         claim, warning = charging.claim(book, plan, own, population, spec.unit)
-        for note in (None if book is None else book.note, warning):
-            if note is not None:
-                progress.note(note)
+        for told in (None if book is None else book.note, warning):
+            if told is not None:
+                progress.note(told)
         if start is not None:
             starts.check_people(start, spec, book, own.train)
         _call(ranks, spec, plan, settled)

@@ -23,7 +23,7 @@ class OneTrial:
     """A trial's number from 0 on, what it drew, and the coins that break a tie."""
 
     number: int
-    changes: Mapping[str, float]
+    changes: Mapping[str, Any]
     tie: int
 
 
