@@ -42,7 +42,7 @@ def test_runs_on_the_same_data_in_another_dress_share_a_population(spec: Spec, t
     together = card["population"]
     assert together["runs"] == 2
     assert card["epsilon"] == second.epsilon < together["composition"]["epsilon"] < together["filter"]["epsilon"]
-    assert set(together) == {"id", "runs", "delta", "composition", "filter"}
+    assert set(together) == {"id", "runs", "delta", "composition", "filter", "reason"}
     assert any("later runs" in line for line in card["does_not_cover"])
 
 

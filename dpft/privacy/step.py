@@ -77,8 +77,8 @@ class SharedStep(Generic[Batch]):
         self.clipper.close()
 
     def _sum(self, microbatches: Iterable[Batch]) -> list[Tensor]:
-        wide = [torch.promote_types(p.dtype, torch.float32) for p in self.adapted.private]
-        total = [torch.zeros_like(p, dtype=t) for p, t in zip(self.adapted.private, wide, strict=True)]
+        # In float64: in float32 the sum of 100,000 rows moved by 1.003 clips where one of them was removed.
+        total = [torch.zeros_like(p, dtype=torch.float64) for p in self.adapted.private]
         for batch in microbatches:
             for whole, part in zip(total, self.clipper(batch, self.scales), strict=True):
                 whole += part

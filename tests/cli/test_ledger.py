@@ -42,7 +42,7 @@ def refused(outcome: tuple[int, str, str], *words: str) -> None:
 
 
 def test_show_names_population_runs_both_bounds_and_what_each_assumes(dpft: Command, filled: str) -> None:
-    assert dpft("ledger", "limit", "te", "--epsilon", 9, "--delta", 1e-5)[0] == 0
+    assert dpft("ledger", "limit", "team", "--epsilon", 9, "--delta", 1e-5)[0] == 0
     code, out, err = dpft("ledger", "show", "team")
     assert (code, err) == (0, "")
     assert "(team)" in out
@@ -59,13 +59,26 @@ def test_show_names_population_runs_both_bounds_and_what_each_assumes(dpft: Comm
 
 
 def test_limit_makes_a_named_population_that_awaits_its_data(dpft: Command) -> None:
-    code, out, err = dpft("ledger", "limit", "patients", "--epsilon", 8, "--delta", 1e-6, "--planned")
+    code, out, err = dpft("ledger", "limit", "patients", "--epsilon", 8, "--delta", 1e-6, "--planned", "--new")
     assert (code, err) == (0, "")
     assert "(patients): at most ε 8 at δ 1e-06" in out
     assert "dpft train --population patients" in out
     assert dpft("ledger", "show", "pat")[0] == 0
     refused(dpft("ledger", "limit", "patients", "--epsilon", -1, "--delta", 1e-6), "--epsilon")
-    refused(dpft("ledger", "limit", "pa\nt", "--epsilon", 1, "--delta", 1e-6), "printable name")
+    refused(dpft("ledger", "limit", "pa\nt", "--epsilon", 1, "--delta", 1e-6, "--new"), "printable name")
+
+
+def test_a_limit_that_is_exceeded_already_is_told_and_one_can_be_lifted(dpft: Command, filled: str) -> None:
+    """Catches: a limit below what is spent, taken in silence; a slip that makes a population of its own."""
+    code, out, err = dpft("ledger", "limit", "team", "--epsilon", 2, "--delta", 1e-5)
+    assert (code, err) == (0, "")
+    assert re.search(r"warning +ε 5 is spent already by composition, beyond the limit of team: nothing more fits", out)
+    assert "is spent already" in dpft("ledger", "show", "team")[1]
+    refused(dpft("ledger", "limit", "teem", "--epsilon", 2, "--delta", 1e-5), "did you mean 'team'", "--new")
+    refused(dpft("ledger", "limit", "team", "--epsilon", 2), "pass --epsilon and --delta")
+    refused(dpft("ledger", "limit", "team", "--lift", "--epsilon", 2), "set or lifted")
+    assert "is lifted, 0 left" in dpft("ledger", "limit", "team", "--lift")[1]
+    refused(dpft("ledger", "limit", "team", "--lift"), "only a limit that is set can be lifted")
 
 
 def test_verify_finds_heads_and_misses_those_of_another_ledger(dpft: Command, filled: str) -> None:

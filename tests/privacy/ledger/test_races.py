@@ -37,7 +37,7 @@ for trial in range(trials):
     texts = [f"trial {trial} record {i}" for i in range(50)]
     with Ledger(place) as book:
         book.reserve(f"{trial} first", **terms, claim=book.claim(texts, None, f"trial {trial}"))
-        book.limit(f"trial {trial}", epsilon=room, delta=1e-5, new=True)
+        book.limit(f"trial {trial}", epsilon=room, delta=1e-5)
     barrier, out = fork.Barrier(racers), fork.Queue()
     children = [fork.Process(target=race, args=(trial, texts, me, barrier, out)) for me in range(racers)]
     for child in children: child.start()
