@@ -163,8 +163,8 @@ def _best(work: Work, cell: Cell, corner: Corner) -> Run:
 def _tried(work: Work, cell: Cell, corner: Corner, trial: OneTrial) -> tuple[Path | None, float, str]:
     """The run of a trial, its value and what it ran on; of one that fails no run, the least value and why.
 
-    That a trial fails may depend on its rows, so that it counts as a trial like all others. A kill, a full disk and
-    too little memory end the search, which is taken up again.
+    That a trial fails may depend on its rows, so that it counts as a trial like all others. A kill, a full disk, too
+    little memory, and whatever is refused before the first step end the search, which is taken up again.
     """
     there = work.elsewhere(
         str(corner.place(trial).relative_to(work.folder.path)), corner.place(trial) / "ledger.sqlite"
@@ -177,7 +177,7 @@ def _tried(work: Work, cell: Cell, corner: Corner, trial: OneTrial) -> tuple[Pat
     except (OSError, MemoryError):
         raise
     except Exception as error:
-        if os.environ.get("DPFT_DEBUG"):
+        if os.environ.get("DPFT_DEBUG") or not there.folder.found():
             raise
         return None, -math.inf, str(error) if isinstance(error, UserError) else f"unexpected {type(error).__name__}"
     ran_on = f"{_backbone(result.path)} {result.precision} {result.device}"
@@ -256,13 +256,17 @@ def _card(run: Run, plan: Plan, trials: Trials, corner: Corner) -> dict[str, Any
     return {
         **card, "statement": promise(run.spec, plan), "epsilon": plan.epsilon_upper,
         "accountant": plan.accountant, "ledger_head": corner.head, "population": corner.population,
-        "does_not_cover": [*card["does_not_cover"], UNSEEN],
+        "does_not_cover": [*card["does_not_cover"], UNSEEN, *([STRANGERS] if run.spec.unit != Spec.unit else [])],
         "tuning": {
             "charged": True, "mean": trials.count, "law": "geometric", "draws": SECRET, "statement": says,
         },
     }  # fmt: skip
 
 
+STRANGERS = (
+    "that the validation rows, which chose the best run, are of other people than the training rows: only equal texts "
+    "are looked for, and people with other texts in both are taken not to be there"
+)
 UNSEEN = (
     "how many runs the search had, for whoever watched the machine or its folder while it ran: its duration tells; the "
     "files here have the time of its reservation, and `population` is as of then"

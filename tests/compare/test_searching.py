@@ -320,6 +320,22 @@ def test_a_trial_that_fails_is_the_worst_and_never_run_again(
     assert len(rates) == 3
 
 
+def test_what_is_refused_before_a_trial_begins_costs_no_trial(
+    cell: Cell, work: Work, tiny_bert: Path, tmp_path: Path
+) -> None:
+    """Catches: a model that is not there, counted as so many failed trials of a search that is paid for."""
+    moved = tiny_bert.rename(tiny_bert.with_name("moved"))
+    try:
+        (outcome,) = conduct([cell], work, OneByOne(), Silent())
+    finally:
+        moved.rename(tiny_bert)
+    assert outcome.error is not None
+    assert "that comes to its end" not in outcome.error
+    (outcome,) = conduct([cell], work, OneByOne(), Silent())
+    assert outcome.error is None
+    assert len(reserved(Path(work.place.ledger))) == 1
+
+
 def test_a_search_of_failures_alone_says_so_without_their_words(
     cell: Cell, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
