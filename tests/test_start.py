@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -212,3 +213,17 @@ def test_what_a_run_saw_is_readable_by_its_owner_alone(spec: Spec, tmp_path: Pat
     kept = done.path / "private"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o700
     assert [(path.name, stat.S_IMODE(path.stat().st_mode)) for path in kept.iterdir()] == [("rows.json", 0o600)]
+
+
+def test_an_evaluation_on_training_rows_is_told(spec: Spec, tmp_path: Path) -> None:
+    """Catches: figures without noise on the protected rows, printed as any others."""
+    done = train(replace(spec, budget=Budget(8.0, 1e-4)), runs=tmp_path / "runs", machine=FP32)
+    folder = tmp_path / "again"
+    shutil.copytree(str(spec.data), folder)
+    shutil.copy(folder / "train.parquet", folder / "validation.parquet")
+    trained = load(done.path, machine=FP32)
+    assert trained.saw(str(folder))
+    for file in folder.iterdir():
+        rows = pd.read_parquet(file)
+        rows.assign(**{name: "apart " + rows[name] for name in rows if rows[name].dtype != "int64"}).to_parquet(file)
+    assert not trained.saw(str(folder))

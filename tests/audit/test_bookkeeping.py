@@ -11,7 +11,7 @@ import pytest
 
 from dpft import Budget, Machine, Spec, train
 from dpft.audit import bookkeeping
-from dpft.audit.report import Report
+from dpft.audit.report import Check, Report
 from dpft.charging import terms
 from dpft.privacy.ledger import Event, Ledger
 from dpft.privacy.losses import epsilon_pld
@@ -75,6 +75,15 @@ def swapped(path: Path) -> None:
     content = bytearray((path / "adapter.safetensors").read_bytes())
     content[-1] ^= 1
     (path / "adapter.safetensors").write_bytes(bytes(content))
+
+
+def test_figures_about_people_are_not_printed() -> None:
+    """Catches: an un-noised AUC on training rows in the logs of whoever runs audits by machine."""
+    checks = (Check("model", "AUC, training beside validation rows", 0.61803, None, None, "figure", private=True),)
+    report = Report("a", 0.99, 8.0, 1e-3, checks, {})
+    assert "0.61803" not in report.table()
+    assert "in private/" in report.table()
+    assert "0.61803" not in json.dumps(report.to_json())
 
 
 def test_the_books_of_a_sound_run_pass_by_accountants_of_their_own_processes(run: Path) -> None:

@@ -110,6 +110,16 @@ def test_a_resumed_run_keeps_its_coins_and_does_not_toss_new_ones(spec: Spec, tm
     assert coins.read_bytes() == before
 
 
+def test_of_two_processes_that_toss_coins_both_go_on_with_the_first_ones(tmp_path: Path) -> None:
+    """Catches: coins that overwrite those another process already trains by, so that an audit asks about others."""
+    path = tmp_path / "private" / "canaries.json"
+    planting._toss_once(path, b"first")
+    planting._toss_once(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert [file.name for file in path.parent.iterdir()] == ["canaries.json"]
+    assert path.stat().st_mode & 0o077 == 0
+
+
 def test_canaries_are_public_and_distinct_and_half_of_them_are_mislabelled_messages(spec: Spec) -> None:
     one, again = planting.canaries(spec, 2), planting.canaries(spec, 2)
     assert list(one.texts) == list(again.texts)

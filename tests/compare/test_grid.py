@@ -7,12 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dpft import methods
 from dpft.compare.cells import Cell
 from dpft.compare.grid import made, read
-from dpft.spec import Budget, UserError
+from dpft.compare.probe import Cost
+from dpft.privacy.plan import Plan
+from dpft.privacy.secret import Secret
+from dpft.spec import Budget, Spec, UserError
+from dpft.tasks import Rows, Task
 from tests.compare.conftest import Cells
 
 
@@ -110,12 +115,20 @@ def test_a_grid_file_that_is_no_toml_is_refused(tmp_path: Any) -> None:
             read(tmp_path / name)
 
 
-def test_trials_are_drawn_within_their_range_and_the_same_each_time() -> None:
+@pytest.mark.parametrize("public", [None, "glue/rte"])
+def test_trials_are_drawn_within_their_range_and_on_public_rows_alone_the_same_each_time(public: str | None) -> None:
     values = {"methods": {"slash": {"search": {"learning_rate": [0.01, 0.02], "clip": [1, 4]}}}, "epsilons": [3]}
-    (cell,) = replace(made({**values, "delta": 1e-6}), trials=50).cells()
-    assert cell.trials is not None
-    drawn = [cell.trials.spec(cell.spec, number) for number in range(50)]
-    assert drawn == [cell.trials.spec(cell.spec, number) for number in range(50)]
+    (cell,) = replace(made({**values, "delta": 1e-6}), trials=400, search_on=public).cells()
+    trials, secret = cell.trials, Secret()
+    assert trials is not None
+
+    def draws() -> list[Spec]:
+        if public is None:
+            return [trials.drawn_spec(cell.spec, secret) for _ in range(400)]
+        return [trials.public_spec(cell.spec, number) for number in range(400)]
+
+    drawn = draws()
+    assert (drawn == draws()) is (public is not None)
     rates, clips = [s.learning_rate or 0 for s in drawn], [s.clip for s in drawn]
     assert 0.01 <= min(rates) < 0.012 < 0.018 < max(rates) <= 0.02
     assert 1 <= min(clips) < 1.5 < 3 < max(clips) <= 4
@@ -127,3 +140,14 @@ def test_a_search_over_what_it_cannot_draw_is_refused() -> None:
     grid = made({"methods": {"slash": {"search": {"dim": [1, 2]}}}, "epsilons": [3], "delta": 1e-6})
     with pytest.raises(UserError, match="draws learning_rate and clip"):
         replace(grid, trials=5).cells()
+
+
+def test_the_seconds_of_a_plan_do_not_tell_how_many_rows_the_people_have() -> None:
+    """Catches: `seconds` as an exact function of the number of rows, where only that of people is declared public."""
+    cost = Cost(setup=1.0, step=2.0, row=0.1, judged=0.01, mebibytes=1.0, trained=10, frozen=True)
+    plan = Plan(0.5, 4, 0.0, None, 2, None, None, None)
+    texts, labels = ["a", "b", "c", "d"], np.array([0, 1, 0, 1])
+    each = Rows(texts, None, labels)
+    people = Rows(texts, None, labels, units=np.array([0, 0, 0, 1]))
+    assert cost.seconds(plan, Task("t", each, each, ("no", "yes"), "accuracy")) == pytest.approx(9.88)
+    assert cost.seconds(plan, Task("t", people, each, ("no", "yes"), "accuracy")) is None
