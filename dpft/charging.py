@@ -58,8 +58,15 @@ def reserve(book: Ledger | None, plan: Plan, run: str, whose: Claim | None, rows
 
 
 def is_reserved_for(book: Ledger, run: str, rows: Rows) -> bool:
-    """Whether these very rows, in this order, are those that `run` was reserved for."""
-    return book.data(run) == book.keyed(spelled(rows))
+    """Whether these very rows, in this order, are those that `run` was reserved for. Raises UserError where the
+    reservation does not say."""
+    known = book.data(run)
+    if known is None:
+        raise UserError(
+            "a run resumes on rows that its reservation names, got one of an earlier version, which kept nothing to "
+            "know them by; finish it with that version, or train again"
+        )
+    return known == book.keyed(spelled(rows))
 
 
 def together(book: Ledger, plan: Plan, run: str) -> dict[str, Any] | None:

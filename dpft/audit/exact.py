@@ -67,7 +67,8 @@ def checks(trained: Trained, path: Path) -> list[Check]:
         same = all(torch.allclose(a, b, rtol=1e-3) for a, b in zip(two.scales, wanted, strict=True))
         found.append(fact("path", "scales made of earlier releases alone", same, "made again from the first release"))
     (fewer,) = _releases(trained, path, make(trained, clip, ()), base)
-    same = all(torch.allclose(a, b, rtol=0, atol=1e-9 * clip) for a, b in zip(fewer.sums, first, strict=True))
+    # A release is rounded to the parameter's float32; a divisor that follows the rows is off by 5 / N.
+    same = all(torch.allclose(a, b, rtol=1e-6, atol=1e-6 * clip) for a, b in zip(fewer.sums, first, strict=True))
     found.append(fact("path", "same update whatever the number of rows", same, "the same batch from N and N + 5 rows"))
     return found
 

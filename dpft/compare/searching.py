@@ -19,6 +19,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from dpft import charging, overlap
 from dpft.card import promise
 from dpft.compare.cells import Cell
@@ -27,7 +29,7 @@ from dpft.compare.planning import plan_cell, terms
 from dpft.compare.trials import Trials
 from dpft.compare.watch import How, Outcome
 from dpft.privacy.accountants import epsilon_quick
-from dpft.privacy.ledger import Ledger, Search
+from dpft.privacy.ledger import Ledger, Search, StorageError
 from dpft.privacy.ledger.entries import SECRET
 from dpft.privacy.ledger.summary import summarize
 from dpft.privacy.plan import Plan
@@ -36,7 +38,7 @@ from dpft.privacy.secret import Secret
 from dpft.progress import Progress
 from dpft.result import Result
 from dpft.rows import rows_of
-from dpft.run import Run, free, private_folder, write
+from dpft.run import Run, flush_folder, free, private_folder, write
 from dpft.seen import Seen
 from dpft.spec import Spec, UserError
 from dpft.tasks.records import spelled
@@ -68,8 +70,9 @@ def reserve_all(work: Work, cells: Sequence[Cell]) -> list[Outcome]:
         if is_charged(cell) and cell.digest not in work.folder.found():
             try:
                 _reserved(work, cell)
-            except UserError as error:
-                refused.append(Outcome(cell, None, str(error), "failed"))
+            except (UserError, OSError) as error:
+                told = str(error) if isinstance(error, UserError) else f"unexpected {type(error).__name__}"
+                refused.append(Outcome(cell, None, told, "failed"))
     return refused
 
 
@@ -156,7 +159,10 @@ def _best(work: Work, cell: Cell, corner: Corner) -> Run:
         trial = corner.begun or corner.begin(cell.trials.drawn_spec(cell.spec, secret), int(secret.words(1)[0]))
         corner.end(_tried(work, cell, corner, trial))
     if corner.best is None:
-        raise UserError(f"a search must have a trial that comes to its end, got none ({corner.failure}); mend that")
+        raise UserError(
+            f"a search must have a trial that comes to its end, got none ({corner.failure}); its "
+            "budget is spent: plan another search with another --to"
+        )
     return Run.open(corner.best)
 
 
@@ -174,12 +180,12 @@ def _tried(work: Work, cell: Cell, corner: Corner, trial: OneTrial) -> tuple[Pat
     there.folder.recover()
     try:
         result = there.one(spec, Quiet(), _planner(corner.plan))[0]
-    except (OSError, MemoryError):
+    except (OSError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, StorageError):
         raise
     except Exception as error:
         if os.environ.get("DPFT_DEBUG") or not there.folder.found():
             raise
-        return None, -math.inf, str(error) if isinstance(error, UserError) else f"unexpected {type(error).__name__}"
+        return None, -math.inf, f"unexpected {type(error).__name__}"
     ran_on = f"{_backbone(result.path)} {result.precision} {result.device}"
     if result.value is None or math.isnan(result.value):
         return None, -math.inf, "a value that is no number"
@@ -214,7 +220,7 @@ def _publish(work: Work, cell: Cell, corner: Corner, run: Run) -> Path:
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir(parents=True)
     for name in _CARRIED:
-        shutil.copyfile(run.path / name, making / name)
+        write(making / name, (run.path / name).read_bytes())
     private_folder(making / "private")
     seen = Seen.read(run)
     if seen is not None:
@@ -233,6 +239,7 @@ def _publish(work: Work, cell: Cell, corner: Corner, run: Run) -> Path:
     if corner.time:
         _date(making, datetime.fromisoformat(corner.time).timestamp())
     os.replace(making, target)
+    flush_folder(target.parent)  # before the only other copy is deleted
     return target
 
 
@@ -268,6 +275,7 @@ STRANGERS = (
     "are looked for, and people with other texts in both are taken not to be there"
 )
 UNSEEN = (
-    "how many runs the search had, for whoever watched the machine or its folder while it ran: its duration tells; the "
-    "files here have the time of its reservation, and `population` is as of then"
+    "how many runs the search had, for whoever watched the machine or its folder, or sees when the file system made "
+    "this folder (ctime) and what was written after it: the duration tells; the files here have the time of the "
+    "reservation, and `population` is as of then"
 )

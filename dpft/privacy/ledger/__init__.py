@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dpft.privacy.ledger._errors import LedgerError
+from dpft.privacy.ledger._errors import LedgerError, StorageError
 from dpft.privacy.ledger.book import Ledger
 from dpft.privacy.ledger.chain import GENESIS
 from dpft.privacy.ledger.claim import Claim
@@ -11,6 +11,6 @@ from dpft.privacy.ledger.limits import OverLimit
 from dpft.privacy.ledger.place import default_ledger_place, is_there, written
 
 __all__ = [
-    "GENESIS", "Claim", "Event", "Ledger", "LedgerError", "Limit", "OverLimit", "Reservation", "Search",
+    "GENESIS", "Claim", "Event", "Ledger", "LedgerError", "Limit", "OverLimit", "Reservation", "Search", "StorageError",
     "default_ledger_place", "is_there", "written",
 ]  # fmt: skip

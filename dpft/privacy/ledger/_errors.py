@@ -11,6 +11,10 @@ class LedgerError(UserError):
     """The ledger refused, or could not make the entry durable: the caller must not release."""
 
 
+class StorageError(LedgerError):
+    """The ledger's file or database failed: a full disk, a lost connection."""
+
+
 def refuse(rule: str, found: object, remedy: str) -> NoReturn:
     raise LedgerError(f"{rule}, got {found}; {remedy}")
 

@@ -63,6 +63,7 @@ class SqliteStore(Store):
     def __init__(self, path: Path) -> None:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path = Path(os.path.realpath(path))  # SQLite keeps its log beside the file that a link leads to
             self.narrowed = _own(path)
         except OSError as error:
             refuse("a ledger needs a writable folder", error, "set DPFT_LEDGER to a file you may write")

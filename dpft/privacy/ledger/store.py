@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, Column, Connection, Engine, Integer, LargeBin
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.sql import Executable
 
-from dpft.privacy.ledger._errors import LedgerError, refuse
+from dpft.privacy.ledger._errors import StorageError, refuse
 
 SCHEMA_VERSION = 2
 BUSY_SECONDS = 30.0  # how long a writer waits for its turn; one charge holds the lock for milliseconds
@@ -109,7 +109,7 @@ class Store(ABC):
             found = error.orig if isinstance(error, DBAPIError) else error
             words = self.censored(" ".join(str(found).split()))
             rule = "the ledger must be readable and writable"
-            raise LedgerError(f"{rule}, got {words}; {self.remedy()}") from None
+            raise StorageError(f"{rule}, got {words}; {self.remedy()}") from None
 
     def censored(self, words: str) -> str:
         """`words` without what must not be shown."""

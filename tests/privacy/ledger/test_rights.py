@@ -72,3 +72,20 @@ def test_a_wider_ledger_is_narrowed_and_that_is_told_once(tmp_path: Path) -> Non
         with Ledger(place) as once_more:
             assert once_more.note is None
             once_more.verify()
+
+
+@pytest.mark.usefixtures("umask")
+def test_a_ledger_behind_a_link_is_its_owners_alone_too(tmp_path: Path) -> None:
+    """Catches: a link to nowhere, behind which SQLite makes the file by the umask, and a log beside the real file."""
+    real, link = tmp_path / "real", tmp_path / "links"
+    real.mkdir(), link.mkdir()
+    (link / "ledger.sqlite").symlink_to(real / "ledger.sqlite")
+    with Ledger(link / "ledger.sqlite") as book:
+        spend(book)
+        found = modes(real)
+        assert {found[name] for name in ("ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm")} == {0o600}
+        for path in real.iterdir():
+            path.chmod(0o644)
+    with Ledger(link / "ledger.sqlite") as book:
+        assert book.note is not None
+        assert modes(real)["ledger.sqlite"] == 0o600
