@@ -141,7 +141,7 @@ def stopped(spec: Spec, ledger: Path, runs: Path, trouble: str) -> int:
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", CHILD, *words], capture_output=True, text=True, env=env, check=False)
     *steps, last = done.stdout.splitlines()
-    assert last == "stopped LedgerError", done.stderr[-500:]
+    assert last == "stopped StorageError", done.stderr[-500:]
     return len(steps)
 
 
