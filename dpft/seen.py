@@ -13,9 +13,12 @@ import hmac
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
-from dpft.privacy.ledger.sketch import Sketch
+import numpy as np
+
+from dpft.privacy.ledger.sketch import Sketch, record_key
 from dpft.run import Run
 from dpft.spec import UserError
 from dpft.tasks import Rows
@@ -36,6 +39,12 @@ class Part:
     def matches(self, rows: Rows) -> bool:
         """Whether `rows` are of the same people, as far as texts tell."""
         return self.sketch.matches(Sketch.of(self.key, rows.texts, rows.pairs))
+
+    def shares(self, rows: Rows) -> bool:
+        """Whether any record of `rows` is known to be among these; of very many records only a sample is known."""
+        partners: Iterable[str | None] = repeat(None) if rows.pairs is None else rows.pairs
+        found = b"".join(record_key(self.key, text, pair) for text, pair in zip(rows.texts, partners, strict=False))
+        return bool(np.isin(np.frombuffer(found, "<u8").astype(np.uint64), self.sketch.keys).any())
 
 
 @dataclass(frozen=True)

@@ -78,11 +78,10 @@ class Start:
         if stated_public:
             about["stated_public"] = True
         if not self.private:
-            who = STATED if stated_public else "which are others than this run's, as far as their texts tell"
-            says = (
-                f"started from a run on {spec.task} that is NOT PRIVATE: that start had no privacy for its own data, "
-                f"{who}; the promise above is for the rows of this run alone"
-            )
+            who = STATED if stated_public else "none of whose records is known to be one of this run's"
+            says = f"started from a run on {spec.task} that is NOT PRIVATE: that start had no privacy for its own data"
+            if population is not None:
+                says += f", {who}; the promise above is for the rows of this run alone"
             return {**about, "private": False, "statement": says}
         mine, theirs = (None if one is None else one.get("id") for one in (population, self.card.get("population")))
         both = mine is not None and mine == theirs
@@ -140,6 +139,10 @@ def check_people(start: Start, spec: Spec, book: Ledger | None, rows: Rows) -> N
                 _refuse("of a private run must not have seen its rows", "one that is NOT PRIVATE on the same data",
                         "train the start within a budget and in the same ledger, or on other data")  # fmt: skip
             _refuse("on the same data must be in the same ledger", f"one that is in {run.ledger}", "pass that --ledger")
+    shared = seen is not None and any(p.shares(rows) for p in seen.parts if not _counted(book, p.run))
+    if shared and not spec.start_public:
+        _refuse("of a private run must have seen none of its rows uncharged", "one that shares some texts with them",
+                "remove these, or pass --from-public RUN to state that they are other people's")  # fmt: skip
     shown = seen.whole if seen is not None else _counted(book, run.id) and run.spec.start is None
     if not shown and not spec.start_public:
         _refuse("must be known to have seen other rows", "one that has kept nothing by which to tell (it is of an "

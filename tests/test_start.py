@@ -32,6 +32,15 @@ def spec(tiny_bert: Path, glue_folder: Folder) -> Spec:
     )  # fmt: skip
 
 
+def others(folder: Path) -> str:
+    """The folder of a task, with texts that no other task has."""
+    for file in folder.iterdir():
+        rows = pd.read_parquet(file)
+        marked = {name: f"{folder.name} " + rows[name] for name in ("sentence1", "sentence2") if name in rows}
+        rows.assign(**marked).to_parquet(file)
+    return str(folder)
+
+
 def card(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((path / "privacy.json").read_text())
     return found
@@ -57,7 +66,7 @@ def test_a_second_stage_begins_with_the_first_ones_tensors_also_when_it_is_resum
 
 def test_the_head_is_taken_where_the_labels_agree(spec: Spec, glue_folder: Folder, tmp_path: Path) -> None:
     first = train(spec, runs=tmp_path / "runs", machine=FP32)
-    second = replace(spec, data=str(glue_folder("mrpc", seed=1)), start=str(first.path), learning_rate=1e-12)
+    second = replace(spec, data=others(glue_folder("mrpc", seed=1)), start=str(first.path), learning_rate=1e-12)
     done = train(second, runs=tmp_path / "runs", machine=FP32)
     for name, tensor in load_file(first.path / "adapter.safetensors").items():
         torch.testing.assert_close(load_file(done.path / "adapter.safetensors")[name], tensor, atol=1e-9, rtol=0)
@@ -66,7 +75,7 @@ def test_the_head_is_taken_where_the_labels_agree(spec: Spec, glue_folder: Folde
 def test_the_card_names_a_start_without_privacy_one_of_another_population_and_one_of_the_same(
     spec: Spec, glue_folder: Folder, tmp_path: Path
 ) -> None:
-    own, other = replace(spec, budget=Budget(8.0, 1e-4)), str(glue_folder("mrpc", seed=1))
+    own, other = replace(spec, budget=Budget(8.0, 1e-4)), others(glue_folder("mrpc", seed=1))
     runs = tmp_path / "runs"
     bare = train(replace(spec, data=other), runs=runs, machine=FP32)
     from_bare = train(replace(own, start=str(bare.path)), runs=runs, machine=FP32)
@@ -79,7 +88,7 @@ def test_the_card_names_a_start_without_privacy_one_of_another_population_and_on
     assert said["start"]["same_population"] is True
     assert said["population"]["runs"] == 2
     assert said["start"]["start"]["private"] is False  # nothing of the line is forgotten
-    third = replace(own, data=str(glue_folder("mrpc", seed=2)), start=str(again.path))
+    third = replace(own, data=others(glue_folder("mrpc", seed=2)), start=str(again.path))
     elsewhere = train(third, runs=runs, machine=FP32)
     said = card(elsewhere.path)
     assert said["start"]["same_population"] is False
@@ -107,7 +116,7 @@ def test_a_start_exchanged_before_the_first_step_is_looked_at_again(
         raise KeyboardInterrupt
 
     latest, runs = tmp_path / "latest", tmp_path / "runs"
-    sound = train(replace(spec, data=str(glue_folder("mrpc", seed=1))), runs=tmp_path / "others", machine=FP32).path
+    sound = train(replace(spec, data=others(glue_folder("mrpc", seed=1))), runs=tmp_path / "others", machine=FP32).path
     seen = train(spec, runs=tmp_path / "others", machine=FP32).path
     latest.symlink_to(sound)
     with monkeypatch.context() as patched:
@@ -178,8 +187,8 @@ def test_a_start_is_known_to_have_seen_the_rows_wherever_their_file_went(spec: S
 def test_what_a_start_saw_is_known_through_the_runs_in_between(spec: Spec, glue_folder: Folder, tmp_path: Path) -> None:
     """Catches: a line of starts that ends where one of them was deleted."""
     bare = train(spec, runs=tmp_path / "first", machine=FP32)
-    others = replace(spec, data=str(glue_folder("mrpc", seed=1)), start=str(bare.path))
-    between = train(others, runs=tmp_path / "second", machine=FP32)
+    other = replace(spec, data=others(glue_folder("mrpc", seed=1)), start=str(bare.path))
+    between = train(other, runs=tmp_path / "second", machine=FP32)
     shutil.rmtree(tmp_path / "first")
     with pytest.raises(UserError, match="NOT PRIVATE on the same data"):
         train(replace(spec, start=str(between.path), budget=Budget(8.0, 1e-4)), runs=tmp_path / "third", machine=FP32)
@@ -190,7 +199,7 @@ def test_a_start_of_which_nothing_is_known_must_be_stated_to_be_of_other_people(
 ) -> None:
     """Catches: a start without its private/ folder taken for other people's in silence, and a card that does not say
     whose word it is."""
-    bare = train(replace(spec, data=str(glue_folder("mrpc", seed=1))), runs=tmp_path / "runs", machine=FP32)
+    bare = train(replace(spec, data=others(glue_folder("mrpc", seed=1))), runs=tmp_path / "runs", machine=FP32)
     shutil.rmtree(bare.path / "private")
     own = replace(spec, budget=Budget(8.0, 1e-4), start=str(bare.path))
     with pytest.raises(UserError, match="--from-public RUN"):
@@ -227,3 +236,18 @@ def test_an_evaluation_on_training_rows_is_told(spec: Spec, tmp_path: Path) -> N
         rows = pd.read_parquet(file)
         rows.assign(**{name: "apart " + rows[name] for name in rows if rows[name].dtype != "int64"}).to_parquet(file)
     assert not trained.saw(str(folder))
+
+
+def test_a_start_that_saw_a_few_of_the_rows_is_refused_or_stated(
+    spec: Spec, glue_folder: Folder, tmp_path: Path
+) -> None:
+    """Catches: fewer shared records than join two populations, taken for none: to these people nothing is promised."""
+    folder = Path(others(glue_folder("mrpc", seed=1)))
+    theirs, own = (pd.read_parquet(Path(data) / "train.parquet") for data in (folder, str(spec.data)))
+    pd.concat([theirs.iloc[4:], own.iloc[:4]]).to_parquet(folder / "train.parquet")
+    bare = train(replace(spec, data=str(folder)), runs=tmp_path / "runs", machine=FP32)
+    wanted = replace(spec, budget=Budget(8.0, 1e-4), start=str(bare.path))
+    with pytest.raises(UserError, match="shares some texts"):
+        train(wanted, runs=tmp_path / "runs", machine=FP32)
+    done = train(replace(wanted, start_public=True), runs=tmp_path / "runs", machine=FP32)
+    assert "by the word of whoever started this run" in card(done.path)["start"]["statement"]
