@@ -17,7 +17,8 @@ from dpft.spec import Spec, UserError, canonical_json
 from dpft.tasks import hub
 from dpft.tasks._task import Rows, Task
 from dpft.tasks.labelling import MANY, RULES, Column, answer_of, kind_of, names_in, scored, ticked, values
-from dpft.tasks.reading import FORMATS, Source, in_folder, of_file
+from dpft.tasks.reading import FORMATS, in_folder, of_file
+from dpft.tasks.source import Source
 from dpft.tasks.units import kept, name_of
 
 NAME = "files"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dpft.spec import UserError
-from dpft.tasks.reading import Row
+from dpft.tasks.source import Row
 
 _BATCH = 4096
 

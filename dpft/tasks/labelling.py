@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dpft.answers import ANSWERS, CLASSES, Answer, Score
 from dpft.spec import UserError
-from dpft.tasks.reading import Source
+from dpft.tasks.source import Source
 
 MOST_NAMES = 100  # a column of more different labels, none of which was stated, is rather a number or a text
 SEPARATOR = "|"

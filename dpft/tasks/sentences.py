@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dpft.spec import UserError
 from dpft.tasks import columns
-from dpft.tasks.reading import Source
+from dpft.tasks.source import Source
 from dpft.tasks.tags import is_tag
 from dpft.tasks.units import numbered
 

@@ -70,9 +70,10 @@ def test_every_format_gives_the_same_rows_in_their_order(tmp_path: Path, end: st
 
 def test_a_header_in_the_middle_is_refused_by_its_line(tmp_path: Path) -> None:
     """Catches: two files put behind each other, trained on with a third class named like the column."""
-    for end in ("csv", "tsv"):
+    for end, dress in (("csv", str), ("tsv", str), ("csv", str.upper), ("csv", lambda header: f"\ufeff{header} ")):
         lines = labelled(tmp_path / "one.csv", "a", "b").read_text().replace(",", "," if end == "csv" else "\t")
-        (tmp_path / f"both.{end}").write_text(lines + lines)
+        header, _, rest = lines.partition("\n")
+        (tmp_path / f"both.{end}").write_text(f"{lines}{dress(header)}\n{rest}", encoding="utf-8")
         said = refusal(spec(tmp_path / f"both.{end}"))
         assert said.startswith("the header must stand in the first line alone, got it again in line 4")
 
