@@ -26,8 +26,8 @@ def evaluate(
     further = trained.figures(data)
     if trained.private and trained.saw(data):
         _show.say(
-            "these rows match training rows of the run: the figures are computed on them without noise, and the run's "
-            "promise does not cover them"
+            "some of these rows have the text of a training row: the figures are computed on them without noise, and "
+            "the run's promise does not cover them"
         )
     table = _show.by_type(further)
     metric = next(iter(further))

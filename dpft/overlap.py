@@ -5,10 +5,9 @@ from __future__ import annotations
 import secrets
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dpft.privacy.ledger.sketch import record_key
-from dpft.tasks import Rows, Task
+from dpft.privacy.ledger.sketch import record_keys
+from dpft.tasks import Task
 
 NOTE = (
     "some validation rows have the text of a training row: the figures on them are no measure of new texts, and depend "
@@ -25,18 +24,9 @@ def shared_records(task: Task) -> int | None:
     if task.validation is None:
         return None
     key = secrets.token_bytes(32)
-    known = _keys(key, task.train)
+    known = record_keys(key, task.train.texts, task.train.pairs)
     for rows in task.judged.values():
-        found = np.flatnonzero(np.isin(_keys(key, rows), known))
+        found = np.flatnonzero(np.isin(record_keys(key, rows.texts, rows.pairs), known))
         if len(found):
             return int(found[0]) + 1
     return None
-
-
-def _keys(key: bytes, rows: Rows) -> NDArray[np.uint64]:
-    """(N,), eight bytes of HMAC-SHA256 of each record."""
-    if rows.pairs is None:
-        joined = b"".join(record_key(key, text) for text in rows.texts)
-    else:
-        joined = b"".join(record_key(key, text, pair) for text, pair in zip(rows.texts, rows.pairs, strict=True))
-    return np.frombuffer(joined, "<u8").astype(np.uint64)

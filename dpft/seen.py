@@ -8,17 +8,14 @@ that they know was among the rows: it is as private as they are.
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 import secrets
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import repeat
 from typing import Any
 
 import numpy as np
 
-from dpft.privacy.ledger.sketch import Sketch, record_key
+from dpft.privacy.ledger.sketch import Sketch, keyed_digest, record_keys
 from dpft.run import Run
 from dpft.spec import UserError
 from dpft.tasks import Rows
@@ -42,9 +39,8 @@ class Part:
 
     def shares(self, rows: Rows) -> bool:
         """Whether any record of `rows` is known to be among these; of very many records only a sample is known."""
-        partners: Iterable[str | None] = repeat(None) if rows.pairs is None else rows.pairs
-        found = b"".join(record_key(self.key, text, pair) for text, pair in zip(rows.texts, partners, strict=False))
-        return bool(np.isin(np.frombuffer(found, "<u8").astype(np.uint64), self.sketch.keys).any())
+        found = record_keys(self.key, rows.texts, rows.pairs)
+        return bool(np.isin(found, self.sketch.keys).any())
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ class Seen:
         own = Part(run, key, Sketch.of(key, rows.texts, rows.pairs))
         earlier = () if before is None else before.parts
         whole = not begun or (before is not None and before.whole)
-        return cls((own, *earlier), whole, keyed(key, spelled(rows)))
+        return cls((own, *earlier), whole, keyed_digest(key, spelled(rows)))
 
     @classmethod
     def read(cls, run: Run) -> Seen | None:
@@ -93,16 +89,8 @@ class Seen:
 
     def check_same(self, rows: Rows) -> None:
         """Refuse rows that are not the run's own, in their order."""
-        if not hmac.compare_digest(keyed(self.parts[0].key, spelled(rows)), self.digest):
+        if not hmac.compare_digest(keyed_digest(self.parts[0].key, spelled(rows)), self.digest):
             raise other_rows()
-
-
-def keyed(key: bytes, parts: Iterable[bytes]) -> str:
-    """HMAC-SHA256 of all parts, one after the other."""
-    found = hmac.new(key, digestmod=hashlib.sha256)
-    for part in parts:
-        found.update(part)
-    return found.hexdigest()
 
 
 def other_rows() -> UserError:

@@ -77,10 +77,12 @@ class Trained:
         return next(iter(self.figures(data).items()))
 
     def saw(self, data: str | None = None) -> bool:
-        """Whether the rows that `figures` judges by are, as far as texts tell, those that the run was trained on."""
+        """Whether any row that `figures` judges by is known to have the text of a training row of the run, or of one
+        that it began with. Of more than 65,536 records a sample is known.
+        """
         seen = Seen.read(self.run)
         parts = tasks.judged(self.run.spec, data, self.adapted.answer, self.labels)
-        return seen is not None and any(part.matches(rows) for part in seen.parts for rows in parts.values())
+        return seen is not None and any(part.shares(rows) for part in seen.parts for rows in parts.values())
 
     def figures(self, data: str | None = None) -> dict[str, float]:
         """Every metric of the task on its validation rows, or on those of `data`, the main one first."""

@@ -258,15 +258,8 @@ def _finish(run: Run, ready: Prepared, book: Ledger | None, cost: Cost, progress
     if book is not None:
         book.settle(run.id)
         charge = Charge(book.charged(run.id), book.head(), charging.together(book, plan, run.id))
-    promised = card(
-        run.spec,
-        plan,
-        ready.train.protected,
-        charge,
-        settled.precision,
-        task.taken,
-        overlap.NOTE if ready.shared else None,
-    )
+    told = overlap.NOTE if ready.shared else None
+    promised = card(run.spec, plan, ready.train.protected, charge, settled.precision, task.taken, told)
     begun = {} if ready.start is None else {"start": ready.start.stated(charge.population, run.spec.start_public)}
     run.write_json("privacy", {**promised, **begun, "adapter_sha256": adapter_digest(run)})
     result = Result(

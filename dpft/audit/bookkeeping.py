@@ -25,7 +25,7 @@ from dpft.wording import BROKEN, is_broken
 
 _LEVEL: Level = "bookkeeping"
 _PATIENCE = 300.0  # seconds that an accountant may take on a busy machine; it needs one or two
-LOOSER = "no breach: a looser upper bound, at a coarser setting than the one stated; ε is at most the least of all"
+LOOSER = "no breach: an upper bound too, and a looser one than the one stated; ε is at most the least of them"
 _ROUNDING = 1e-9  # relative: another machine's mathematical libraries round otherwise
 
 
@@ -135,21 +135,14 @@ def _epsilon(run: Run, card: dict[str, Any], charged: int) -> list[Check]:
         found = epsilon_of([Segment(plan.noise, plan.rate, charged)], plan.budget.delta, _PATIENCE)
     except UserError as error:
         return [fact(_LEVEL, "ε recomputed", False, str(error))]
-    each = [
-        Check(
-            _LEVEL,
-            f"ε by {name}",
-            value,
-            None,
-            None,
-            "figure",
-            LOOSER if value > high else "an upper bound of its own",
-        )
-        for name, value in found.bounds.items()
-        if value is not None
-    ]
+    each = [_bound(name, value, high) for name, value in found.bounds.items() if value is not None]
     about = f"by {found.accountant}, at most what the card states"
     return [*_stated(found.epsilon, high, plan.budget.epsilon, about), *each]
+
+
+def _bound(name: str, value: float, stated: float) -> Check:
+    looser = value > stated * (1 + _ROUNDING)
+    return Check(_LEVEL, f"ε by {name}", value, None, None, "figure", LOOSER if looser else "an upper bound of its own")
 
 
 def _epsilon_of_search(run: Run, card: dict[str, Any]) -> list[Check]:

@@ -107,9 +107,7 @@ def _write(folder: File, report: Report) -> None:
     public, everything = report.to_json(), report.to_json(private=True)
     write(folder / "audit.json", _text(public))
     if public != everything:
-        (folder / "private").mkdir(mode=0o700, exist_ok=True)
-        write(folder / "private" / "audit.json", _text(everything))
-        (folder / "private" / "audit.json").chmod(0o600)
+        write(folder / "private" / "audit.json", _text(everything), private=True)
 
 
 def _text(value: dict[str, Any]) -> bytes:

@@ -53,7 +53,9 @@ def heterogeneous_prv(parts: Sequence[Part], delta: float) -> tuple[float, float
     """The lower and upper ends of PRV's interval for `parts` together, for removal only (Gopi et al. 2021)."""
     total = sum(steps for _, _, steps in parts)
     below = less_rounding(delta, total)
-    eps_error, delta_error = EPS_ERROR * heterogeneous_rdp(parts, delta), delta / 1000
+    alone = parts[0] if len(parts) == 1 and parts[0][1] < 1 else None
+    near = heterogeneous_rdp(parts, delta) if alone is None else epsilon_quick(*alone, delta)[0]  # as `epsilon_upper`
+    eps_error, delta_error = EPS_ERROR * near, delta / 1000
     mechanisms = [
         GaussianMechanism(noise) if rate == 1 else PoissonSubsampledGaussianMechanism(rate, noise)
         for noise, rate, _ in parts

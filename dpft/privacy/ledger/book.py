@@ -5,7 +5,6 @@ No loss, norm or drawn size is written here; the second of each charge is.
 
 from __future__ import annotations
 
-import hmac
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -21,6 +20,7 @@ from dpft.privacy.ledger.claim import Claim, Matched
 from dpft.privacy.ledger.entries import Event, Limit, Reservation, Search, check_population_name
 from dpft.privacy.ledger.limits import Decision
 from dpft.privacy.ledger.populations import UNKNOWN, Population, View
+from dpft.privacy.ledger.sketch import keyed_digest
 from dpft.privacy.ledger.spending import Spending
 from dpft.privacy.ledger.store import entry, opened
 
@@ -176,10 +176,7 @@ class Ledger:
 
     def keyed(self, parts: Iterable[bytes]) -> str:
         """HMAC-SHA256 of all parts, one after the other, under the ledger's key."""
-        found = hmac.new(chain.key(self.store), digestmod="sha256")
-        for part in parts:
-            found.update(part)
-        return found.hexdigest()
+        return keyed_digest(chain.key(self.store), parts)
 
     def data(self, run: str) -> str | None:
         """What `run`, or a search, was reserved for: its rows as `keyed` then knew them. None in older entries."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -98,6 +98,23 @@ def record_key(key: bytes, text: str, pair: str | None = None) -> bytes:
     """8 bytes of HMAC-SHA256 of the text in Unicode's NFC, blanks collapsed; of both texts of a pair, in any order."""
     words = sorted(_plain(one) for one in (text, pair) if one is not None)
     return hmac.digest(key, "\n".join(words).encode("utf-8", "surrogatepass"), "sha256")[:8]
+
+
+def record_keys(key: bytes, texts: Iterable[str], pairs: Iterable[str] | None) -> NDArray[np.uint64]:
+    """(N,), the key of each record in order."""
+    if pairs is None:
+        found = b"".join(record_key(key, text) for text in texts)
+    else:
+        found = b"".join(record_key(key, text, pair) for text, pair in zip(texts, pairs, strict=True))
+    return np.frombuffer(found, "<u8").astype(np.uint64)
+
+
+def keyed_digest(key: bytes, parts: Iterable[bytes]) -> str:
+    """HMAC-SHA256 of all parts, one after the other."""
+    found = hmac.new(key, digestmod="sha256")
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
 
 
 def _plain(text: str) -> str:

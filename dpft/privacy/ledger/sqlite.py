@@ -38,16 +38,17 @@ _SECOND = (
 _TRIGGER = "CREATE TRIGGER {0}_no_{1} BEFORE {1} ON {0} BEGIN SELECT RAISE(ABORT, 'append only'); END"
 
 
-def _own(path: Path) -> bool:
-    """Make the file for its owner alone, where there is none; else narrow it, and say whether it was wider.
+def _make(path: Path) -> None:
+    """Make the file for its owner alone, where there is none."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, _MODE))
+
+
+def _narrow(path: Path) -> bool:
+    """Take a ledger and its logs from all but their owner; whether one of them was wider.
 
     A file of another owner's is left as it is: who may read it is for that person to say.
     """
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, _MODE))
-        return False
-    except FileExistsError:
-        pass
     wider = False
     for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal"))):
         with suppress(FileNotFoundError, PermissionError):
@@ -64,7 +65,7 @@ class SqliteStore(Store):
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = Path(os.path.realpath(path))  # SQLite keeps its log beside the file that a link leads to
-            self.narrowed = _own(path)
+            _make(path)
         except OSError as error:
             refuse("a ledger needs a writable folder", error, "set DPFT_LEDGER to a file you may write")
         self.path = path
@@ -87,6 +88,7 @@ class SqliteStore(Store):
             self.check_version(version)
             if version < SCHEMA_VERSION:
                 self._create(blank)
+        self.narrowed = _narrow(self.path)  # only now is it known to be a ledger
         with self.plain_errors():
             mode = self.enter_wal()
             if mode != "wal":
