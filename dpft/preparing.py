@@ -12,7 +12,7 @@ from dpft.hardware import Hardware
 from dpft.methods._method import Adapted
 from dpft.privacy.ranks import ALONE, Team
 from dpft.progress import Progress
-from dpft.rows import features_of, stored, tokens_of
+from dpft.rows import features_of, shared_of, stored, tokens_of
 from dpft.shelf import Shelf
 from dpft.spec import Spec, UserError
 from dpft.tasks.encode import Encoded
@@ -57,7 +57,7 @@ def with_own_rates(spec: Spec, method: methods.Method) -> Spec:
 
 
 def about_task(task: tasks.Task) -> dict[str, Any]:
-    """What is learned to answer, and what of it was read off the training data."""
+    """What is learned to answer, and what of it was read off the training data, for task.json."""
     about = {"task": task.name, "kind": task.answer.kind, "labels": task.labels, "metrics": task.metrics}
     return {**{key: list(v) if isinstance(v, tuple) else v for key, v in about.items()}, "taken": list(task.taken)}
 
@@ -70,7 +70,7 @@ def prepare(
     start = starts.read(spec)
     model = adapt(spec, len(task.labels), task.paired, settled, answer=task.answer, rehearsed=True)
     taken = start is not None and start.put(model.adapted, spec, task.labels)
-    shared = overlap.shared_records(task) is not None
+    shared = shared_of(spec, task, shelf) is not None
     if shared:
         progress.note(overlap.NOTE)
     progress.stage("encoding the texts")

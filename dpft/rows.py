@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dpft import evaluate, tasks
+from dpft import evaluate, overlap, tasks
 from dpft.adapt import Model
 from dpft.hardware import Hardware
 from dpft.models.load import digest
@@ -25,6 +25,11 @@ def stored() -> Path:
 def rows_of(spec: Spec, shelf: Shelf) -> tasks.Task:
     """The task of `spec`, without what an audit plants in it."""
     return shelf.get("tasks", rows_key(spec), lambda: tasks.load(spec))
+
+
+def shared_of(spec: Spec, task: tasks.Task, shelf: Shelf) -> int | None:
+    """The first validation row that is a training row too, as `overlap.shared_records` finds it."""
+    return shelf.get("shared records", [*rows_key(spec), _planted(spec)], lambda: overlap.shared_records(task))
 
 
 def tokens_of(spec: Spec, task: tasks.Task, tokenizer: Any, shelf: Shelf) -> list[Encoded]:
@@ -57,5 +62,8 @@ def rows_key(spec: Spec) -> list[Any]:
 
 
 def _tokens_key(spec: Spec) -> list[Any]:
-    planted = [spec.canaries, spec.seed] if spec.canaries else None  # the planted rows follow the seed
-    return [*rows_key(spec), planted, spec.model, spec.representation, spec.max_length]
+    return [*rows_key(spec), _planted(spec), spec.model, spec.representation, spec.max_length]
+
+
+def _planted(spec: Spec) -> list[int] | None:
+    return [spec.canaries, spec.seed] if spec.canaries else None  # the planted rows follow the seed

@@ -40,6 +40,7 @@ from dpft.shelf import Shelf
 from dpft.spec import Machine, Spec, UserError, canonical_json
 from dpft.tasks.microbatch import microbatches
 
+ENCODER = "encoder_sha256"  # in task.json
 Planner = Callable[[Spec, int], Plan]
 
 
@@ -103,7 +104,7 @@ def _train(
         place = book.place if book else Path()
         run = Run.create(runs, spec, plan, place, lambda id: charging.reserve(book, plan, id, claim, own.train))
         starts.keep_seen(run, start, own.train)
-        run.write_json("task", about_task(task))
+        run.write_json("task", {**about_task(task), ENCODER: ready.adapted.model.digest})
         return _run(run, ready, book, progress, ranks)
 
 
@@ -132,13 +133,18 @@ def _resume(path: Path, progress: Progress, shelf: Shelf, ranks: Team, machine: 
             f"a run resumes on as many {run.spec.unit}s as it began with, got {task.train.protected}; "
             "restore the data of the run"
         )
-    if run.read_json("task") not in (None, about_task(task)):
+    known = run.read_json("task") or {}
+    if known and known | about_task(task) != known:
         raise UserError(
             "a run resumes with the labels it began with, got other label names or another kind; restore its data"
         )
     settled = settle(run.spec, machine)
     _call(ranks, run.spec, run.plan, settled)
     ready = prepare(run.spec, task, settled, progress, shelf, ranks)
+    if known.get(ENCODER) not in (None, ready.adapted.model.digest):
+        raise UserError(
+            f"a run resumes with the encoder that it began with, got other weights at {run.spec.model!r}; restore them"
+        )
     recovery.check_there(run)
     with charging.opened(run.plan, run.ledger) as book:
         if book is not None:
@@ -153,8 +159,8 @@ def _resume(path: Path, progress: Progress, shelf: Shelf, ranks: Team, machine: 
             if not charging.is_reserved_for(book, run.id, own.train):
                 raise other_rows()
         starts.resume_seen(run, ready.start, own.train)
-        if run.read_json("task") is None:
-            run.write_json("task", about_task(task))
+        if not known:
+            run.write_json("task", {**about_task(task), ENCODER: ready.adapted.model.digest})
         return _run(run, ready, book, progress, ranks)
 
 

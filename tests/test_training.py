@@ -470,6 +470,30 @@ def test_a_run_resumes_on_its_own_rows_alone(
     assert resume(path, machine=FP32).steps > 0
 
 
+def test_a_run_resumes_with_its_own_encoder_also_before_its_first_checkpoint(spec: Spec, tmp_path: Path) -> None:
+    """Catches: another model's weights under the same name, where no checkpoint tells yet."""
+    model = tmp_path / "model"
+    shutil.copytree(spec.model, model)
+    path = broken_off(replace(spec, model=str(model)), tmp_path, 0)
+    shutil.rmtree(path / "checkpoints", ignore_errors=True)
+    kept = (model / "model.safetensors").read_bytes()
+    tensors = load_file(model / "model.safetensors")
+    save_file({name: tensor + 0.5 for name, tensor in tensors.items()}, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="encoder that it began with"):
+        resume(path, machine=FP32)
+    (model / "model.safetensors").write_bytes(kept)
+    assert resume(path, machine=FP32).steps > 0
+
+
+def test_a_reservation_that_names_no_rows_is_not_resumed(spec: Spec, tmp_path: Path, monkeypatch: Any) -> None:
+    """Catches: "got others" about the right rows of a run that an earlier version reserved; or any rows taken."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "keyed", lambda *_: None)
+        path = broken_off(spec, tmp_path)
+    with pytest.raises(UserError, match="got one of an earlier version"):
+        resume(path, machine=FP32)
+
+
 def test_rows_that_are_judged_by_and_trained_on_are_told(spec: Spec, tmp_path: Path) -> None:
     """Catches: un-noised figures of training rows above a promise that says nothing of it."""
     folder, notes = Path(str(spec.data)), []

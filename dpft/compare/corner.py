@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import secrets
 import shutil
@@ -27,12 +28,51 @@ class OneTrial:
     tie: int
 
 
+@dataclass(frozen=True)
+class Best:
+    """The best trial so far, by value and then by coins. `run`: its folder in the corner, None where it failed."""
+
+    value: float
+    tie: int
+    number: int
+    run: str | None
+    failure: str | None
+
+
+@dataclass
+class State:
+    """Where a search stands. `id`: its identity in the ledger. `runs`: K, None until it is drawn. `head`, `time` and
+    `population`: the ledger's as of the reservation. `runs_on`: encoder, precision and device of every trial.
+    """
+
+    id: str
+    plan: Plan
+    runs: int | None = None
+    head: str = ""
+    time: str = ""
+    population: dict[str, Any] | None = None
+    runs_on: str | None = None
+    done: int = 0
+    begun: OneTrial | None = None
+    best: Best | None = None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> State:
+        """The State that was written down. Raises TypeError, KeyError or UserError on anything else."""
+        begun, best = values["begun"], values["best"]
+        return cls(**{
+            **values, "plan": Plan.from_json(values["plan"]), "begun": None if begun is None else OneTrial(**begun),
+            "best": None if best is None else Best(**best),
+        })  # fmt: skip
+
+
 class Corner:
-    """`id`: the search's identity in the ledger. `runs`: K, None until it is drawn. All is written down at once."""
+    """A search's folder and its `state`. Every change of the state is on the disk before the call returns."""
+
+    state: State
 
     def __init__(self, folder: Path, digest: str) -> None:
         self.path = folder / "private" / digest[:16]
-        self._state: dict[str, Any] = {}
 
     def open(self, plan: Plan) -> None:
         """Take up what is there; else begin, with the `plan` of the search."""
@@ -40,8 +80,7 @@ class Corner:
             private_folder(folder)
         file = self.path / _STATE
         try:
-            self._state = json.loads(file.read_text()) if file.is_file() else self._begun(plan)
-            self.plan = Plan.from_json(self._state["plan"])
+            self.state = State.from_json(json.loads(file.read_text())) if file.is_file() else self._begun(plan)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
@@ -50,107 +89,46 @@ class Corner:
             ) from None
         self._keep()
 
-    def _begun(self, plan: Plan) -> dict[str, Any]:
+    def _begun(self, plan: Plan) -> State:
         if any(not path.name.startswith(".") for path in self.path.iterdir()):
             raise UserError(
                 f"a search goes on with the dpft that began it, got one of an earlier version in {str(self.path)!r}, "
                 "whose promise would not hold; delete that folder and plan it anew with another --to"
             )
-        return {"id": secrets.token_hex(16), "plan": plan.to_json(), "runs": None, "head": "", "time": "", "done": 0,
-                "population": None, "begun": None, "best": None, "ran_on": None, "failure": None}  # fmt: skip
-
-    @property
-    def id(self) -> str:
-        return str(self._state["id"])
-
-    @property
-    def delta(self) -> float:
-        assert self.plan.budget is not None
-        return self.plan.budget.delta
-
-    @property
-    def runs(self) -> int | None:
-        found: int | None = self._state["runs"]
-        return found
-
-    @property
-    def head(self) -> str:
-        """The ledger's, just after the reservation."""
-        return str(self._state["head"])
-
-    @property
-    def time(self) -> str:
-        """Of the reservation, as the ledger has it."""
-        return str(self._state["time"])
-
-    @property
-    def population(self) -> dict[str, Any] | None:
-        """What it had spent as of the reservation."""
-        found: dict[str, Any] | None = self._state["population"]
-        return found
-
-    @property
-    def done(self) -> int:
-        return int(self._state["done"])
-
-    @property
-    def begun(self) -> OneTrial | None:
-        """The trial that was begun and is not over."""
-        return None if self._state["begun"] is None else OneTrial(**self._state["begun"])
-
-    @property
-    def best(self) -> Path | None:
-        """The run folder of the best trial so far."""
-        found = self._state["best"]
-        return None if found is None or found["run"] is None else self.path / found["run"]
-
-    @property
-    def failure(self) -> str | None:
-        """Why the best trial has no run."""
-        found: str | None = self._state["failure"]
-        return found
+        return State(secrets.token_hex(16), plan)
 
     def drawn(self, runs: int, head: str, time: str, population: dict[str, Any] | None) -> None:
-        self._state |= {"runs": runs, "head": head, "time": time, "population": population}
-        self._keep()
+        """Keep K, and what the ledger says just after the reservation."""
+        self._change(runs=runs, head=head, time=time, population=population)
 
-    def begin(self, spec: Spec, tie: int) -> OneTrial:
-        """The next trial, whose draws are `spec`'s."""
-        trial = OneTrial(self.done, {name: getattr(spec, name) for name in _DRAWN}, tie)
-        self._state["begun"] = vars(trial)
-        self._keep()
-        return trial
-
-    def place(self, trial: OneTrial) -> Path:
-        """The folder of a trial: one for each number, so that equal draws are never taken for one run."""
-        return self.path / f"trial-{trial.number}"
-
-    def end(self, found: tuple[Path | None, float, str]) -> None:
-        """Count the trial that was begun, keep it if it is the best so far, and remove whichever is not.
-
-        Order: by value, of equal ones by the coins. Raises UserError where a trial ran on another encoder or machine
-        than those before: all must be the same mechanism.
-        """
-        trial, (run, value, about) = self.begun, found
-        assert trial is not None
-        if run is not None and self._state["ran_on"] not in (None, about):
+    def check_runs_on(self, what: str) -> None:
+        """Refuse, before a trial begins, another encoder or machine than earlier trials': all are one mechanism."""
+        if self.state.runs_on not in (None, what):
             raise UserError(
                 "all trials of a search must run on the same encoder, precision and device, got another; restore them"
             )
-        before = self._state["best"]
-        rank = [value, trial.tie]
-        better = before is None or rank > [before["value"], before["tie"]]
-        if better:
+        self._change(runs_on=what)
+
+    def begin(self, spec: Spec, tie: int) -> OneTrial:
+        """The next trial, whose draws are `spec`'s."""
+        trial = OneTrial(self.state.done, {name: getattr(spec, name) for name in _DRAWN}, tie)
+        self._change(begun=trial)
+        return trial
+
+    def place(self, number: int) -> Path:
+        """The folder of a trial: one for each number, so that equal draws are never taken for one run."""
+        return self.path / f"trial-{number}"
+
+    def end(self, run: Path | None, value: float, failure: str | None = None) -> None:
+        """Count the trial that was begun, keep it if it is the best so far, and remove whichever is not."""
+        trial, best = self.state.begun, self.state.best
+        assert trial is not None
+        if best is None or (value, trial.tie) > (best.value, best.tie):
             relative = None if run is None else str(run.relative_to(self.path))
-            self._state["best"] = {"value": value, "tie": trial.tie, "number": trial.number, "run": relative}
-            self._state["failure"] = about if run is None else None
-        if run is not None:
-            self._state["ran_on"] = about
-        self._state |= {"begun": None, "done": trial.number + 1}
-        self._keep()
-        kept = self.place(OneTrial(self._state["best"]["number"], {}, 0))
+            best = Best(value, trial.tie, trial.number, relative, failure)
+        self._change(begun=None, done=trial.number + 1, best=best)
         for folder in self.path.glob("trial-*"):
-            if folder != kept:
+            if folder != self.place(best.number):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def remove(self) -> None:
@@ -162,5 +140,9 @@ class Corner:
                 "repeat the command"
             )
 
+    def _change(self, **values: Any) -> None:
+        self.state = dataclasses.replace(self.state, **values)
+        self._keep()
+
     def _keep(self) -> None:
-        write(self.path / _STATE, json.dumps(self._state).encode(), private=True)
+        write(self.path / _STATE, json.dumps(dataclasses.asdict(self.state)).encode(), private=True)

@@ -10,36 +10,33 @@ and all searches of a comparison are reserved before the first trial of any.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
-import shutil
+import traceback
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from dpft import charging, overlap
-from dpft.card import promise
+from dpft import charging
+from dpft.adapt import settle
 from dpft.compare.cells import Cell
 from dpft.compare.corner import Corner, OneTrial
 from dpft.compare.planning import plan_cell, terms
-from dpft.compare.trials import Trials
+from dpft.compare.publishing import publish
 from dpft.compare.watch import How, Outcome
+from dpft.models.load import identity
 from dpft.privacy.accountants import epsilon_quick
 from dpft.privacy.ledger import Ledger, Search, StorageError
-from dpft.privacy.ledger.entries import SECRET
 from dpft.privacy.ledger.summary import summarize
 from dpft.privacy.plan import Plan
 from dpft.privacy.search import draw_runs
 from dpft.privacy.secret import Secret
 from dpft.progress import Progress
 from dpft.result import Result
-from dpft.rows import rows_of
-from dpft.run import Run, flush_folder, free, private_folder, write
-from dpft.seen import Seen
+from dpft.rows import rows_of, shared_of
+from dpft.run import Run
 from dpft.spec import Spec, UserError
 from dpft.tasks.records import spelled
 from dpft.training import Planner
@@ -48,7 +45,6 @@ if TYPE_CHECKING:
     from dpft.compare.work import Work
 
 Done = tuple[Result, str | None, How]
-_CARRIED = ("spec.json", "adapter.safetensors")
 
 
 class Quiet(Progress):
@@ -84,7 +80,8 @@ def best_of_trials(work: Work, cell: Cell, progress: Progress) -> Done:
     if known is None:
         progress.stage("searching: how many trials there are stays secret")
         corner = _reserved(work, cell)
-        known, how = _publish(work, cell, corner, _best(work, cell, corner)), "trained"
+        ledger, best = str(work.place.to_json()["ledger"]), _best(work, cell, corner)
+        known, how = publish(work.folder.runs, ledger, cell, corner.state, best), "trained"
     corner.remove()
     return Result.from_json({**(Run.open(known).read_json("result") or {}), "path": known}), None, how
 
@@ -95,7 +92,7 @@ def _reserved(work: Work, cell: Cell) -> Corner:
     assert trials is not None
     if task.validation is None:
         raise UserError("a search needs rows to judge its trials by, got no validation rows; pass --validation FILE")
-    shared = overlap.shared_records(task)
+    shared = shared_of(cell.spec, task, work.shelf)
     if shared is not None and cell.epsilon is not None:
         raise UserError(
             f"rows that trials are judged by must not be training rows, got such a one in validation row {shared}; "
@@ -104,13 +101,14 @@ def _reserved(work: Work, cell: Cell) -> Corner:
     plan = plan_cell(cell, task.train.protected)
     corner = Corner(work.folder.path, cell.digest)
     corner.open(plan)
-    asked = terms(cell, corner.plan, corner.id)
+    state = corner.state
+    asked = terms(cell, state.plan, state.id)
     if not isinstance(asked, Search):  # without privacy nothing is charged and nothing hidden
-        if corner.runs is None:
+        if state.runs is None:
             corner.drawn(trials.count, "", "", None)
         return corner
     with Ledger(work.place.ledger) as book:
-        if corner.runs is None:
+        if state.runs is None:
             if book.search(asked.run) is None:
                 claim = book.claim(task.train.texts, task.train.pairs, work.place.population, cell.spec.unit)
                 book.reserve_search(
@@ -124,9 +122,10 @@ def _reserved(work: Work, cell: Cell) -> Corner:
 
 
 def _draw(book: Ledger, corner: Corner, asked: Search) -> None:
-    population = book.view().holding(asked.run)
+    population, budget = book.view().holding(asked.run), corner.state.plan.budget
     assert population is not None
-    summary = summarize(population, corner.delta).to_json()
+    assert budget is not None
+    summary = summarize(population, budget.delta).to_json()
     time = next(run.time for run in population.runs if run.terms.run == asked.run)
     corner.drawn(draw_runs(asked.mean, asked.shape, Secret()), book.head(), time, summary)
 
@@ -141,60 +140,55 @@ def _check_same(book: Ledger, corner: Corner, asked: Search, plan: Plan | None) 
             f"a search goes on as it was reserved, got other terms or a ledger without it at {str(book.place)!r}; "
             "restore the comparison's folder and its ledger"
         )
-    if plan is None or (plan.rate, plan.steps, plan.budget) != (
-        corner.plan.rate,
-        corner.plan.steps,
-        corner.plan.budget,
-    ):
+    kept = corner.state.plan
+    if plan is None or (plan.rate, plan.steps, plan.budget) != (kept.rate, kept.steps, kept.budget):
         raise UserError("a search goes on with the rows that it was reserved for, got others; restore its data")
-    book.verify(corner.head)
+    book.verify(corner.state.head)
 
 
 def _best(work: Work, cell: Cell, corner: Corner) -> Run:
     """Run what is left of the trials. Only the best so far is kept, beside the number of those that are done."""
+    settled, secret = settle(cell.spec, work.place.machine), Secret()
+    corner.check_runs_on(f"{identity(cell.spec.model)} {settled.precision} {settled.device.type}")
     assert cell.trials is not None
-    assert corner.runs is not None
-    secret = Secret()
-    while corner.done < corner.runs:
-        trial = corner.begun or corner.begin(cell.trials.drawn_spec(cell.spec, secret), int(secret.words(1)[0]))
-        corner.end(_tried(work, cell, corner, trial))
-    if corner.best is None:
+    assert corner.state.runs is not None
+    while corner.state.done < corner.state.runs:
+        trial = corner.state.begun
+        if trial is None:
+            trial = corner.begin(cell.trials.drawn_spec(cell.spec, secret), int(secret.words(1)[0]))
+        corner.end(*_tried(work, cell, corner, trial))
+    best = corner.state.best
+    assert best is not None  # a geometric K is never 0
+    if best.run is None:
         raise UserError(
-            f"a search must have a trial that comes to its end, got none ({corner.failure}); its "
-            "budget is spent: plan another search with another --to"
+            f"a search must have a trial that comes to its end, got none ({best.failure}); its budget is spent: plan "
+            "another search with another --to"
         )
-    return Run.open(corner.best)
+    return Run.open(corner.path / best.run)
 
 
-def _tried(work: Work, cell: Cell, corner: Corner, trial: OneTrial) -> tuple[Path | None, float, str]:
-    """The run of a trial, its value and what it ran on; of one that fails no run, the least value and why.
+def _tried(work: Work, cell: Cell, corner: Corner, trial: OneTrial) -> tuple[Path | None, float, str | None]:
+    """The run of a trial and its value; of one that fails no run, the least value and why.
 
     That a trial fails may depend on its rows, so that it counts as a trial like all others. A kill, a full disk, too
     little memory, and whatever is refused before the first step end the search, which is taken up again.
     """
-    there = work.elsewhere(
-        str(corner.place(trial).relative_to(work.folder.path)), corner.place(trial) / "ledger.sqlite"
-    )
-    there = there.unseen()
-    spec = dataclasses.replace(cell.spec, **trial.changes)
+    place = corner.place(trial.number)
+    there = work.elsewhere(str(place.relative_to(work.folder.path)), place / "ledger.sqlite").unseen()
     there.folder.recover()
     try:
-        result = there.one(spec, Quiet(), _planner(corner.plan))[0]
+        result = there.one(dataclasses.replace(cell.spec, **trial.changes), Quiet(), _planner(corner.state.plan))[0]
     except (OSError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, StorageError):
         raise
     except Exception as error:
-        if os.environ.get("DPFT_DEBUG") or not there.folder.found():
+        if not there.folder.found():
             raise
-        return None, -math.inf, f"unexpected {type(error).__name__}"
-    ran_on = f"{_backbone(result.path)} {result.precision} {result.device}"
+        if os.environ.get("DPFT_DEBUG"):
+            traceback.print_exc()
+        return None, -math.inf, type(error).__name__  # its words may name the trial's folder, and so its number
     if result.value is None or math.isnan(result.value):
         return None, -math.inf, "a value that is no number"
-    return result.path, result.value, ran_on
-
-
-def _backbone(path: Path) -> str:
-    found = Run.open(path).read_tensors("adapter")
-    return "" if found is None else str(found[1].get("backbone_sha256"))
+    return result.path, result.value, None
 
 
 def _planner(plan: Plan) -> Planner:
@@ -207,75 +201,3 @@ def _planner(plan: Plan) -> Planner:
         return dataclasses.replace(plan, clip=spec.clip, epsilon_upper=upper, accountant=name)
 
     return make
-
-
-def _publish(work: Work, cell: Cell, corner: Corner, run: Run) -> Path:
-    """The best trial as a run of its own, under the label of the whole search; all of it appears at once.
-
-    Nothing of it tells which trial it was, how long it took or when the search was over.
-    """
-    assert cell.trials is not None
-    target = free(work.folder.runs / run.path.name.rpartition("-")[0], corner.id)
-    making = target.with_name(f".{target.name}")
-    shutil.rmtree(making, ignore_errors=True)
-    making.mkdir(parents=True)
-    for name in _CARRIED:
-        write(making / name, (run.path / name).read_bytes())
-    private_folder(making / "private")
-    seen = Seen.read(run)
-    if seen is not None:
-        seen.called(corner.id).keep(dataclasses.replace(run, path=making))
-    found = Result.from_json({**(run.read_json("result") or {}), "path": run.path})
-    plan = dataclasses.replace(corner.plan, clip=run.plan.clip)
-    hidden: dict[str, Any] = {} if plan.budget is None else {"seconds": None, "memory_mib": None}
-    result = dataclasses.replace(found, path=target, epsilon=plan.epsilon_upper, **hidden)
-    ledger = work.place.to_json()["ledger"] if corner.head else ""
-    about = {"format": 1, "id": corner.id, "ledger": ledger, "ledger_head": corner.head}
-    search = {"cell": cell.digest, "ranges": cell.trials.to_json(), "law": "geometric"}
-    card = _card(run, plan, cell.trials, corner)
-    files = {"plan": plan.to_json(), "privacy": card, "run": about, "result": result.to_json(), "search": search}
-    for name, content in files.items():
-        write(making / f"{name}.json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-    if corner.time:
-        _date(making, datetime.fromisoformat(corner.time).timestamp())
-    os.replace(making, target)
-    flush_folder(target.parent)  # before the only other copy is deleted
-    return target
-
-
-def _date(folder: Path, time: float) -> None:
-    """Give `folder` and all in it the same time."""
-    for path in (*folder.rglob("*"), folder):
-        os.utime(path, (time, time))
-
-
-def _card(run: Run, plan: Plan, trials: Trials, corner: Corner) -> dict[str, Any]:
-    """The trial's card, with the search's promise in the place of the trial's."""
-    card: dict[str, Any] = run.read_json("privacy") or {}
-    if plan.budget is None or plan.epsilon_upper is None:
-        says = f"the best of {trials.count} runs by the validation rows; nothing is private"
-        return {**card, "tuning": {"charged": False, "statement": says}}
-    says = (
-        f"the best of a random number of runs, geometric with mean {trials.count}, each at this noise and with a "
-        "learning rate and clip that it drew in secret; the promise is of the whole search (Papernot and Steinke "
-        "2022), and its other runs were deleted unseen"
-    )
-    return {
-        **card, "statement": promise(run.spec, plan), "epsilon": plan.epsilon_upper,
-        "accountant": plan.accountant, "ledger_head": corner.head, "population": corner.population,
-        "does_not_cover": [*card["does_not_cover"], UNSEEN, *([STRANGERS] if run.spec.unit != Spec.unit else [])],
-        "tuning": {
-            "charged": True, "mean": trials.count, "law": "geometric", "draws": SECRET, "statement": says,
-        },
-    }  # fmt: skip
-
-
-STRANGERS = (
-    "that the validation rows, which chose the best run, are of other people than the training rows: only equal texts "
-    "are looked for, and people with other texts in both are taken not to be there"
-)
-UNSEEN = (
-    "how many runs the search had, for whoever watched the machine or its folder, or sees when the file system made "
-    "this folder (ctime) and what was written after it: the duration tells; the files here have the time of the "
-    "reservation, and `population` is as of then"
-)

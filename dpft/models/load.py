@@ -113,6 +113,11 @@ def digest(backbone: nn.Module) -> str:
     return total.hexdigest()
 
 
+def identity(model: str) -> str:
+    """The `digest` of a model's encoder. Raises UserError as `load` does."""
+    return digest(_backbone(model, "eager"))
+
+
 @functools.cache
 def _builtin() -> str:
     try:

@@ -51,7 +51,7 @@ def test_rows_tokens_and_frozen_features_are_made_once(cells: Cells, work: Work)
     conduct(cells(seeds=2), work, OneByOne(), Silent())
     shelf = work.shelf
     assert isinstance(shelf, Kept)
-    assert shelf.made == {"tasks": 1, "token arrays": 1, "frozen features": 1}
+    assert shelf.made == {"tasks": 1, "token arrays": 1, "frozen features": 1, "shared records": 1}
     assert (shelf.asked["token arrays"], shelf.asked["frozen features"]) == (8, 4)
 
 

@@ -342,7 +342,7 @@ def test_a_search_of_failures_alone_says_so_without_their_words(
     trained(monkeypatch, None, None, None)
     (outcome,) = conduct([cell], work, OneByOne(), Silent())
     assert outcome.error is not None
-    assert "a trial that comes to its end, got none (unexpected ArithmeticError)" in outcome.error
+    assert "a trial that comes to its end, got none (ArithmeticError)" in outcome.error
     assert "not to be seen" not in outcome.error
 
 
@@ -352,22 +352,40 @@ def test_ties_are_broken_by_coins_and_not_by_the_order(tmp_path: Path, cell: Cel
     corner.open(plan_cell(cell, 400))
     for tie, run in ((7, "first"), (9, "second"), (8, "third")):
         trial = corner.begin(cell.spec, tie)
-        (corner.place(trial) / run).mkdir(parents=True)
-        corner.end((corner.place(trial) / run, 0.5, "same"))
-        assert corner.best is not None
-        assert corner.best.exists()
-    assert corner.best.name == "second"
+        (corner.place(trial.number) / run).mkdir(parents=True)
+        corner.end(corner.place(trial.number) / run, 0.5)
+        assert corner.state.best is not None
+        assert (corner.path / str(corner.state.best.run)).exists()
+    assert corner.state.best.run == "trial-1/second"
     assert sorted(path.name for path in corner.path.glob("trial-*")) == ["trial-1"], "a loser was kept"
+    again = Corner(tmp_path, "0" * 64)
+    again.open(plan_cell(cell, 400))
+    assert again.state == corner.state
 
 
-def test_trials_on_another_encoder_or_machine_are_no_runs_of_one_mechanism(tmp_path: Path, cell: Cell) -> None:
-    corner = Corner(tmp_path, "0" * 64)
-    corner.open(plan_cell(cell, 400))
-    corner.begin(cell.spec, 1)
-    corner.end((corner.path / "trial-0" / "run", 0.5, "bf16"))
-    corner.begin(cell.spec, 2)
-    with pytest.raises(UserError, match="same encoder, precision and device"):
-        corner.end((corner.path / "trial-1" / "run", 0.5, "fp32"))
+def test_a_search_goes_on_with_its_encoder_and_machine_alone(
+    cell: Cell, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: trials of two mechanisms; a trial that ran on another one and can neither count nor be made again."""
+    import dpft.compare.work as module
+
+    real, calls = module.train, iter(range(99))
+
+    def stops(*words: Any, **more: Any) -> Any:
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return real(*words, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "train", stops)
+        with pytest.raises(KeyboardInterrupt):
+            conduct([cell], work, OneByOne(), Silent())
+    bf16 = replace(work, place=replace(work.place, machine=replace(FP32, precision="bf16")))
+    (outcome,) = conduct([cell], bf16, OneByOne(), Silent())
+    assert outcome.error is not None
+    assert "same encoder, precision and device" in outcome.error
+    (outcome,) = conduct([cell], work, OneByOne(), Silent())
+    assert outcome.error is None
 
 
 def test_trials_that_stay_are_told(cell: Cell, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
