@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from dpft.spec import Machine, UserError
 
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 RunArgument = Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Data = Annotated[
@@ -25,6 +27,16 @@ Validation = Annotated[str | None, typer.Option(help="A file to judge by.", meta
 Kind = Annotated[str | None, typer.Option(help="classification, regression or multi-label. [default: found out]")]
 Labels = Annotated[
     str | None, typer.Option(help="All label names: a,b,c. They are public. [default: taken from the data]")
+]
+ClassWeights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME=W,…",
+        help="What a mistake on each class costs: a=1,b=20; or balanced: 1 / its share. [default: the same on all]",
+    ),
+]
+Shares = Annotated[
+    str | None, typer.Option(metavar="NAME=S,…", help="The classes' public shares, for balanced: a=0.95,b=0.05.")
 ]
 Ledger = Annotated[
     str | None,
@@ -79,6 +91,41 @@ def machine(device: str, precision: str, tokens: int | None) -> Machine:
 def names(listed: str | None) -> tuple[str, ...] | None:
     """ "a, b" as ("a", "b")."""
     return None if listed is None else tuple(name.strip() for name in listed.split(","))
+
+
+def numbers(listed: str | None, flag: str) -> dict[str, float] | None:
+    """ "a=1,b=20" as {"a": 1.0, "b": 20.0}. Raises UserError on anything else."""
+    if listed is None:
+        return None
+    found: dict[str, float] = {}
+    for part in listed.split(","):
+        name, _, number = part.rpartition("=")
+        try:
+            found[name.strip()] = float(number)
+        except ValueError:
+            name = ""
+        if not name.strip():
+            raise UserError(f"{flag} must be NAME=NUMBER, joined by commas, got {listed!r}; pass {flag} a=1,b=20")
+    return found
+
+
+def seconds(text: str | None) -> float | None:
+    """ "90s", "20m" or "2h" in seconds; a number alone is minutes. Raises UserError on anything else."""
+    if text is None:
+        return None
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _SECONDS else (text, "m")
+    try:
+        value = float(number) * _SECONDS[unit]
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UserError(f"--time must be a time above 0, as 90s, 20m or 2h, got {text!r}; pass --time 20m")
+    return value
+
+
+def weights(listed: str | None) -> dict[str, float] | str | None:
+    """The class weights that a flag names: "balanced", or a number for each."""
+    return listed if listed == "balanced" else numbers(listed, "--class-weights")
 
 
 def options(pairs: list[str] | None) -> dict[str, str]:

@@ -34,9 +34,9 @@ def compare(
         str | None, typer.Option(help=f"mask, cls, mean. [default: {Spec.representation}]")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help=f"Expected examples a step. [default: {Spec.batch_size}]")
+        int | None, typer.Option(help="Expected examples a step. [default: the recipe's, see dpft budget]")
     ] = None,
-    epochs: Annotated[float | None, typer.Option(help=f"Expected passes. [default: {Spec.epochs:g}]")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Expected passes. [default: the recipe's]")] = None,
     max_length: Annotated[int | None, typer.Option(help=f"Tokens per example. [default: {Spec.max_length}]")] = None,
     search: Annotated[str | None, typer.Option(help="random: draw learning rates, keep the best of --trials.")] = None,
     trials: Annotated[

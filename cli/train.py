@@ -28,6 +28,8 @@ def train(
     validation: _flags.Validation = None,
     kind: _flags.Kind = None,
     labels: _flags.Labels = None,
+    class_weights: _flags.ClassWeights = None,
+    shares: _flags.Shares = None,
     model: Annotated[
         str | None, typer.Option(help=f"Local folder or hub id of an encoder. [default: {Spec.model}]")
     ] = None,
@@ -37,22 +39,22 @@ def train(
             help=f"What the head reads: mask, cls, mean; of words every token. [default: {Spec.representation}]"
         ),
     ] = None,
+    time: Annotated[
+        str | None, typer.Option(metavar="20m", help="The most that training may take: 90s, 20m, 2h. [default: any]")
+    ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help=f"Expected examples per step. [default: {Spec.batch_size}]")
+        int | None, typer.Option(help="Expected examples per step. [default: the recipe's, see dpft budget]")
     ] = None,
     epochs: Annotated[
-        float | None, typer.Option(help=f"Expected passes over the data. [default: {Spec.epochs:g}]")
+        float | None, typer.Option(help="Expected passes over the data. [default: the recipe's]")
     ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="[default: the method's own; for words a third of it]")
-    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of all tensors. [default: the recipe's, of each]")] = None,
     head_learning_rate: Annotated[
-        float | None,
-        typer.Option(help="Of the head alone. [default: --learning-rate; for words, where that is not given: 0.3]"),
+        float | None, typer.Option(help="Of the head alone. [default: --learning-rate; without it the recipe's]")
     ] = None,
     schedule: Annotated[str | None, typer.Option(help=f"constant, linear, cosine. [default: {Spec.schedule}]")] = None,
     clip: Annotated[
-        float | None, typer.Option(help=f"Longest gradient of one example. [default: {Spec.clip:g}]")
+        float | None, typer.Option(help="Longest gradient of one example. [default: the recipe's]")
     ] = None,
     clipping: Annotated[
         str | None,
@@ -121,6 +123,7 @@ def train(
         "clip": clip, "optimizer": optimizer, "max_length": max_length, "unit": unit, "max_per_unit": max_per_unit,
         "seed": seed, "canaries": canaries, "text": text, "pair": pair, "label": label, "validation": validation,
         "kind": kind, "labels": _flags.names(labels),
+        "class_weights": _flags.weights(class_weights), "shares": _flags.numbers(shares, "--shares"),
         "clipping": clipping, "warmup": warmup, "average": average,
         "probe_first": probe_first,
         "options": _flags.options(option) if option else None,
@@ -137,8 +140,9 @@ def train(
 
     bar = _show.Bar(_builtins(wanted))
     work = functools.partial(
-        fine_tune, wanted, runs=runs, ledger=ledger, population=population, machine=machine, progress=bar
-    )
+        fine_tune, wanted, runs=runs, ledger=ledger, population=population, machine=machine, progress=bar,
+        limit=_flags.seconds(time),
+    )  # fmt: skip
     _show.follow(bar, work, as_json)
 
 
@@ -160,8 +164,10 @@ def _spec(
         raise UserError("a private run needs a budget, got none; pass --epsilon 6.7 --delta 1e-6, or --non-private")
     if base is None and "data" in asked:
         asked = {"task": "files", **asked}
-    if {"learning_rate", "method", "task"} & asked.keys():  # the head's was chosen beside those of the spec
-        asked = {"head_learning_rate": None, **asked}
+    if {"method", "model", "task", "options"} & asked.keys():  # rates were chosen for what the spec had
+        asked = {"learning_rate": None, **asked}
+    if "learning_rate" in asked:
+        asked = {"head_learning_rate": None, "tensor_scales": None, **asked}
     return dataclasses.replace(base or Spec(), **asked, budget=None if non_private else kept)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +21,16 @@ from dpft.tasks.encode import encode
 from dpft.tasks.microbatch import microbatches
 
 PUBLIC_TEXTS, PUBLIC_SEED = 256, 7
+FEW = 32  # of them, to measure tensors with one by one
 
 
 @dataclass(frozen=True)
 class Model:
-    """An adapted model beside the tokenizer that feeds it."""
+    """An adapted model beside the tokenizer that feeds it, and the made-up texts that it was tried on."""
 
     adapted: Adapted
     tokenizer: Any
+    public: Sequence[Batch] = ()
 
 
 def settle(spec: Spec, machine: Machine) -> Hardware:
@@ -67,7 +70,8 @@ def adapt(
     if rehearsed:
         first = next(microbatches(public, np.arange(2), settled.tokens, settled.device))
         _rehearse(adapted, first)
-    return Model(adapted, tokenizer)
+    few = [batch for batch in microbatches(public, np.arange(FEW), settled.tokens, settled.device)]
+    return Model(adapted, tokenizer, few)
 
 
 def _rehearse(adapted: Adapted, batch: Batch) -> None:

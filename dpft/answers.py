@@ -66,7 +66,15 @@ class Answer(Protocol):
 
 @dataclass(frozen=True)
 class Classes:
-    """One label of several: softmax and cross-entropy. Labels: (N,) int64."""
+    """One label of several: softmax and cross-entropy. Labels: (N,) int64.
+
+    `weights`: what a mistake on each class costs, (C,) above 0; () for the same on all. The loss is the cross-entropy
+    of outputs - log weights (Menon et al. 2021, equation 10, where weights are 1 / shares), so that the outputs
+    themselves come to be the logarithms of weighted probabilities. A weight on the loss would do the same without
+    privacy; here the clip would take it off again.
+    """
+
+    weights: tuple[float, ...] = ()
 
     kind = "classification"
     problem = "single_label_classification"
@@ -87,6 +95,8 @@ class Classes:
         return np.zeros(rows, np.int64)
 
     def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        if self.weights:
+            outputs = outputs - torch.tensor(self.weights, dtype=outputs.dtype, device=outputs.device).log()
         return nn.functional.cross_entropy(outputs, labels, reduction="none")
 
     def least_likely(self, outputs: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, recall_score
 from torch import Tensor
 
 from dpft import tagged
@@ -100,6 +100,26 @@ def judge(
             own = tagged.figures(outputs, rows.labels, rows.words, labels)
             found.update({f"{name}_{part}" if part else name: value for name, value in own.items()})
     return found
+
+
+def by_class(outputs: NDArray[np.float32], labels: NDArray[Any], names: Sequence[str]) -> dict[str, Any]:
+    """What accuracy alone hides, of rows with one label of several: the largest class with its share, which is the
+    accuracy of naming it for all, macro-F1, and the recall of each class that these rows have.
+
+    outputs: (N, C) logits; labels: (N,). {} where the labels are of another kind, or there are no rows.
+    """
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or len(labels) == 0 or not names:
+        return {}
+    counts = np.bincount(labels, minlength=len(names))
+    there = np.flatnonzero(counts)
+    chosen = outputs.argmax(1)
+    recalls = recall_score(labels, chosen, labels=there, average=None, zero_division=0.0)
+    largest = int(counts.argmax())
+    return {
+        "largest": {"label": names[largest], "share": float(counts[largest] / len(labels))},
+        "f1_macro": score("f1_macro", outputs, labels),
+        "recall": {names[number]: float(value) for number, value in zip(there, recalls, strict=True)},
+    }
 
 
 def figures(metrics: Sequence[str], parts: Mapping[str, tuple[NDArray[np.float32], NDArray[Any]]]) -> dict[str, float]:

@@ -38,7 +38,8 @@ def _take_part(ranks: Ranks, machine: Machine, told: dict[str, Any]) -> None:
     spec, plan = Spec.from_json(told["spec"]), Plan.from_json(told["plan"])
     task = planting.planted(tasks.load(spec), spec)
     settled = settle(spec, replace(machine, precision=told["precision"]))
-    ready = prepare(spec, task, settled, Progress(), Shelf(), ranks)
+    ready = prepare(spec, plan.steps, task, settled, Progress(), Shelf(), ranks)
+    spec = ready.spec
     optimizer = optimizers.make(spec, plan, ready.adapted.updated)
     average = averages.make(spec.average, ready.adapted.updated, plan.steps)
     nowhere = Run(Path(), spec, plan, "", "", "")

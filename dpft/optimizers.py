@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dpft.privacy.plan import Plan
-from dpft.spec import HEAD, Optimizer, Schedule, Spec
+from dpft.recipe import rates_of
+from dpft.spec import Optimizer, Schedule, Spec
 
 FLOOR = 0.1  # of the noise's variance: what is left of a second moment at least
 # Of the root mean square, added to each coordinate's before it divides: of 0.3, 1 and 3 the best on made-up data.
@@ -19,16 +20,17 @@ PEAK = "peak"  # of a group's learning rate, over the steps
 
 
 def make(spec: Spec, plan: Plan, updated: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer of `spec` on what the method updates, by name: the head is a group with a learning rate of its own.
+    """The optimizer of `spec` on what the method updates, by name: tensors of one learning rate are a group.
 
     All optimizers see noisy releases and nothing else.
     """
     assert spec.learning_rate is not None  # settled by train()
     rate, known = spec.learning_rate, noise_variance(plan)
-    head = [parameter for name, parameter in updated.items() if name.startswith(HEAD)]
-    rest = [parameter for name, parameter in updated.items() if not name.startswith(HEAD)]
-    rates = ((rest, rate), (head, spec.head_learning_rate or rate))
-    groups = [{"params": some, PEAK: peak} for some, peak in rates if some]
+    rates = rates_of(spec, updated)
+    alike: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in updated.items():
+        alike.setdefault(rates[name], []).append(parameter)
+    groups = [{"params": some, PEAK: peak} for peak, some in alike.items()]
     kinds: dict[Optimizer, Callable[[], torch.optim.Optimizer]] = {
         "adam": lambda: torch.optim.Adam(groups, lr=rate),  # Kingma and Ba 2015
         "adam_bc": lambda: CorrectedAdam(groups, rate, known),

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from dpft import methods, overlap, tasks
+from dpft import methods, overlap, recipe, tasks
 from dpft import start as starts
-from dpft.adapt import adapt
+from dpft.adapt import Model, adapt, settle
+from dpft.drift import tolerances
 from dpft.hardware import Hardware
 from dpft.methods._method import Adapted
+from dpft.privacy.plan import steps_of
 from dpft.privacy.ranks import ALONE, Team
 from dpft.progress import Progress
+from dpft.recipe import Chosen
 from dpft.rows import features_of, shared_of, stored, tokens_of
 from dpft.shelf import Shelf
-from dpft.spec import Spec, UserError
+from dpft.spec import Machine, Spec, UserError
 from dpft.tasks.encode import Encoded
 
 
@@ -22,9 +25,10 @@ from dpft.tasks.encode import Encoded
 class Prepared:
     """All that has to be there before the first unit of privacy is spent.
 
-    `head_taken`: the start's head too. `shared`: some rows to judge by are training rows.
+    `spec`: with the learning rates that the recipe chose, for the `reasons`. `head_taken`: the start's head too. `shared`: some rows to judge by are training rows.
     """
 
+    spec: Spec
     task: tasks.Task
     train: Encoded
     judged: dict[str, Encoded]
@@ -33,10 +37,11 @@ class Prepared:
     start: starts.Start | None = None
     head_taken: bool = False
     shared: bool = False
+    reasons: tuple[str, ...] = ()
 
 
 def settled_spec(spec: Spec) -> Spec:
-    """`spec` with what it leaves to its method filled in: as `train` writes it down. Raises UserError."""
+    """`spec` with the representation that its task needs. Raises UserError on what no run could be made of."""
     method = methods.load(spec.method, spec.options)
     if spec.head_learning_rate is not None and methods.head_alone(method):
         raise UserError(
@@ -44,16 +49,26 @@ def settled_spec(spec: Spec) -> Spec:
             "name its learning-rate alone"
         )
     tasks.check(spec)
-    return with_own_rates(tasks.settled(spec), method)
+    return tasks.settled(spec)
 
 
-def with_own_rates(spec: Spec, method: methods.Method) -> Spec:
-    """`spec`, its representation settled, with the method's own learning rates where it names none."""
+def rated(spec: Spec, steps: int, model: Model, ranks: Team = ALONE) -> Chosen:
+    """`spec` with the learning rates of a run of `steps`, as the first of `ranks` measures them on made-up texts."""
     if spec.learning_rate is not None:
-        return spec
-    words = spec.representation == "token"
-    rate, head = methods.own_rates(method, private=spec.budget is not None, words=words)
-    return replace(spec, learning_rate=rate, head_learning_rate=spec.head_learning_rate or head)
+        return Chosen(spec)
+    adapted = model.adapted
+    drift = recipe.drift_of(spec)
+    found = ranks.agreed(lambda: {} if adapted.frozen else tolerances(adapted, model.public, drift))
+    return recipe.rated(spec, steps, found, words=adapted.answer.spoken)
+
+
+def chosen_alone(spec: Spec, task: tasks.Task, machine: Machine) -> Spec:
+    """`spec` with all that the recipe chooses, without a training: for who has to know it beforehand."""
+    planned = recipe.planned(settled_spec(spec), task.train.protected).spec
+    if planned.learning_rate is not None:
+        return planned
+    model = adapt(planned, len(task.labels), task.paired, settle(planned, machine), answer=task.answer)
+    return rated(planned, steps_of(planned, task.train.protected), model).spec
 
 
 def about_task(task: tasks.Task) -> dict[str, Any]:
@@ -63,13 +78,19 @@ def about_task(task: tasks.Task) -> dict[str, Any]:
 
 
 def prepare(
-    spec: Spec, task: tasks.Task, settled: Hardware, progress: Progress, shelf: Shelf, ranks: Team = ALONE
+    spec: Spec, steps: int, task: tasks.Task, settled: Hardware, progress: Progress, shelf: Shelf, ranks: Team = ALONE
 ) -> Prepared:
-    """Model, token arrays and frozen features, which `ranks` compute together. Refuses ranks that differ in them."""
+    """Model, learning rates of a run of `steps`, token arrays and frozen features, which `ranks` compute together.
+
+    Refuses ranks that differ in them.
+    """
     progress.stage("loading the model")
     start = starts.read(spec)
     model = adapt(spec, len(task.labels), task.paired, settled, answer=task.answer, rehearsed=True)
     taken = start is not None and start.put(model.adapted, spec, task.labels)
+    if spec.learning_rate is None:
+        progress.stage("measuring learning rates on made-up texts")
+    chosen = rated(spec, steps, model, ranks)
     shared = shared_of(spec, task, shelf) is not None
     if shared:
         progress.note(overlap.NOTE)
@@ -88,6 +109,6 @@ def prepare(
         encoded = features_of(spec, encoded, model, settled, shelf, ranks)
     train_rows, *judged = encoded
     return Prepared(
-        task, train_rows, dict(zip(task.judged, judged, strict=True)), model.adapted, settled, start, taken,
-        shared,
+        chosen.spec, task, train_rows, dict(zip(task.judged, judged, strict=True)), model.adapted, settled, start,
+        taken, shared, chosen.reasons,
     )  # fmt: skip

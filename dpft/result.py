@@ -13,7 +13,8 @@ from dpft.spec import UserError
 @dataclass(frozen=True)
 class Result:
     """What a run found. `value`: `metric` on the validation rows, without noise, None where there are none; `further`:
-    what else was judged, by name. `epsilon`: None if not private.
+    what else was judged, by name; `classes`: of rows with one label of several, the largest class, macro-F1 and the
+    recall of each class (`evaluate.by_class`). `epsilon`: None if not private.
 
     `seconds`, `memory_mib`: what training took, and the most that it held at once; None of a search's best run, whose
     number they would tell. Memory also where the system does not tell it, and in older runs.
@@ -31,6 +32,7 @@ class Result:
     device: str
     memory_mib: int | None = None
     further: dict[str, float] = field(default_factory=dict)
+    classes: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict, for result.json and --json; `from_json` reads it back."""

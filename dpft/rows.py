@@ -58,7 +58,8 @@ def features_of(
 def rows_key(spec: Spec) -> list[Any]:
     """All of a spec that decides its rows."""
     columns = [spec.text, spec.pair, spec.label, spec.validation, spec.kind, list(spec.labels or ())]
-    return [spec.task, spec.data, spec.unit, spec.max_per_unit, columns]
+    weights = [spec.class_weights, spec.shares] if spec.class_weights else []
+    return [spec.task, spec.data, spec.unit, spec.max_per_unit, columns, *weights]
 
 
 def _tokens_key(spec: Spec) -> list[Any]:

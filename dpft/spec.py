@@ -15,7 +15,10 @@ Schedule = Literal["constant", "linear", "cosine"]
 Optimizer = Literal["adam", "adam_bc", "adam_scaled", "sgd"]
 Clipping = Literal["cut", "normalise"]
 Precision = Literal["auto", "fp32", "bf16"]
+ClassWeights = Mapping[str, float] | Literal["balanced"]
 
+# What the recipe chooses where a spec does not say.
+RECIPE = ("batch_size", "epochs", "clip", "learning_rate", "head_learning_rate")
 HEAD = "head."  # what the names of the head's tensors begin with
 _MOST_SHOWN, _FEW = 200, 8
 MAX_PER_UNIT = 32  # as many short texts as fit into a micro-batch or two
@@ -110,14 +113,16 @@ class Spec:
 
     `options` belong to the method, `data` is where the task's files lie (None: the task's own source),
     `budget=None` trains without clipping and noise: NOT PRIVATE. `epochs` is the expected number of times
-    an example is drawn. `learning_rate=None` takes the method's own; `head_learning_rate=None` is the same, but where
-    words are labelled and neither is given. `unit` is whom privacy is promised to: an
+    an example is drawn. `batch_size`, `epochs`, `clip`, `learning_rate` and `head_learning_rate` are the recipe's where
+    they are None (dpft.recipe); a run's own spec holds what it chose. A head without a rate of its own has that of the
+    rest; `tensor_scales`: what the rate of each other tensor is multiplied by, where not by 1. `unit` is whom privacy is promised to: an
     example, or all examples with one value in the column it names, of which the first `max_per_unit` count; batch
     size and epochs are then of units. `warmup`: share of the steps in which the learning rate rises. `average`: none,
     ema:DECAY or tail:SHARE, of the weights of all or the last steps. `probe_first`: share of the steps that train the
     head alone. `canaries`: made-up rows that are planted among the training data, each by a fair coin, for an audit.
     Of files of one's own, `text`, `pair` and `label` name columns (a,b,c: one for each label), `validation` a second
     file, `kind` and `labels` (names, or a score's lowest and highest) state what is otherwise read off the labels.
+    `class_weights`: what a mistake on each class costs, or "balanced": 1 / its share, of the `shares` that are stated.
     `start`: the folder of a finished run whose weights this one begins with; `start_public`: whoever runs this states
     that its rows, and those of the runs before it, are other people's. `representation`: what the head reads;
     training makes it `token` where words are labelled. Raises UserError on values out of range.
@@ -130,12 +135,13 @@ class Spec:
     options: Mapping[str, Any] = field(default_factory=dict)
     representation: Representation = "mean"
     budget: Budget | None = None
-    batch_size: int = 2048
-    epochs: float = 5.0
+    batch_size: int | None = None
+    epochs: float | None = None
     learning_rate: float | None = None
     head_learning_rate: float | None = None
+    tensor_scales: Mapping[str, float] | None = None
     schedule: Schedule = "linear"
-    clip: float = 2.0
+    clip: float | None = None
     clipping: Clipping = "cut"
     optimizer: Optimizer = "adam"
     warmup: float = 0.06
@@ -152,6 +158,8 @@ class Spec:
     validation: str | None = None
     kind: str | None = None
     labels: tuple[str, ...] | None = None
+    class_weights: ClassWeights | None = None
+    shares: Mapping[str, float] | None = None
     start: str | None = None
     start_public: bool = False
 
@@ -177,17 +185,21 @@ class Spec:
             self.start is not None or not self.start_public, "what is stated of a start needs one", None, "pass --from"
         )
         self._settle_labels()
-        rates = [name for name in ("learning_rate", "head_learning_rate") if getattr(self, name) is not None]
-        for name in ("epochs", "clip", *rates):
+        self._settle_weights()
+        given = [name for name in RECIPE if getattr(self, name) is not None]
+        rates = [name for name in given if name.endswith("rate")]
+        for name in given:
             flag, value = name.replace("_", "-"), getattr(self, name)
             _require(_is_positive(value), f"{flag} must be a finite number above 0", value, f"pass --{flag}")
         for name in rates:
             flag, value = name.replace("_", "-"), getattr(self, name)
             _require(1e-12 <= value <= 100, f"{flag} must lie between 1e-12 and 100", value, f"pass --{flag}")
-        _require(1e-6 <= self.clip <= 1e6, "clip must lie between 1e-6 and 1e6", self.clip, "pass --clip")
         _require(
-            _is_whole(self.batch_size, 1), "batch-size must be a whole number above 0", self.batch_size,
-            "pass --batch-size",
+            self.clip is None or 1e-6 <= self.clip <= 1e6, "clip must lie between 1e-6 and 1e6", self.clip, "pass --clip"
+        )
+        _require(
+            self.batch_size is None or _is_whole(self.batch_size, 1), "batch-size must be a whole number above 0",
+            self.batch_size, "pass --batch-size",
         )  # fmt: skip
         _require(
             _is_whole(self.max_length, 8), "max-length must be a whole number of at least 8 tokens",
@@ -214,6 +226,9 @@ class Spec:
             none = isinstance(value, (int, float)) and not isinstance(value, bool) and value == 0
             share = none or (_is_positive(value) and value < 1)
             _require(share, f"{flag} must be a share of the steps, from 0 to below 1", value, f"pass --{flag} 0.1")
+        scales = self.tensor_scales
+        known = scales is None or (isinstance(scales, Mapping) and all(map(_is_positive, scales.values())))
+        _require(known, "tensor_scales must be a number above 0 for each tensor", scales, "mend the spec file")
         average_of(self.average)
         _require(isinstance(self.options, Mapping), "options must be key=value", self.options, "pass --option")
         object.__setattr__(self, "options", dict(self.options))
@@ -226,6 +241,24 @@ class Spec:
         listed = isinstance(self.labels, (list, tuple)) and all(isinstance(x, str) and x for x in self.labels)
         _require(listed and len(set(self.labels)) == len(self.labels) >= 1, rule, self.labels, remedy)
         object.__setattr__(self, "labels", tuple(self.labels))
+
+    def _settle_weights(self) -> None:
+        weights, shares = self.class_weights, self.shares
+        if weights is not None and weights != "balanced":
+            known = isinstance(weights, Mapping) and weights and all(map(_is_positive, weights.values()))
+            rule = "class-weights must be balanced, or a number above 0 for each class"
+            _require(bool(known), rule, weights, "pass --class-weights a=1,b=20")
+            object.__setattr__(self, "class_weights", {**weights})
+        if shares is None:
+            _require(weights != "balanced", "balanced class-weights follow from the classes' shares, which nobody may "
+                     "count in private rows", None, "state them: --shares a=0.95,b=0.05")  # fmt: skip
+            return
+        _require(weights == "balanced", "shares go with balanced class-weights", weights, "pass --class-weights balanced")
+        sound = isinstance(shares, Mapping) and shares and all(map(_is_positive, shares.values()))
+        _require(bool(sound), "shares must be a number above 0 for each class", shares, "pass --shares a=0.95,b=0.05")
+        total = sum(shares.values())
+        _require(abs(total - 1) <= 0.001, "shares must sum to 1", total, "mend --shares")
+        object.__setattr__(self, "shares", {**shares})
 
     def _settle_unit(self) -> None:
         if self.unit == Spec.unit:
@@ -259,6 +292,9 @@ class Spec:
             del values["head_learning_rate"]
         if not values["start_public"]:
             del values["start_public"]
+        for name in ("class_weights", "shares", "tensor_scales"):
+            if values[name] is None:
+                del values[name]
         return values
 
     @classmethod

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dpft import averages, charging, evaluate, models, optimizers, overlap, phases, recovery
+from dpft import averages, charging, evaluate, models, optimizers, overlap, phases, recipe, recovery
 from dpft import start as starts
 from dpft.adapt import settle
 from dpft.audit import planting
@@ -31,6 +31,7 @@ from dpft.privacy.ranks import ALONE, Team
 from dpft.privacy.sampler import poisson_batches
 from dpft.privacy.secret import Secret
 from dpft.privacy.step import PlainStep, PrivateStep
+from dpft.probe import kind, measure
 from dpft.progress import Progress
 from dpft.result import Result
 from dpft.rows import rows_of
@@ -38,6 +39,7 @@ from dpft.run import Run
 from dpft.seen import other_rows
 from dpft.shelf import Shelf
 from dpft.spec import Machine, Spec, UserError, canonical_json
+from dpft.tasks import Task
 from dpft.tasks.microbatch import microbatches
 
 ENCODER = "encoder_sha256"  # in task.json
@@ -62,23 +64,25 @@ def train(
     progress: Progress | None = None,
     shelf: Shelf | None = None,
     planner: Planner = make_plan,
+    limit: float | None = None,
 ) -> Result:
     """Fine-tune `spec.model` on `spec.task` within `spec.budget`, into a new folder below `runs`.
 
     Everything that can be refused is refused with UserError before anything is written to the ledger. `ledger`, a
     path or a URL, defaults to DPFT_LEDGER or a file in the user's data folder. `population` names whose data these
     are: the run is charged to it, and to every population that the data are known to be of. `shelf` has what other
-    runs of this process made already; `planner` makes the plan of the spec on so many units.
+    runs of this process made already; `planner` makes the plan of the spec on so many units. `limit`: seconds that
+    the steps may take; the recipe plans fewer of them where they would take longer, by the speed on made-up texts.
     """
     asked = functools.partial(
-        _train, spec, Path(runs), ledger, population, progress or Progress(), shelf or Shelf(), planner
+        _train, spec, Path(runs), ledger, population, progress or Progress(), shelf or Shelf(), planner, limit
     )  # fmt: skip
     return launched(asked, machine or Machine())
 
 
 def _train(
     spec: Spec, runs: Path, ledger: str | Path | None, population: str | None, progress: Progress, shelf: Shelf,
-    planner: Planner, ranks: Team, machine: Machine,
+    planner: Planner, limit: float | None, ranks: Team, machine: Machine,
 ) -> Result:  # fmt: skip
     refuse_restart()
     spec = settled_spec(spec)
@@ -91,6 +95,8 @@ def _train(
         progress.note(note)
     task = planting.planted(own, spec)
     progress.stage("planning the noise")
+    chosen = recipe.planned(spec, task.train.protected, speed=_speed(spec, task, machine, limit), limit=limit)
+    spec = chosen.spec
     plan = planner(spec, task.train.protected)
     with charging.opened(plan, ledger or default_ledger_place()) as book:
         claim, warning = charging.claim(book, plan, own, population, spec.unit)
@@ -100,12 +106,29 @@ def _train(
         if start is not None:
             starts.check_people(start, spec, book, own.train)
         _call(ranks, spec, plan, settled)
-        ready = prepare(spec, task, settled, progress, shelf, ranks)
+        ready = prepare(spec, plan.steps, task, settled, progress, shelf, ranks)
+        spec, reasons = ready.spec, (*chosen.reasons, *ready.reasons)
+        for reason in reasons:
+            progress.note(reason)
         place = book.place if book else Path()
         run = Run.create(runs, spec, plan, place, lambda id: charging.reserve(book, plan, id, claim, own.train))
         starts.keep_seen(run, start, own.train)
         run.write_json("task", {**about_task(task), ENCODER: ready.adapted.model.digest})
+        run.write_json("recipe", {"chosen": list(reasons)})
         return _run(run, ready, book, progress, ranks)
+
+
+def _speed(spec: Spec, task: Task, machine: Machine, limit: float | None) -> float | None:
+    """Units a second, measured on made-up texts, where the time is limited."""
+    if limit is None:
+        return None
+    if spec.unit != Spec.unit:
+        raise UserError(
+            "a time goes with examples as the unit, for how many examples a unit has is not public, got unit "
+            f"{spec.unit!r}; pass --epochs instead"
+        )
+    cost = measure(kind(spec, task), task, machine)
+    return 1 / max(cost.row, 1e-9)
 
 
 def resume(
@@ -140,7 +163,7 @@ def _resume(path: Path, progress: Progress, shelf: Shelf, ranks: Team, machine: 
         )
     settled = settle(run.spec, machine)
     _call(ranks, run.spec, run.plan, settled)
-    ready = prepare(run.spec, task, settled, progress, shelf, ranks)
+    ready = prepare(run.spec, run.plan.steps, task, settled, progress, shelf, ranks)
     if known.get(ENCODER) not in (None, ready.adapted.model.digest):
         raise UserError(
             f"a run resumes with the encoder that it began with, got other weights at {run.spec.model!r}; restore them"
@@ -272,6 +295,8 @@ def _finish(run: Run, ready: Prepared, book: Ledger | None, cost: Cost, progress
         run.path, task.metric, found.pop(task.metric, None), plan.epsilon_upper,
         plan.budget.delta if plan.budget else None, plan.steps, sum(p.numel() for p in adapted.private),
         round(cost.seconds), settled.precision, settled.device.type, cost.memory_mib, found,
+        evaluate.by_class(outputs[""], task.judged[""].labels, task.labels) if task.judged and not task.answer.spoken
+        else {},
     )  # fmt: skip
     run.write_json("result", result.to_json())
     return result

@@ -12,12 +12,15 @@ from typing import Any
 
 from dpft.compare.cells import Cell, check_distinct
 from dpft.compare.trials import around
-from dpft.preparing import settled_spec
-from dpft.spec import Budget, Spec, UserError
+from dpft.preparing import chosen_alone, settled_spec
+from dpft.rows import rows_of
+from dpft.shelf import Shelf
+from dpft.spec import Budget, Machine, Spec, UserError
 
 # What a grid says of every cell, and what an arm may say of its own; the rest follows from methods, epsilons and seeds.
 _ROWS = (
     "task", "data", "text", "pair", "label", "validation", "kind", "labels", "unit", "max_per_unit",
+    "class_weights", "shares",
 )  # fmt: skip
 COMMON = (
     *_ROWS, "model", "representation", "batch_size", "epochs", "learning_rate", "head_learning_rate", "schedule",
@@ -54,6 +57,7 @@ class Grid:
     trials: int = 0
     search_on: str | None = None
     search_data: str | None = None
+    shelf: Shelf = field(default_factory=Shelf)
 
     def cells(self) -> tuple[Cell, ...]:
         """Every cell, the first seed of all first. Raises UserError on whatever no run could be made of."""
@@ -68,6 +72,7 @@ class Grid:
         spec = settled_spec(_spec(values))
         if not self.trials:
             return Cell(arm.name, spec)
+        spec = chosen_alone(spec, rows_of(spec, self.shelf), Machine())  # a search is around what the recipe chooses
         return Cell(arm.name, spec, around(spec, self.trials, arm.search, self.search_on, self.search_data))
 
     def _delta(self) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpft.compare import probe
+from dpft import probe
 from dpft.compare.cells import Cell
 from dpft.compare.charges import Bill, Charge, Terms, charges
 from dpft.compare.folder import Folder

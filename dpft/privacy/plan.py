@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any, get_args
 
 from dpft.privacy.calibrate import calibrate
+from dpft.recipe import planned
 from dpft.spec import Budget, Clipping, Spec, UserError, shown
 
 
@@ -89,7 +90,8 @@ class Plan:
 def make_plan(spec: Spec, examples: int) -> Plan:
     """The plan of `spec` on `examples` training examples, with the smallest noise its budget allows.
 
-    rate = batch_size / examples, and as many steps as draw each example `epochs` times in expectation.
+    rate = batch_size / examples, and as many steps as draw each example `epochs` times in expectation; what the spec
+    leaves open is the recipe's.
     Raises UserError where the batch, delta or epsilon is out of reach.
     """
     _require(
@@ -98,12 +100,14 @@ def make_plan(spec: Spec, examples: int) -> Plan:
         examples,
         "give the task training data",
     )
+    spec = planned(spec, examples).spec
+    assert spec.batch_size is not None
     _require(
         spec.batch_size <= examples, f"batch-size must be at most the {examples} examples", spec.batch_size,
         "pass --batch-size",
     )  # fmt: skip
     rate = spec.batch_size / examples
-    steps = _steps(spec.epochs, examples, spec.batch_size)
+    steps = steps_of(spec, examples)
     if spec.budget is None:
         return Plan(rate, steps, 0.0, None, spec.batch_size, None, None, None)
     _require(
@@ -116,9 +120,14 @@ def make_plan(spec: Spec, examples: int) -> Plan:
     )  # fmt: skip
 
 
-def _steps(epochs: float, examples: int, batch_size: int) -> int:
-    """ceil(epochs * examples / batch_size) in exact decimals: 1.1 * 3000 / 300 is 11 steps, where floats make it 12."""
-    return math.ceil(Fraction(repr(float(epochs))) * examples / batch_size)
+def steps_of(spec: Spec, examples: int) -> int:
+    """ceil(epochs * examples / batch_size) in exact decimals: 1.1 * 3000 / 300 is 11 steps, where floats make it 12.
+
+    Both numbers must be settled.
+    """
+    assert spec.epochs is not None
+    assert spec.batch_size is not None
+    return math.ceil(Fraction(repr(float(spec.epochs))) * examples / spec.batch_size)
 
 
 def _require(ok: bool, rule: str, found: object, remedy: str = "make the plan anew") -> None:

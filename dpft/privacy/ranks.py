@@ -41,6 +41,10 @@ class Alone:
     def tell(self, message: Mapping[str, Any]) -> None:
         """Say something to the other ranks, who `hear` it."""
 
+    def agreed(self, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """What `make` gives on the first rank, on all of them."""
+        return make()
+
     def tell_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """The same for tensors on the CPU, by name."""
 
@@ -104,6 +108,13 @@ class Ranks(Alone):
         """What the first rank tells next."""
         found: dict[str, Any] = json.loads(self._spread(b""))
         return found
+
+    def agreed(self, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        if not self.first:
+            return self.hear()
+        message = make()
+        self.tell(message)
+        return message
 
     def tell_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         self._spread(save(dict(tensors)))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from dpft.answers import Answer
+from dpft.answers import Answer, Classes
 from dpft.spec import Spec, UserError
 from dpft.tasks import files, glue, ner
 from dpft.tasks._task import Rows, Task, check_rows
 from dpft.tasks.words import found_in
 
 SAMPLE = "sample"
+_MOST_NAMED = 8
 __all__ = ["Rows", "Task", "check", "judged", "load", "made_up", "metrics", "names", "settled"]
 
 
@@ -51,11 +52,39 @@ def check(spec: Spec) -> None:
 def load(spec: Spec) -> Task:
     """The task of `spec`. Raises UserError on an unknown name or on data that does not fit it."""
     check(spec)
+    return weighted(_load(spec), spec)
+
+
+def _load(spec: Spec) -> Task:
     if spec.task == SAMPLE:
         return _sample()
     if spec.task in ner.NAMES:
         return ner.load(spec)
     return files.load(spec) if spec.task == files.NAME else glue.load(spec)
+
+
+def weighted(task: Task, spec: Spec) -> Task:
+    """`task` with the class weights that `spec` states. Raises UserError where they do not fit its labels."""
+    if spec.class_weights is None:
+        return task
+    if type(task.answer) is not Classes:
+        raise UserError(
+            f"class-weights go with one label of several, got a task of {task.answer.kind}; drop --class-weights"
+        )
+    stated: Mapping[str, float] = spec.shares or {}
+    if spec.class_weights != "balanced":
+        stated = spec.class_weights
+    if set(stated) != set(task.labels):
+        flag = "shares" if spec.class_weights == "balanced" else "class-weights"
+        odd = ", ".join(sorted(set(stated) ^ set(task.labels))[:_MOST_NAMED])
+        raise UserError(
+            f"{flag} must name every class once, got too few or others, among them {odd}; the classes are "
+            f"{', '.join(task.labels[:_MOST_NAMED])}"
+        )
+    weights = tuple(float(stated[name]) for name in task.labels)
+    if spec.class_weights == "balanced":
+        weights = tuple(1 / share for share in weights)
+    return replace(task, answer=Classes(weights))
 
 
 def settled(spec: Spec) -> Spec:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dpft.answers import ANSWERS
-from dpft.compare import probe
+from dpft import probe
 from dpft.compare.charges import Bill, charges
 from dpft.compare.conduct import OneByOne, conduct
 from dpft.compare.folder import Folder

@@ -13,7 +13,7 @@ import pytest
 from dpft import methods
 from dpft.compare.cells import Cell
 from dpft.compare.grid import made, read
-from dpft.compare.probe import Cost
+from dpft.probe import Cost
 from dpft.privacy.plan import Plan
 from dpft.privacy.secret import Secret
 from dpft.spec import Budget, Spec, UserError

@@ -67,7 +67,7 @@ def kind(spec: Spec, task: Task) -> Spec:
     private = None if spec.budget is None else Budget(1.0, 1e-9)
     return dataclasses.replace(
         Spec(), model=spec.model, method=spec.method, options=spec.options, representation=spec.representation,
-        max_length=spec.max_length, optimizer=spec.optimizer, budget=private, learning_rate=1e-6,
+        max_length=spec.max_length, optimizer=spec.optimizer, budget=private, learning_rate=1e-6, clip=1.0,
         task=f"{'pairs' if task.train.pairs is not None else 'texts'} of {len(task.labels)}, {task.answer.kind}",
     )  # fmt: skip
 
@@ -118,7 +118,7 @@ def _stepper(spec: Spec, adapted: Adapted, optimizer: torch.optim.Optimizer) -> 
     if spec.budget is None:
         yield PlainStep(adapted, Plan(0.5, 4, 0.0, None, _ROWS, None, None, None), optimizer)
         return
-    plan = Plan(0.5, 4, 1.0, spec.clip, _ROWS, spec.budget, spec.budget.epsilon, "none")
+    plan = Plan(0.5, 4, 1.0, spec.clip or 1.0, _ROWS, spec.budget, spec.budget.epsilon, "none")
     with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "probe.sqlite") as book:
         book.reserve("probe", rate=plan.rate, noise=plan.noise, steps=plan.steps, delta=1e-9, epsilon=1.0)
         step = PrivateStep(adapted, plan, optimizer, book, Secret(), "probe")

@@ -1,0 +1,147 @@
+"""The recipe: batch, steps, clip and learning rates that nobody has to tune, from public numbers alone.
+
+What is chosen here looks at no training row: at how many units there are, the budget, how fast this machine is where
+a time is given, and at what made-up texts tell of the model (dpft.drift). So it costs no privacy, and the same numbers
+give the same recipe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from dpft.spec import HEAD, Spec, UserError
+
+STEPS = 200  # of a private run, where the units are enough for it
+LEAST_STEPS = 20  # fewer teach nothing
+BATCHES = (256, 2048)  # a private batch: at least, where there are as many; at most
+MOST_RATE = 0.25  # of sampling: beyond it a larger batch buys less noise than it takes time
+MOST_EPOCHS = 60.0
+CLIP = 1.0  # below most gradients, as the head's input is about one long: how each points counts
+FREE_BATCH, FREE_STEPS, FREE_EPOCHS = 64, 1000, (3.0, 10.0)  # without privacy: batch, steps, epochs at least and most
+DRIFT, FREE_DRIFT = 0.3, 0.3  # of what the head reads, in its spread, by noise of all steps; without privacy
+HEAD_DRIFT = 0.2  # of the outputs
+WORD_HEAD_DRIFT = 2.0
+_THIRD = 3.0  # of the steps count, where the rate falls in a line: the sum of its squares
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A spec whose every number is settled, and a line of reason for each that the recipe chose."""
+
+    spec: Spec
+    reasons: tuple[str, ...] = ()
+
+
+def planned(spec: Spec, units: int, *, speed: float | None = None, limit: float | None = None) -> Chosen:
+    """`spec` with batch size, epochs and clip for `units` protected units. What was given stays as it is.
+
+    speed: units a second of training, limit: seconds that it may take; both or none. Raises UserError where the time
+    is too short for one step.
+    """
+    reasons = []
+    batch = spec.batch_size or _batch(spec, units)
+    epochs = spec.epochs or _epochs(spec, units, batch)
+    if limit is not None and speed is not None:
+        batch, epochs = _within(spec, units, batch, epochs, speed * limit)
+    steps = math.ceil(epochs * units / batch)
+    if spec.batch_size is None:
+        reasons.append(f"batch {batch}: {_why_batch(spec, units, batch)}")
+    if spec.epochs is None:
+        within = "" if limit is None else f", within {limit:.0f} s"
+        reasons.append(f"epochs {epochs:g}: {steps} steps{within}; {_why_epochs(spec)}")
+    clip = spec.clip
+    if clip is None:
+        clip = CLIP
+        if spec.budget is not None:
+            reasons.append(f"clip {CLIP:g}: below most gradients, so that each counts by where it points")
+    return Chosen(dataclasses.replace(spec, batch_size=batch, epochs=epochs, clip=clip), tuple(reasons))
+
+
+def rated(spec: Spec, steps: int, tolerances: Mapping[str, float], *, words: bool = False) -> Chosen:
+    """`spec` with the learning rates of a run of `steps`. `tolerances`: of each trained tensor (dpft.drift), without
+    the head's; empty where the head alone is trained.
+
+    Adam turns noise into steps of about the rate: after all steps a coordinate has wandered by rate * sqrt(steps / 3),
+    in a falling schedule. The rates are those at which all tensors together move what the head reads by DRIFT, each by
+    the same share. Where the spec gives a rate, that is the rate of all.
+    """
+    if spec.learning_rate is not None:
+        return Chosen(spec)
+    wander = math.sqrt(max(1.0, steps / _THIRD))
+    head = spec.head_learning_rate or _round((WORD_HEAD_DRIFT if words else HEAD_DRIFT) / wander)
+    if not tolerances:
+        return Chosen(
+            dataclasses.replace(spec, learning_rate=head, head_learning_rate=None),
+            (f"learning rate {head:g}: over {steps} steps noise moves the outputs by {HEAD_DRIFT:g} at most",),
+        )
+    rates = {name: _round(size / (wander * math.sqrt(len(tolerances)))) for name, size in tolerances.items()}
+    typical = _round(math.exp(sum(map(math.log, rates.values())) / len(rates)))
+    scales = {name: _round(rate / typical) for name, rate in rates.items()}
+    drift = DRIFT if spec.budget is not None else FREE_DRIFT
+    reasons = (
+        f"learning rates {min(rates.values()):g} to {max(rates.values()):g}: over {steps} steps noise moves what the "
+        f"head reads by {drift:g} of its spread, each tensor by the same share (measured on made-up texts)",
+        f"head's learning rate {head:g}: over {steps} steps noise moves the outputs by {HEAD_DRIFT:g}",
+    )
+    return Chosen(
+        dataclasses.replace(spec, learning_rate=typical, head_learning_rate=head, tensor_scales=scales), reasons
+    )
+
+
+def drift_of(spec: Spec) -> float:
+    """What the tensors' tolerances are to be measured at."""
+    return DRIFT if spec.budget is not None else FREE_DRIFT
+
+
+def rates_of(spec: Spec, names: Iterable[str]) -> dict[str, float]:
+    """The peak learning rate of each tensor by name, of a spec whose rates are settled."""
+    assert spec.learning_rate is not None
+    head = spec.head_learning_rate or spec.learning_rate
+    scales = spec.tensor_scales or {}
+    return {name: head if name.startswith(HEAD) else spec.learning_rate * scales.get(name, 1.0) for name in names}
+
+
+def _batch(spec: Spec, units: int) -> int:
+    if spec.budget is None:
+        return min(units, FREE_BATCH)
+    least, most = BATCHES
+    return min(units, max(least, min(most, 2 ** round(math.log2(max(1.0, MOST_RATE * units))))))
+
+
+def _epochs(spec: Spec, units: int, batch: int) -> float:
+    if spec.budget is None:
+        least, most = FREE_EPOCHS
+        return max(least, min(most, FREE_STEPS * batch / units))
+    return min(MOST_EPOCHS, _round(STEPS * batch / units))
+
+
+def _within(spec: Spec, units: int, batch: int, epochs: float, rows: float) -> tuple[int, float]:
+    """Batch and epochs of at most `rows` rows in all: fewer epochs, then smaller batches rather than too few steps."""
+    if rows < 1 or (spec.batch_size is not None and rows < spec.batch_size):
+        raise UserError(
+            f"the time must be enough for one step, got one for {max(0, int(rows))} of its {batch} examples; "
+            "pass a longer --time"
+        )
+    if epochs * units <= rows or spec.epochs is not None:
+        return batch, epochs
+    if spec.batch_size is None:
+        batch = max(1, min(batch, int(rows / LEAST_STEPS)))
+    return batch, float(f"{math.floor(rows / batch) * batch / units:.6g}")
+
+
+def _why_batch(spec: Spec, units: int, batch: int) -> str:
+    if spec.budget is None:
+        return "without noise many small steps learn more"
+    return f"{batch / units:.3g} of {units} units a step; more would take longer, less would be noisier"
+
+
+def _why_epochs(spec: Spec) -> str:
+    return "without noise" if spec.budget is None else "the noise grows with the root of the steps alone"
+
+
+def _round(value: float) -> float:
+    """Three digits: what a person reads and a file holds are one number."""
+    return float(f"{value:.3g}")
