@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from dpft.benchmarks._work import NOISE, Work
+from dpft.benchmarks._work import CLIP, NOISE, Work
 from numpy.typing import NDArray
 from opacus import PrivacyEngine
 from opacus.utils.batch_memory_manager import BatchMemoryManager
@@ -46,7 +46,7 @@ class OpacusLora:
             optimizer=torch.optim.Adam(parameters, lr=1e-3),
             data_loader=DataLoader(_features(work, tokenizer), batch_size=rows, collate_fn=_padding(tokenizer)),  # type: ignore[arg-type]
             noise_multiplier=noise,
-            max_grad_norm=work.spec.clip,
+            max_grad_norm=CLIP,
             poisson_sampling=True,
         )
         self._check_that_it_trains()
@@ -76,7 +76,7 @@ class ByHand(OpacusLora):
     """Random order, physical batches of 64 padded to their longest row, by BatchMemoryManager."""
 
     def __init__(self, work: Work, noise: float = NOISE) -> None:
-        super().__init__(work, min(work.peer_rows, work.spec.batch_size), noise)
+        super().__init__(work, min(work.peer_rows, work.batch), noise)
         self.steps = self._steps()
 
     def __call__(self, drawn: NDArray[np.int64]) -> int:
@@ -101,7 +101,7 @@ class Sorted(OpacusLora):
     """The same model on our batches, which a careful user could cut: sorted by length, by a token budget."""
 
     def __init__(self, work: Work, noise: float = NOISE) -> None:
-        super().__init__(work, work.spec.batch_size, noise)
+        super().__init__(work, work.batch, noise)
 
     def __call__(self, drawn: NDArray[np.int64]) -> int:
         batches = list(microbatches(self.encoded, drawn, self.tokens, self.device))

@@ -29,6 +29,8 @@ from dpft.tasks.encode import Encoded, encode
 from dpft.tasks.microbatch import microbatches
 
 BUDGET = Budget(8.0, 1e-6)
+BATCH = 2048  # the paper's
+CLIP = 1.0
 NOISE = 0.8  # the cost of noise does not depend on how much there is
 STEPS = 1_000_000  # more than anybody will time
 
@@ -58,6 +60,10 @@ class Work:
     precision: Precision = "auto"
     peer_rows: int = 512
 
+    @property
+    def batch(self) -> int:
+        return self.spec.batch_size or BATCH
+
     @functools.cached_property
     def task(self) -> tasks.Task:
         return tasks.load(self.spec)
@@ -72,9 +78,9 @@ class Work:
     @functools.cached_property
     def plan(self) -> Plan:
         """As costly as a real plan, but never calibrated: nothing is released here."""
-        batch = self.spec.batch_size
+        batch = self.batch
         rate = batch / len(self.task.train)
-        return Plan(rate, STEPS, NOISE, self.spec.clip, batch, BUDGET, BUDGET.epsilon, "none")
+        return Plan(rate, STEPS, NOISE, CLIP, batch, BUDGET, BUDGET.epsilon, "none")
 
     @functools.cache  # noqa: B019 - one Work lives as long as the process
     def encoded(self, representation: Representation) -> Encoded:

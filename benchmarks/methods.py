@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from dpft.benchmarks._meter import interleaved, peak_memory, spread
-from dpft.benchmarks._work import Ours, Work
+from dpft.benchmarks._work import BATCH, Ours, Work
 
 from dpft import methods
 from dpft.privacy.sampler import poisson_batches
@@ -70,7 +70,7 @@ def main(
     data: Annotated[str | None, typer.Option(help="Folder with the task's parquet files.")] = None,
     model: Annotated[str, typer.Option(help="Local folder or hub id.")] = Spec.model,
     method: Annotated[list[str] | None, typer.Option(metavar="NAME[:KEY=VALUE,...]", help="Only these.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Expected rows of a step.")] = Spec.batch_size,
+    batch_size: Annotated[int, typer.Option(help="Expected rows of a step.")] = BATCH,
     representation: Annotated[str, typer.Option(help="mask, cls or mean.")] = Spec.representation,
     device: Annotated[str, typer.Option(help="A torch device, or auto.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",

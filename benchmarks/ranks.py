@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 import typer
 from dpft.benchmarks._meter import spread
-from dpft.benchmarks._work import Ours, Work
+from dpft.benchmarks._work import BATCH, Ours, Work
 from torch.distributed.rendezvous import rendezvous
 
 from dpft.privacy.ranks import Ranks
@@ -101,7 +101,7 @@ def measure(work: Work, crew: Crew, threads: int, repeats: int) -> dict[str, Any
     timed = {name: every[1:] for name, every in seconds.items()}  # the first batch warms up
     ratios = [a / b for a, b in zip(timed["one process"], timed["ranks"], strict=True)]
     return {
-        "ranks": threads, "precision": work.hardware.precision, "rounds": repeats, "batch_size": work.spec.batch_size,
+        "ranks": threads, "precision": work.hardware.precision, "rounds": repeats, "batch_size": work.batch,
         "one_process_seconds": spread(timed["one process"]), "ranks_seconds": spread(timed["ranks"]),
         "times_faster": spread(ratios),
     }  # fmt: skip
@@ -135,7 +135,7 @@ def main(
     task: Annotated[str, typer.Option(help="See dpft tasks.")] = Spec.task,
     data: Annotated[str | None, typer.Option(help="Folder with the task's parquet files.")] = None,
     model: Annotated[str, typer.Option(help="Local folder or hub id.")] = Spec.model,
-    batch_size: Annotated[int, typer.Option(help="Expected rows of a step.")] = Spec.batch_size,
+    batch_size: Annotated[int, typer.Option(help="Expected rows of a step.")] = BATCH,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     repeats: Annotated[int, typer.Option(help="Timed rounds.", min=1)] = 5,
     member_rank: Annotated[int | None, typer.Option("--member", hidden=True)] = None,

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from dpft.benchmarks._meter import Cost, interleaved, peak_memory, ratio, spread
-from dpft.benchmarks._work import Ours, Variant, Work
+from dpft.benchmarks._work import BATCH, Ours, Variant, Work
 
 from dpft.privacy.sampler import poisson_batches
 from dpft.privacy.secret import Secret
@@ -98,7 +98,7 @@ def report(work: Work, costs: Mapping[str, Cost], memory: Mapping[str, float]) -
     first = next(iter(costs.values()))
     return {
         "task": work.spec.task, "model": work.spec.model, "examples": len(work.task.train),
-        "batch_size": work.spec.batch_size, "peer_rows": min(work.peer_rows, work.spec.batch_size),
+        "batch_size": work.batch, "peer_rows": min(work.peer_rows, work.batch),
         "tokens_per_example": float(work.encoded("cls").lengths.mean()), "rounds": len(first.speeds),
         "device": work.hardware.device.type, "threads": torch.get_num_threads(), "torch": torch.__version__,
         "variants": {
@@ -148,7 +148,7 @@ def main(
     task: Annotated[str, typer.Option(help="See dpft tasks.")] = Spec.task,
     data: Annotated[str | None, typer.Option(help="Folder with the task's parquet files.")] = None,
     model: Annotated[str, typer.Option(help="Local folder or hub id.")] = Spec.model,
-    batch_size: Annotated[int, typer.Option(help="Expected rows of a step.")] = Spec.batch_size,
+    batch_size: Annotated[int, typer.Option(help="Expected rows of a step.")] = BATCH,
     peer_rows: Annotated[int, typer.Option(help=f"Expected rows of a step of {BY_HAND}.")] = Work.peer_rows,
     dim: Annotated[int, typer.Option(help="SLaSh's d.")] = 1024,
     device: Annotated[str, typer.Option(help="A torch device, or auto.")] = "auto",

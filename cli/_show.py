@@ -160,6 +160,30 @@ def by_type(figures: dict[str, float]) -> list[str]:
     return [head, *(f"{name:<{width}}{p:>10.4f}{r:>10.4f}{f:>10.4f}" for name, p, r, f in rows)]
 
 
+_CLASSES = 6
+
+
+def by_class(classes: dict[str, Any]) -> list[str]:
+    """What accuracy alone hides: the largest class, macro-F1, recalls, the lowest first where there are many."""
+    if not classes:
+        return []
+    largest, recall = classes["largest"], classes["recall"]
+    lowest = sorted(recall.items(), key=lambda one: one[1])[:_CLASSES] if len(recall) > _CLASSES else recall.items()
+    listed = ", ".join(f"{name} {value:.4f}" for name, value in lowest)
+    many = f"the lowest of {len(recall)} classes: " if len(recall) > _CLASSES else ""
+    lines = [
+        f"{largest['share']:.4f} of these rows are of the largest class ({largest['label']}); macro-F1 "
+        f"{classes['f1_macro']:.4f}",
+        f"recall {many}{listed}",
+    ]
+    never = [name for name, value in recall.items() if value == 0]
+    if never:
+        lines.append(
+            f"never found: {', '.join(never[:_CLASSES])}; --class-weights balanced --shares {never[0]}=…,… looks harder"
+        )
+    return lines
+
+
 def upward(epsilon: float | None) -> str:
     """Four digits, rounded up."""
     from dpft.card import rounded_up
@@ -180,6 +204,8 @@ def outcome(result: dict[str, Any], card: dict[str, Any], *, with_code: bool) ->
         print(f"not judged  there are no validation rows; dpft evaluate {run} --data FILE")
     else:
         print(f"{result['metric']:<12}{result['value']:.4f} on the validation rows{beside(result['further'])}")
+        for line in by_class(result.get("classes") or {}):
+            print(f"            {line}")
     if card["private"]:
         print(f"privacy     {stated(card)}")
         print(

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from dpft.cli import _flags, _show
 
+from dpft.recipe import planned
 from dpft.spec import Budget, Spec, UserError
 
 T = TypeVar("T")
 
 if TYPE_CHECKING:
+    from dpft.privacy.budgets import Offer
     from dpft.privacy.plan import Plan
     from dpft.privacy.segments import Bound, Segment
 
@@ -24,13 +26,13 @@ def budget(
     epsilon: Annotated[float | None, typer.Option(help="The most ε the run may spend.", show_default=False)] = None,
     delta: Annotated[float | None, typer.Option(help="The δ that goes with it.", show_default=False)] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Expected examples per step.", show_default=str(Spec.batch_size))
+        int | None, typer.Option(help="Expected examples per step.", show_default="the recipe's")
     ] = None,
     epochs: Annotated[
-        float | None, typer.Option(help="Expected passes over the data.", show_default=str(Spec.epochs))
+        float | None, typer.Option(help="Expected passes over the data.", show_default="the recipe's")
     ] = None,
     clip: Annotated[
-        float | None, typer.Option(help="Longest gradient of one example.", show_default=str(Spec.clip))
+        float | None, typer.Option(help="Longest gradient of one example.", show_default="the recipe's")
     ] = None,
     noise: Annotated[
         float | None, typer.Option(help="Ask for the most epochs that the budget allows at this σ.", show_default=False)
@@ -61,10 +63,8 @@ def budget(
         return
     spec = Spec(
         budget=Budget(_needed("--epsilon", epsilon), _needed("--delta", delta)),
-        batch_size=Spec.batch_size if batch_size is None else batch_size,
-        epochs=Spec.epochs if epochs is None else epochs,
-        clip=Spec.clip if clip is None else clip,
-    )
+        batch_size=batch_size, epochs=epochs, clip=clip,
+    )  # fmt: skip
     count = _needed("--examples", examples)
     if batch_sizes is not None:
         _together("--batch-sizes", {"--batch-size": batch_size, "--noise": noise, "--runs": runs, "--plot": plot})
@@ -79,15 +79,35 @@ def budget(
 
 
 def _one(spec: Spec, examples: int, plot: Path | None, as_json: bool) -> None:
+    from dpft.privacy.budgets import offers
     from dpft.privacy.plan import make_plan
 
-    plan = make_plan(spec, examples)
+    plan, chosen = make_plan(spec, examples), planned(spec, examples)
     _draw(plan, plan.steps, plot)
+    others = offers(spec, examples)
     if as_json:
-        _show.print_json(plan.to_json())
+        advice = [dataclasses.asdict(offer) for offer in others]
+        _show.print_json({**plan.to_json(), "recipe": list(chosen.reasons), "offers": advice})
         return
-    _say(plan, examples, f"{plan.steps} ({spec.epochs:g} epochs)", "for adding or removing one example")
+    _say(plan, examples, f"{plan.steps} ({chosen.spec.epochs:g} epochs)", "for adding or removing one example")
+    for reason in chosen.reasons:
+        print(f"recipe    {reason}")
+    _advise(others)
     _say_plot(plot)
+
+
+def _advise(others: list[Offer]) -> None:
+    """What other plans would buy, beside the first."""
+    first = others[0]
+    print(
+        f"{'':<36}{'batch':>7}{'epochs':>8}{'steps':>7}{'σ':>8}{'time':>7}   noise over all steps, σ C / (batch √steps)"
+    )
+    for one in others:
+        print(
+            f"{one.change:<36}{one.batch_size:>7}{one.epochs:>8.3g}{one.steps:>7}{one.noise:>8.3f}{one.time:>6.3g}x"
+            f"   {one.whole:.2e}  ({one.whole / first.whole - 1:+.0%})"
+        )
+    print("          less noise is a better model, until the steps are too few to learn in")
 
 
 def _longest(spec: Spec, examples: int, noise: float, plot: Path | None, as_json: bool) -> None:
@@ -110,7 +130,7 @@ def _shared(spec: Spec, examples: int, runs: int, plot: Path | None, as_json: bo
     if as_json:
         _show.print_json({**plan.to_json(), "runs": runs, "epsilon_each": each})
         return
-    steps = f"{plan.steps} a run ({spec.epochs:g} epochs), {runs} runs"
+    steps = f"{plan.steps} a run ({planned(spec, examples).spec.epochs:g} epochs), {runs} runs"
     _say(plan, examples, steps, f"for adding or removing one example, shared by {runs} runs on the same data")
     print(f"each run  dpft train --epsilon {each!r} (and the same --delta, --epochs, --batch-size): that noise or more")
     _say_plot(plot)
@@ -125,6 +145,8 @@ def _batches(spec: Spec, examples: int, listed: str, as_json: bool) -> None:
     sizes = [part.strip() for part in listed.split(",")]
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
         raise UserError(f"batch sizes must be whole numbers above 0, got {listed!r}; pass --batch-sizes 512,1024,4096")
+    epochs = planned(spec, examples).spec.epochs
+    spec = dataclasses.replace(spec, epochs=epochs)
     plans = [make_plan(dataclasses.replace(spec, batch_size=int(size)), examples) for size in sizes]
     if as_json:
         _show.print_json([plan.to_json() for plan in plans])
@@ -135,7 +157,7 @@ def _batches(spec: Spec, examples: int, listed: str, as_json: bool) -> None:
     )
     print(f"{'batch':>8}{'σ':>10}{'steps':>8}   noise on the mean gradient, σ C / batch")
     for plan in plans:
-        share = plan.noise * spec.clip / plan.expected_batch
+        share = plan.noise * (plan.clip or 0.0) / plan.expected_batch
         print(f"{plan.expected_batch:>8}{plan.noise:>10.4f}{plan.steps:>8}   {share:.2e}")
 
 

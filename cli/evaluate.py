@@ -23,7 +23,7 @@ def evaluate(
     from dpft.trained import load
 
     trained = load(run, machine=_flags.machine(device, precision, tokens_per_microbatch))
-    further = trained.figures(data)
+    further, classes = trained.judged(data)
     if trained.private and trained.saw(data):
         _show.say(
             "some of these rows have the text of a training row: the figures are computed on them without noise, and "
@@ -33,11 +33,12 @@ def evaluate(
     metric = next(iter(further))
     value = further.pop(metric)
     if as_json:
-        about = {"run": str(run), "metric": metric, "value": value, "further": further, "private": trained.private}
+        about = {"run": str(run), "metric": metric, "value": value, "further": further, "classes": classes,
+                 "private": trained.private}  # fmt: skip
         _show.print_json(about)
         return
     mark = "" if trained.private else f"   {NOT_PRIVATE}"
     rows = f"the rows of {data}" if data else f"the validation rows of {trained.run.spec.task}"
     print(f"{metric} {value:.4f} on {rows} (without noise){'' if table else _show.beside(further)}{mark}")
-    for line in table:
+    for line in [*table, *_show.by_class(classes)]:
         print(line)

@@ -45,17 +45,15 @@ def train(
     batch_size: Annotated[
         int | None, typer.Option(help="Expected examples per step. [default: the recipe's, see dpft budget]")
     ] = None,
-    epochs: Annotated[
-        float | None, typer.Option(help="Expected passes over the data. [default: the recipe's]")
+    epochs: Annotated[float | None, typer.Option(help="Expected passes over the data. [default: the recipe's]")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of all tensors. [default: the recipe's, of each]")
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of all tensors. [default: the recipe's, of each]")] = None,
     head_learning_rate: Annotated[
         float | None, typer.Option(help="Of the head alone. [default: --learning-rate; without it the recipe's]")
     ] = None,
     schedule: Annotated[str | None, typer.Option(help=f"constant, linear, cosine. [default: {Spec.schedule}]")] = None,
-    clip: Annotated[
-        float | None, typer.Option(help="Longest gradient of one example. [default: the recipe's]")
-    ] = None,
+    clip: Annotated[float | None, typer.Option(help="Longest gradient of one example. [default: the recipe's]")] = None,
     clipping: Annotated[
         str | None,
         typer.Option(help=f"cut: longer gradients only; normalise: all to about --clip. [default: {Spec.clipping}]"),

@@ -27,9 +27,9 @@ class Answer(Protocol):
     """One kind of answer. `kind` is its name, `problem` its `problem_type` in a Hugging Face config; `named`: its
     outputs have label names.
 
-    `start`: what outputs are before anything is learned. `metrics`: of a user's own data, the main one first. `spoken`:
-    each word of a row has an answer, not the row. `losses`: one loss per example, which no other example's outputs
-    enter: (B, outputs) and the labels of B rows -> (B,).
+    `start`: what outputs are before anything is learned, `reach`: how far from it answers lie. `metrics`: of a user's
+    own data, the main one first. `spoken`: each word of a row has an answer, not the row. `losses`: one loss per
+    example, which no other example's outputs enter: (B, outputs) and the labels of B rows -> (B,).
     """
 
     @property
@@ -40,6 +40,8 @@ class Answer(Protocol):
     def named(self) -> bool: ...
     @property
     def start(self) -> float: ...
+    @property
+    def reach(self) -> float: ...
     @property
     def metrics(self) -> tuple[str, ...]: ...
     @property
@@ -80,6 +82,7 @@ class Classes:
     problem = "single_label_classification"
     named = True
     start = 0.0
+    reach = 1.0
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1_macro")
     spoken = False
 
@@ -134,6 +137,10 @@ class Score:
     def start(self) -> float:
         return (self.low + self.high) / 2
 
+    @property
+    def reach(self) -> float:
+        return (self.high - self.low) / 5
+
     def check(self, values: NDArray[Any], labels: tuple[str, ...], split: str) -> None:
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
@@ -173,6 +180,7 @@ class ManyLabels:
     problem = "multi_label_classification"
     named = True
     start = 0.0
+    reach = 1.0
     metrics = ("f1_micro", "f1_macro")
     spoken = False
 

@@ -1,4 +1,4 @@
-"""How far each trained tensor may wander before the model answers otherwise, measured on made-up texts: they are public."""
+"""How far each trained tensor may wander before the model answers otherwise, measured on made-up, public texts."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def by_class(outputs: NDArray[np.float32], labels: NDArray[Any], names: Sequence
     return {
         "largest": {"label": names[largest], "share": float(counts[largest] / len(labels))},
         "f1_macro": score("f1_macro", outputs, labels),
-        "recall": {names[number]: float(value) for number, value in zip(there, recalls, strict=True)},
+        "recall": {names[int(number)]: float(value) for number, value in zip(there, recalls, strict=True)},
     }
 
 

@@ -25,7 +25,8 @@ from dpft.tasks.encode import Encoded
 class Prepared:
     """All that has to be there before the first unit of privacy is spent.
 
-    `spec`: with the learning rates that the recipe chose, for the `reasons`. `head_taken`: the start's head too. `shared`: some rows to judge by are training rows.
+    `spec`: with the learning rates that the recipe chose, for the `reasons`. `head_taken`: the start's head too.
+    `shared`: some rows to judge by are training rows.
     """
 
     spec: Spec
@@ -57,8 +58,7 @@ def rated(spec: Spec, steps: int, model: Model, ranks: Team = ALONE) -> Chosen:
     if spec.learning_rate is not None:
         return Chosen(spec)
     adapted = model.adapted
-    drift = recipe.drift_of(spec)
-    found = ranks.agreed(lambda: {} if adapted.frozen else tolerances(adapted, model.public, drift))
+    found = ranks.agreed(lambda: {} if adapted.frozen else tolerances(adapted, model.public, recipe.PROBE))
     return recipe.rated(spec, steps, found, words=adapted.answer.spoken)
 
 

@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from dpft.spec import HEAD, Spec, UserError
 
 STEPS = 200  # of a private run, where the units are enough for it
+LEAST_UNITS = 8
 LEAST_STEPS = 20  # fewer teach nothing
 BATCHES = (256, 2048)  # a private batch: at least, where there are as many; at most
-MOST_RATE = 0.25  # of sampling: beyond it a larger batch buys less noise than it takes time
+MOST_RATE = 0.1  # of sampling: beyond it a larger batch buys less noise than it takes time
 MOST_EPOCHS = 60.0
 CLIP = 1.0  # below most gradients, as the head's input is about one long: how each points counts
 FREE_BATCH, FREE_STEPS, FREE_EPOCHS = 64, 1000, (3.0, 10.0)  # without privacy: batch, steps, epochs at least and most
-DRIFT, FREE_DRIFT = 0.3, 0.3  # of what the head reads, in its spread, by noise of all steps; without privacy
-HEAD_DRIFT = 0.2  # of the outputs
-WORD_HEAD_DRIFT = 2.0
+DRIFT = 0.3  # of what the head reads, in its spread, by the noise of all steps
+PROBE = 0.1  # what tolerances are measured at: small, so that they are of the model as it starts
+HEAD_DRIFT, ALONE_DRIFT, WORD_HEAD_DRIFT = 0.25, 1.2, 2.0  # of the outputs; where nothing else is trained; of words
 _THIRD = 3.0  # of the steps count, where the rate falls in a line: the sum of its squares
 
 
@@ -41,6 +42,11 @@ def planned(spec: Spec, units: int, *, speed: float | None = None, limit: float 
     speed: units a second of training, limit: seconds that it may take; both or none. Raises UserError where the time
     is too short for one step.
     """
+    if units < LEAST_UNITS and None in (spec.batch_size, spec.epochs):
+        raise UserError(
+            f"a recipe is for {LEAST_UNITS} examples or more, got {units}; with fewer the noise hides them all. "
+            "Collect more, or pass --batch-size and --epochs"
+        )
     reasons = []
     batch = spec.batch_size or _batch(spec, units)
     epochs = spec.epochs or _epochs(spec, units, batch)
@@ -65,35 +71,31 @@ def rated(spec: Spec, steps: int, tolerances: Mapping[str, float], *, words: boo
     the head's; empty where the head alone is trained.
 
     Adam turns noise into steps of about the rate: after all steps a coordinate has wandered by rate * sqrt(steps / 3),
-    in a falling schedule. The rates are those at which all tensors together move what the head reads by DRIFT, each by
-    the same share. Where the spec gives a rate, that is the rate of all.
+    in a falling schedule. The rates are those at which all tensors together would move what the head reads by DRIFT;
+    a tensor's is as the root of its tolerance, between equal rates, which do better where noise rules, and equal
+    shares of the drift, which do better where it does not. Where the spec gives a rate, that is the rate of all.
     """
     if spec.learning_rate is not None:
         return Chosen(spec)
     wander = math.sqrt(max(1.0, steps / _THIRD))
-    head = spec.head_learning_rate or _round((WORD_HEAD_DRIFT if words else HEAD_DRIFT) / wander)
+    moves = WORD_HEAD_DRIFT if words else HEAD_DRIFT if tolerances else ALONE_DRIFT
+    head = spec.head_learning_rate or _round(moves / wander)
     if not tolerances:
-        return Chosen(
-            dataclasses.replace(spec, learning_rate=head, head_learning_rate=None),
-            (f"learning rate {head:g}: over {steps} steps noise moves the outputs by {HEAD_DRIFT:g} at most",),
-        )
-    rates = {name: _round(size / (wander * math.sqrt(len(tolerances)))) for name, size in tolerances.items()}
+        why = f"learning rate {head:g}: over {steps} steps noise moves the outputs by {moves:g} at most"
+        return Chosen(dataclasses.replace(spec, learning_rate=head, head_learning_rate=None), (why,))
+    shapes = {name: math.sqrt(size) for name, size in tolerances.items()}
+    together = math.sqrt(sum((PROBE * shapes[name] / size) ** 2 for name, size in tolerances.items()))
+    rates = {name: DRIFT * shape / (together * wander) for name, shape in shapes.items()}
     typical = _round(math.exp(sum(map(math.log, rates.values())) / len(rates)))
     scales = {name: _round(rate / typical) for name, rate in rates.items()}
-    drift = DRIFT if spec.budget is not None else FREE_DRIFT
     reasons = (
-        f"learning rates {min(rates.values()):g} to {max(rates.values()):g}: over {steps} steps noise moves what the "
-        f"head reads by {drift:g} of its spread, each tensor by the same share (measured on made-up texts)",
-        f"head's learning rate {head:g}: over {steps} steps noise moves the outputs by {HEAD_DRIFT:g}",
+        f"learning rates {min(rates.values()):.2g} to {max(rates.values()):.2g}: over {steps} steps noise moves what "
+        f"the head reads by {DRIFT:g} of its spread (measured on made-up texts)",
+        f"head's learning rate {head:g}: over {steps} steps noise moves the outputs by {moves:g}",
     )
     return Chosen(
         dataclasses.replace(spec, learning_rate=typical, head_learning_rate=head, tensor_scales=scales), reasons
     )
-
-
-def drift_of(spec: Spec) -> float:
-    """What the tensors' tolerances are to be measured at."""
-    return DRIFT if spec.budget is not None else FREE_DRIFT
 
 
 def rates_of(spec: Spec, names: Iterable[str]) -> dict[str, float]:
@@ -108,7 +110,7 @@ def _batch(spec: Spec, units: int) -> int:
     if spec.budget is None:
         return min(units, FREE_BATCH)
     least, most = BATCHES
-    return min(units, max(least, min(most, 2 ** round(math.log2(max(1.0, MOST_RATE * units))))))
+    return min(units, max(least, min(most, 1 << round(math.log2(max(1.0, MOST_RATE * units))))))
 
 
 def _epochs(spec: Spec, units: int, batch: int) -> float:

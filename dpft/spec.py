@@ -115,11 +115,12 @@ class Spec:
     `budget=None` trains without clipping and noise: NOT PRIVATE. `epochs` is the expected number of times
     an example is drawn. `batch_size`, `epochs`, `clip`, `learning_rate` and `head_learning_rate` are the recipe's where
     they are None (dpft.recipe); a run's own spec holds what it chose. A head without a rate of its own has that of the
-    rest; `tensor_scales`: what the rate of each other tensor is multiplied by, where not by 1. `unit` is whom privacy is promised to: an
-    example, or all examples with one value in the column it names, of which the first `max_per_unit` count; batch
-    size and epochs are then of units. `warmup`: share of the steps in which the learning rate rises. `average`: none,
-    ema:DECAY or tail:SHARE, of the weights of all or the last steps. `probe_first`: share of the steps that train the
-    head alone. `canaries`: made-up rows that are planted among the training data, each by a fair coin, for an audit.
+    rest; `tensor_scales`: what the rate of each other tensor is multiplied by, where not by 1.
+    `unit` is whom privacy is promised to: an example, or all examples with one value in the column it names, of which
+    the first `max_per_unit` count; batch size and epochs are then of units. `warmup`: share of the steps in which the
+    learning rate rises. `average`: none, ema:DECAY or tail:SHARE, of the weights of all or the last steps.
+    `probe_first`: share of the steps that train the head alone. `canaries`: made-up rows that are planted among the
+    training data, each by a fair coin, for an audit.
     Of files of one's own, `text`, `pair` and `label` name columns (a,b,c: one for each label), `validation` a second
     file, `kind` and `labels` (names, or a score's lowest and highest) state what is otherwise read off the labels.
     `class_weights`: what a mistake on each class costs, or "balanced": 1 / its share, of the `shares` that are stated.
@@ -195,7 +196,10 @@ class Spec:
             flag, value = name.replace("_", "-"), getattr(self, name)
             _require(1e-12 <= value <= 100, f"{flag} must lie between 1e-12 and 100", value, f"pass --{flag}")
         _require(
-            self.clip is None or 1e-6 <= self.clip <= 1e6, "clip must lie between 1e-6 and 1e6", self.clip, "pass --clip"
+            self.clip is None or 1e-6 <= self.clip <= 1e6,
+            "clip must lie between 1e-6 and 1e6",
+            self.clip,
+            "pass --clip",
         )
         _require(
             self.batch_size is None or _is_whole(self.batch_size, 1), "batch-size must be a whole number above 0",
@@ -253,7 +257,9 @@ class Spec:
             _require(weights != "balanced", "balanced class-weights follow from the classes' shares, which nobody may "
                      "count in private rows", None, "state them: --shares a=0.95,b=0.05")  # fmt: skip
             return
-        _require(weights == "balanced", "shares go with balanced class-weights", weights, "pass --class-weights balanced")
+        _require(
+            weights == "balanced", "shares go with balanced class-weights", weights, "pass --class-weights balanced"
+        )
         sound = isinstance(shares, Mapping) and shares and all(map(_is_positive, shares.values()))
         _require(bool(sound), "shares must be a number above 0 for each class", shares, "pass --shares a=0.95,b=0.05")
         total = sum(shares.values())

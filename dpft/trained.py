@@ -86,12 +86,18 @@ class Trained:
 
     def figures(self, data: str | None = None) -> dict[str, float]:
         """Every metric of the task on its validation rows, or on those of `data`, the main one first."""
+        return self.judged(data)[0]
+
+    def judged(self, data: str | None = None) -> tuple[dict[str, float], dict[str, Any]]:
+        """The same figures, and what accuracy alone hides of the main rows (`evaluate.by_class`)."""
         spec = self.run.spec
         parts = tasks.judged(spec, data, self.adapted.answer, self.labels)
         if not parts:
             raise UserError("a run is judged by labelled rows, got one without a validation set; pass --data FILE")
-        metrics = tasks.metrics(spec, self.adapted.answer)
-        return evaluate.judge(metrics, self.labels, {part: (self.logits(rows), rows) for part, rows in parts.items()})
+        found = {part: (self.logits(rows), rows) for part, rows in parts.items()}
+        outputs, rows = next(iter(found.values()))
+        classes = {} if self.spoken else evaluate.by_class(outputs, rows.labels, self.labels)
+        return evaluate.judge(tasks.metrics(spec, self.adapted.answer), self.labels, found), classes
 
 
 def load(path: str | Path, *, machine: Machine | None = None) -> Trained:

@@ -151,7 +151,7 @@ def _resume(path: Path, progress: Progress, shelf: Shelf, ranks: Team, machine: 
     progress.stage("reading the data")
     own = rows_of(run.spec, shelf)
     task = planting.planted(own, run.spec)
-    if run.plan.rate != run.spec.batch_size / task.train.protected:
+    if run.plan.rate != (run.spec.batch_size or 0) / task.train.protected:
         raise UserError(
             f"a run resumes on as many {run.spec.unit}s as it began with, got {task.train.protected}; "
             "restore the data of the run"

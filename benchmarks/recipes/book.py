@@ -19,7 +19,7 @@ ROWS = {"mnli": 392_702, "qqp": 363_846, "qnli": 104_743, "sst2": 67_349, "cola"
 METRIC = {"qqp": "f1", "mrpc": "f1", "cola": "matthews", "stsb": "pearson"}
 _INIT = {"n": "normal", "u": "uniform"}
 _NOT_PRIVATE: Mapping[str, Any] = {"batch_size": 8, "schedule": "linear"}
-_PRIVATE: Mapping[str, Any] = {"batch_size": 2048, "epochs": 20.0, "schedule": "constant", "warmup": 0.0}
+_PRIVATE: Mapping[str, Any] = {"batch_size": 2048, "epochs": 20.0, "clip": 2.0, "schedule": "constant", "warmup": 0.0}
 
 
 @dataclass(frozen=True)

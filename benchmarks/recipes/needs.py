@@ -28,7 +28,7 @@ def needs(recipe: Recipe) -> Needs:
     spec = recipe.spec
     size = "large" if "large" in spec.model else "base"
     seconds = _seconds().get((_LIKE.get(spec.method, spec.method), size))
-    hours = None if seconds is None else seconds * spec.epochs * ROWS[recipe.task] / ROWS["qnli"] / 3600
+    hours = None if seconds is None else seconds * (spec.epochs or 0.0) * ROWS[recipe.task] / ROWS["qnli"] / 3600
     if recipe.table == "table5":
         how = "measured (table 5)"
     else:

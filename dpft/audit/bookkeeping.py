@@ -107,6 +107,8 @@ def _plan(run: Run, card: dict[str, Any]) -> list[Check]:
     assert plan.budget is not None
     if not isinstance(units, int) or units < 1:
         return [fact(_LEVEL, "card states the number of units", False, f"got {units!r}")]
+    if spec.epochs is None or spec.batch_size is None:
+        return [fact(_LEVEL, "spec states batch size and epochs", False)]
     steps = math.ceil(Fraction(repr(float(spec.epochs))) * units / spec.batch_size)
     stated = {
         "private": True, "statement": promise(spec, plan), "adjacency": adjacency(spec), "unit": spec.unit,

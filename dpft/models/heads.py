@@ -137,9 +137,9 @@ def _there(read: Tensor, allowed: Tensor | None) -> Tensor:
     return read.flatten(0, 1) if allowed is None else read[allowed]
 
 
-def initialise_head(head: nn.Linear, seed: int) -> None:
-    """Small public random weights and a zero bias, from the public seed."""
+def initialise_head(head: nn.Linear, seed: int, deviation: float = 0.02) -> None:
+    """Public random weights, small unless told, and a zero bias, from the public seed."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        head.weight.copy_(torch.randn(head.weight.shape, generator=generator) * 0.02)
+        head.weight.copy_(torch.randn(head.weight.shape, generator=generator) * deviation)
         head.bias.zero_()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal, localcontext
 
 from dpft.privacy.accountants import epsilon_over, epsilon_quick
 from dpft.privacy.calibrate import NOISE_LIMITS, calibrate, most_steps
 from dpft.privacy.losses import COARSE_CELLS
-from dpft.privacy.plan import Plan, make_plan
+from dpft.privacy.plan import Plan, make_plan, steps_of
+from dpft.recipe import planned
 from dpft.spec import Budget, Spec, UserError
 
 _MOST_RUNS = 10_000
@@ -24,6 +26,9 @@ def longest_plan(spec: Spec, examples: int, noise: float) -> tuple[Plan, float]:
         raise UserError(f"noise must lie in {low:g} to {high:g}, got {noise!r}; pass --noise within them")
     budget = _budget(spec)
     _check(spec, examples)
+    spec = planned(spec, examples).spec
+    assert spec.batch_size is not None
+    assert spec.clip is not None
     rate = spec.batch_size / examples
     steps, upper, name = most_steps(noise, rate, budget)
     plan = Plan(rate, steps, float(noise), spec.clip, spec.batch_size, budget, upper, name)
@@ -97,3 +102,65 @@ def _budget_of(plan: Plan) -> Budget:
 def _down(value: float, digits: int) -> float:
     with localcontext(prec=digits, rounding=ROUND_FLOOR):
         return float(+Decimal(value))
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Another plan for the same budget: what is changed, what it needs, and the noise that its gradients would have.
+
+    `noise` is about right, no bound. `share`: deviation of the noise on the mean gradient of one step, `noise` * clip /
+    batch; `whole`: on the mean over all steps, which is share / sqrt(steps). `time`: rows drawn, beside the first.
+    """
+
+    change: str
+    batch_size: int
+    epochs: float
+    steps: int
+    noise: float
+    share: float
+    whole: float
+    time: float
+
+
+def offers(spec: Spec, examples: int) -> list[Offer]:
+    """What larger batches, more epochs and more examples would buy: the spec's own plan first.
+
+    Loss follows the noise over the batch (Ponomareva et al. 2023, section 5; McKenna et al. 2025). Noise is found to
+    three digits by PLD: for advice, not for a promise.
+    """
+    own = planned(spec, examples).spec
+    assert own.batch_size is not None
+    assert own.epochs is not None
+    batch, epochs = own.batch_size, own.epochs
+    asked = [("as planned", batch, epochs, examples)]
+    if 2 * batch <= examples:
+        asked.append(("twice the batch, as many steps", 2 * batch, 2 * epochs, examples))
+        asked.append(("twice the batch, half the steps", 2 * batch, epochs, examples))
+    if batch >= 2:
+        asked.append(("half the batch, as many steps", batch // 2, epochs * (batch // 2) / batch, examples))
+    asked.append(("twice the epochs", batch, 2 * epochs, examples))
+    asked.append(("twice the examples, as many steps", batch, epochs / 2, 2 * examples))
+    found: list[Offer] = []
+    for change, size, passes, count in asked:
+        other = dataclasses.replace(own, batch_size=size, epochs=passes)
+        steps = steps_of(other, count)
+        noise = _about(size / count, steps, _budget(spec))
+        share = noise * (own.clip or 1.0) / size
+        rows = steps * size
+        found.append(
+            Offer(change, size, passes, steps, noise, share, share / math.sqrt(steps), rows / (found[0].steps * batch)
+                  if found else 1.0)
+        )  # fmt: skip
+    return found
+
+
+def _about(rate: float, steps: int, budget: Budget) -> float:
+    """The noise of a budget to three digits."""
+    low, high = (math.log(limit) for limit in NOISE_LIMITS)
+    while high - low > 1e-3:
+        middle = (low + high) / 2
+        if epsilon_quick(math.exp(middle), rate, steps, budget.delta, COARSE_CELLS)[0] > budget.epsilon:
+            low = middle
+        else:
+            high = middle
+    return math.exp(high)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from dpft.answers import ANSWERS
 from dpft import probe
+from dpft.answers import ANSWERS
 from dpft.compare.charges import Bill, charges
 from dpft.compare.conduct import OneByOne, conduct
 from dpft.compare.folder import Folder

@@ -13,9 +13,9 @@ import pytest
 from dpft import methods
 from dpft.compare.cells import Cell
 from dpft.compare.grid import made, read
-from dpft.probe import Cost
 from dpft.privacy.plan import Plan
 from dpft.privacy.secret import Secret
+from dpft.probe import Cost
 from dpft.spec import Budget, Spec, UserError
 from dpft.tasks import Rows, Task
 from tests.compare.conftest import Cells
