@@ -43,14 +43,8 @@ def methods(
         print(f"  --option {key}={default}")
     for kind, names in listed.items():
         print(f"  {kind}: {', '.join(names)}")
-    print(f"  {_rates(about)}\n  where words are labelled: {_rates(about['on_words'])}\n")
+    print(f"  learning rates are the recipe's; without privacy {about['non_private_rate']:g}\n")
     print(f"trains {about['trainable']:,} numbers on {model} with {labels} outputs")
     traits = ("parameter_sharing", "efficient_inference", "multi_layer")
     print(", ".join(f"{trait.replace('_', ' ')}: {'yes' if about[trait] else 'no'}" for trait in traits))
     print(f"\nnext: dpft train --epsilon 6.7 --delta 1e-6 --method {name}")
-
-
-def _rates(about: dict[str, Any]) -> str:
-    head = about["head_learning_rate"]
-    rate = f"--learning-rate {about['learning_rate']:.3g} (without privacy {about['non_private_rate']:.3g})"
-    return rate if head is None else f"{rate} --head-learning-rate {head:g}"

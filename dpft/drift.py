@@ -21,7 +21,8 @@ _LEAST = 1e-2  # of a change that is told from rounding
 def tolerances(adapted: Adapted, public: Sequence[Batch], drift: float) -> dict[str, float]:
     """The deviation of normal noise, on each coordinate of a tensor, that moves what the head reads by `drift`.
 
-    `drift` is a root mean square over the public texts, in units of their spread. Tensors that have an effect by
+    `drift` is a root mean square over the public texts, in units of their spread, without what moves all of them
+    alike: that is a bias to the head, which it learns to take off. Tensors that have an effect by
     themselves are measured where they start; then those that act through others (LoRA's A where B is zero), with the
     others moved by noise of the size found. The head's tensors are not among them. Every tensor is left as it was.
     Looks at no training row: costs no privacy.
@@ -57,10 +58,10 @@ def _measured(
         def moved(size: float, name: str = name, parameter: nn.Parameter = parameter, kept: Tensor = kept) -> float:
             with torch.no_grad():
                 parameter.copy_(kept + size * noise[name])
-            change = float((_reads(adapted, public) - start).square().sum(1).mean().sqrt())
+            change = _reads(adapted, public) - start
             with torch.no_grad():
                 parameter.copy_(kept)
-            return change
+            return float((change - change.mean(0)).square().sum(1).mean().sqrt())
 
         size = _size(moved, drift)
         if size is not None:

@@ -58,8 +58,9 @@ def rated(spec: Spec, steps: int, model: Model, ranks: Team = ALONE) -> Chosen:
     if spec.learning_rate is not None:
         return Chosen(spec)
     adapted = model.adapted
+    free = methods.load(spec.method, spec.options).non_private_rate
     found = ranks.agreed(lambda: {} if adapted.frozen else tolerances(adapted, model.public, recipe.PROBE))
-    return recipe.rated(spec, steps, found, words=adapted.answer.spoken)
+    return recipe.rated(spec, steps, found, words=adapted.answer.spoken, free_rate=free)
 
 
 def chosen_alone(spec: Spec, task: tasks.Task, machine: Machine) -> Spec:

@@ -21,6 +21,7 @@ BATCHES = (256, 2048)  # a private batch: at least, where there are as many; at 
 MOST_RATE = 0.1  # of sampling: beyond it a larger batch buys less noise than it takes time
 MOST_EPOCHS = 60.0
 CLIP = 1.0  # below most gradients, as the head's input is about one long: how each points counts
+FREE_HEAD = 5e-3  # the head's rate without privacy, at least
 FREE_BATCH, FREE_STEPS, FREE_EPOCHS = 64, 1000, (3.0, 10.0)  # without privacy: batch, steps, epochs at least and most
 DRIFT = 0.3  # of what the head reads, in its spread, by the noise of all steps
 PROBE = 0.1  # what tolerances are measured at: small, so that they are of the model as it starts
@@ -66,9 +67,11 @@ def planned(spec: Spec, units: int, *, speed: float | None = None, limit: float 
     return Chosen(dataclasses.replace(spec, batch_size=batch, epochs=epochs, clip=clip), tuple(reasons))
 
 
-def rated(spec: Spec, steps: int, tolerances: Mapping[str, float], *, words: bool = False) -> Chosen:
+def rated(
+    spec: Spec, steps: int, tolerances: Mapping[str, float], *, words: bool = False, free_rate: float = 1e-3
+) -> Chosen:
     """`spec` with the learning rates of a run of `steps`. `tolerances`: of each trained tensor (dpft.drift), without
-    the head's; empty where the head alone is trained.
+    the head's; empty where the head alone is trained. `free_rate`: the method's without privacy.
 
     Adam turns noise into steps of about the rate: after all steps a coordinate has wandered by rate * sqrt(steps / 3),
     in a falling schedule. The rates are those at which all tensors together would move what the head reads by DRIFT;
@@ -77,6 +80,8 @@ def rated(spec: Spec, steps: int, tolerances: Mapping[str, float], *, words: boo
     """
     if spec.learning_rate is not None:
         return Chosen(spec)
+    if spec.budget is None:
+        return _free(spec, free_rate, alone=not tolerances)
     wander = math.sqrt(max(1.0, steps / _THIRD))
     moves = WORD_HEAD_DRIFT if words else HEAD_DRIFT if tolerances else ALONE_DRIFT
     head = spec.head_learning_rate or _round(moves / wander)
@@ -95,6 +100,14 @@ def rated(spec: Spec, steps: int, tolerances: Mapping[str, float], *, words: boo
     )
     return Chosen(
         dataclasses.replace(spec, learning_rate=typical, head_learning_rate=head, tensor_scales=scales), reasons
+    )
+
+
+def _free(spec: Spec, rate: float, *, alone: bool) -> Chosen:
+    """Rates without privacy: the method's own, and for the head beside it one at which it keeps up."""
+    head = None if alone else spec.head_learning_rate or max(rate, FREE_HEAD)
+    return Chosen(
+        dataclasses.replace(spec, learning_rate=rate, head_learning_rate=head), (f"learning rate {rate:g}: no noise",)
     )
 
 
@@ -131,7 +144,9 @@ def _within(spec: Spec, units: int, batch: int, epochs: float, rows: float) -> t
         return batch, epochs
     if spec.batch_size is None:
         batch = max(1, min(batch, int(rows / LEAST_STEPS)))
-    return batch, float(f"{math.floor(rows / batch) * batch / units:.6g}")
+    exact = math.floor(rows / batch) * batch / units
+    digit = 10.0 ** (math.floor(math.log10(exact)) - 5)
+    return batch, float(f"{math.floor(exact / digit) * digit:.6g}")  # six digits, downward: not one step more
 
 
 def _why_batch(spec: Spec, units: int, batch: int) -> str:

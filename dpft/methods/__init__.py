@@ -13,7 +13,6 @@ from typing import Any, get_type_hints
 from dpft.methods._method import CannotMerge, Method
 from dpft.spec import UserError
 
-WORD_HEAD_RATE = 0.3  # better than 0.1 with every method, and than 1 with two, on WNUT-17 (benchmarks/results)
 __all__ = ["CannotMerge", "Method", "describe", "load", "method_class", "names"]
 
 
@@ -53,24 +52,7 @@ def describe(name: str) -> dict[str, Any]:
     summary, _, details = inspect.cleandoc(cls.__doc__).partition("\n\n")
     options = {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
     about = {"name": name, "summary": summary, "details": details, "options": options}
-    return {**about, **_rates(cls, words=False), "on_words": _rates(cls, words=True), **dataclasses.asdict(cls.traits)}
-
-
-def _rates(method: Any, *, words: bool) -> dict[str, float | None]:
-    (rate, head), (free, _) = (own_rates(method, private=private, words=words) for private in (True, False))
-    return {"learning_rate": rate, "non_private_rate": free, "head_learning_rate": head}
-
-
-def own_rates(method: Method, *, private: bool, words: bool) -> tuple[float, float | None]:
-    """The learning rate of a method where none was asked for, and the head's, None for the same.
-
-    Where words are labelled the head has its own, and all else takes a third: most words have no label, which the head
-    must be far from before it tells one, and what moves every word's features soon makes them alike.
-    """
-    rate = method.learning_rate if private else method.non_private_rate
-    if not words:
-        return rate, None
-    return (WORD_HEAD_RATE, None) if head_alone(method) else (rate / 3, WORD_HEAD_RATE)
+    return {**about, "non_private_rate": cls.non_private_rate, **dataclasses.asdict(cls.traits)}
 
 
 def head_alone(method: Method) -> bool:

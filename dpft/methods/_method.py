@@ -88,16 +88,13 @@ class Adapted:
 class Method(Protocol):
     """One way to adapt a model. Its dataclass fields are its options.
 
-    `learning_rate` is what does best privately on texts where nothing else is asked for, `non_private_rate` without
-    privacy: a clipped and noisy gradient takes longer steps than its own size would allow. `trainable` counts what
+    `non_private_rate` is its learning rate without privacy; with it the rates are the recipe's. `trainable` counts what
     `attach` would train on a model of `config` with a head for `labels` outputs. A method that trains nothing but the
     head has `head_alone`, which is true.
     """
 
     @property
     def traits(self) -> Traits: ...
-    @property
-    def learning_rate(self) -> float: ...
     @property
     def non_private_rate(self) -> float: ...
     def attach(self, model: Classifier, seed: int) -> Adapted: ...

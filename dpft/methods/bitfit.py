@@ -40,8 +40,7 @@ class Bitfit:
     """
 
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
-    learning_rate: ClassVar[float] = 0.01
-    non_private_rate: ClassVar[float] = 0.003
+    non_private_rate: ClassVar[float] = 0.002
 
     def attach(self, model: Classifier, seed: int) -> Adapted:
         layers = _biased(model.backbone)

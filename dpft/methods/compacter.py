@@ -85,8 +85,7 @@ class Compacter:
     rank: int = 1
     style: Style = "houlsby"
     traits: ClassVar[Traits] = Traits(parameter_sharing=True, efficient_inference=False, multi_layer=True)
-    learning_rate: ClassVar[float] = 0.03
-    non_private_rate: ClassVar[float] = 0.01
+    non_private_rate: ClassVar[float] = 0.002
 
     def __post_init__(self) -> None:
         for name in ("bottleneck", "terms", "rank"):

@@ -24,8 +24,7 @@ class Full:
 
     float32: ClassVar[bool] = True  # from the weights as they are stored, not as bfloat16 rounds them
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
-    learning_rate: ClassVar[float] = 0.003
-    non_private_rate: ClassVar[float] = 0.0003
+    non_private_rate: ClassVar[float] = 0.0001
 
     def attach(self, model: Classifier, seed: int) -> Adapted:
         row = architecture(model.backbone.config)

@@ -67,8 +67,7 @@ class JrWarp:
     scale: float = 1.0
     regenerate: bool = False
     traits: ClassVar[Traits] = Traits(parameter_sharing=True, efficient_inference=False, multi_layer=True)
-    learning_rate: ClassVar[float] = 0.06
-    non_private_rate: ClassVar[float] = 0.06
+    non_private_rate: ClassVar[float] = 0.02
 
     def __post_init__(self) -> None:
         check_count("dim", self.dim, example=1024)

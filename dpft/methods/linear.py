@@ -19,8 +19,7 @@ class Linear:
     """
 
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=False)
-    learning_rate: ClassVar[float] = 0.1
-    non_private_rate: ClassVar[float] = 0.1
+    non_private_rate: ClassVar[float] = 0.03
     head_alone: ClassVar[bool] = True
 
     def attach(self, model: Classifier, seed: int) -> Adapted:

@@ -52,8 +52,7 @@ class Peft:
     type: str = "lora"
     settings: Mapping[str, Any] = field(default_factory=dict)
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
-    learning_rate: ClassVar[float] = 0.01
-    non_private_rate: ClassVar[float] = 0.003
+    non_private_rate: ClassVar[float] = 0.001
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Peft:

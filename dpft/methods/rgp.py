@@ -111,8 +111,7 @@ class Rgp:
     rank: int = 1
     targets: str = "query,key,value,attention,intermediate,output"
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
-    learning_rate: ClassVar[float] = 0.004
-    non_private_rate: ClassVar[float] = 0.001
+    non_private_rate: ClassVar[float] = 0.0003
 
     def __post_init__(self) -> None:
         check_count("rank", self.rank)

@@ -72,8 +72,7 @@ class Slash:
     position: Position = "output"
     regenerate: bool = False
     traits: ClassVar[Traits] = Traits(parameter_sharing=True, efficient_inference=True, multi_layer=True)
-    learning_rate: ClassVar[float] = 0.04
-    non_private_rate: ClassVar[float] = 0.04
+    non_private_rate: ClassVar[float] = 0.01
 
     def __post_init__(self) -> None:
         check_count("dim", self.dim, example=1024)

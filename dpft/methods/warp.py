@@ -38,8 +38,7 @@ class Warp:
 
     tokens: int = 20
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=False, multi_layer=False)
-    learning_rate: ClassVar[float] = 0.04
-    non_private_rate: ClassVar[float] = 0.04
+    non_private_rate: ClassVar[float] = 0.02
 
     def __post_init__(self) -> None:
         check_count("tokens", self.tokens, example=20)
