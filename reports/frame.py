@@ -15,7 +15,8 @@ from dpft.spec import Spec, canonical_json
 from dpft.wording import stated
 
 # Every field of a spec is a column by its own name, but for those that are spelt otherwise.
-SPEC = tuple(field.name for field in fields(Spec) if field.name not in ("budget", "options", "start"))
+_OTHERWISE = ("budget", "options", "start", "tensor_scales")
+SPEC = tuple(field.name for field in fields(Spec) if field.name not in _OTHERWISE)
 SEARCHED = "searched"
 COLUMNS = (
     "run", "path", "state", "note", *SPEC, "options", "private", "budget", "epsilon", "delta", "adjacency", "units",
@@ -49,7 +50,7 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def _row(run: Read) -> dict[str, Any]:
     row: dict[str, Any] = {"run": run.path.name, "path": str(run.path), "state": run.state, "note": run.note}
     if run.spec is not None:
-        row |= _asked(run.spec)
+        row |= _asked(run.spec, run.recipe or {})
     if run.state == "finished":
         row |= _found(run.result, run.card)
         row |= _audited(run.audit)
@@ -57,11 +58,13 @@ def _row(run: Read) -> dict[str, Any]:
     return row
 
 
-def _asked(spec: Spec) -> dict[str, Any]:
+def _asked(spec: Spec, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked for. Rates that the recipe chose are no choice of anybody's: they differ a little with the seed."""
+    own = {name: None for name in recipe.get("fields", ()) if name in ("learning_rate", "head_learning_rate")}
     budget = spec.budget
     options = {key: str(value).lower() for key, value in spec.options.items()}  # 64 and "64" are the same choice
     return {
-        **{name: getattr(spec, name) for name in SPEC}, "options": canonical_json(options),
+        **{name: getattr(spec, name) for name in SPEC}, **own, "options": canonical_json(options),
         "private": budget is not None, "budget": budget.epsilon if budget else math.inf,
         "delta": budget.delta if budget else math.nan,
     }  # fmt: skip

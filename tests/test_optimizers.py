@@ -10,9 +10,7 @@ import torch
 from torch import nn
 
 from dpft import Budget, Spec, UserError, averages, optimizers
-from dpft.methods import WORD_HEAD_RATE
 from dpft.optimizers import FLOOR, SOFTEN, CorrectedAdam, ScaledAdam
-from dpft.preparing import settled_spec
 from dpft.privacy.plan import Plan
 from dpft.spec import Optimizer
 
@@ -165,27 +163,6 @@ def test_the_head_moves_by_its_own_rate_on_the_same_schedule(kind: Any) -> None:
     for name, rate in rates.items():
         torch.testing.assert_close(one[name], one["z"])
         torch.testing.assert_close(own[name], one["z"] * rate / 0.1)
-
-
-@pytest.mark.parametrize(
-    ("asked", "found"),
-    [
-        ({}, (0.04, None)),
-        ({"learning_rate": 0.01}, (0.01, None)),
-        ({"head_learning_rate": 0.2}, (0.04, 0.2)),
-        ({"learning_rate": 0.01, "head_learning_rate": 0.2}, (0.01, 0.2)),
-        ({"method": "linear"}, (0.1, None)),
-        ({"task": "ner/wnut17", "budget": None}, (0.04 / 3, WORD_HEAD_RATE)),
-        ({"task": "ner/wnut17"}, (0.04 / 3, WORD_HEAD_RATE)),
-        ({"task": "ner/wnut17", "method": "linear"}, (WORD_HEAD_RATE, None)),
-        ({"task": "ner/wnut17", "learning_rate": 0.01}, (0.01, None)),
-    ],
-)
-def test_rates_that_are_not_named_are_the_methods_own(asked: dict[str, Any], found: tuple[float, float | None]) -> None:
-    # Beside a named rate the head has none of its own: who names one rate trains everything with it.
-    spec = settled_spec(Spec(**{"method": "slash", "budget": Budget(8.0, 1e-5), **asked}))
-    assert (spec.learning_rate, spec.head_learning_rate) == found
-    assert settled_spec(spec) == spec
 
 
 def test_a_head_without_a_rate_of_its_own_leaves_the_json_of_a_spec_as_it_was() -> None:

@@ -125,7 +125,7 @@ def test_a_run_keeps_what_the_recipe_chose_and_says_why(glue_folder: Folder, tin
     assert kept.clip == CLIP
     assert kept.tensor_scales is not None
     assert len(set(kept.tensor_scales.values())) > 1
-    why = json.loads((path / "recipe.json").read_text())["chosen"]
+    why = json.loads((path / "recipe.json").read_text())["reasons"]
     assert [line.split(":")[0].split()[0] for line in why] == ["batch", "clip", "learning", "head's"]
     again = train(kept, runs=tmp_path / "again", machine=FP32).path
     assert Run.open(again).spec == kept
