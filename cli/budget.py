@@ -84,15 +84,17 @@ def _one(spec: Spec, examples: int, plot: Path | None, as_json: bool) -> None:
 
     plan, chosen = make_plan(spec, examples), planned(spec, examples)
     _draw(plan, plan.steps, plot)
-    others = offers(spec, examples)
+    others = offers(spec, examples) if {"batch_size", "epochs"} & {*chosen.spec.chosen} else []
     if as_json:
         advice = [dataclasses.asdict(offer) for offer in others]
-        _show.print_json({**plan.to_json(), "recipe": list(chosen.reasons), "offers": advice})
+        more = {"recipe": list(chosen.reasons), "offers": advice} if others else {}
+        _show.print_json({**plan.to_json(), **more})
         return
     _say(plan, examples, f"{plan.steps} ({chosen.spec.epochs:g} epochs)", "for adding or removing one example")
     for reason in chosen.reasons:
         print(f"recipe    {reason}")
-    _advise(others)
+    if others:
+        _advise(others)
     _say_plot(plot)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -166,7 +165,7 @@ def _spec(
         asked = {"learning_rate": None, **asked}
     if "learning_rate" in asked:
         asked = {"head_learning_rate": None, "tensor_scales": None, **asked}
-    return dataclasses.replace(base or Spec(), **asked, budget=None if non_private else kept)
+    return (base or Spec()).stating(**asked, budget=None if non_private else kept)
 
 
 def _model_of(run: Path) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class Classes:
     """One label of several: softmax and cross-entropy. Labels: (N,) int64.
 
     `weights`: what a mistake on each class costs, (C,) above 0; () for the same on all. The loss is the cross-entropy
-    of outputs - log weights (Menon et al. 2021, equation 10, where weights are 1 / shares), so that the outputs
+    of outputs - log weights (Menon et al. 2021, the logit-adjusted loss, with 1 / shares), so that the outputs
     themselves come to be the logarithms of weighted probabilities. A weight on the loss would do the same without
     privacy; here the clip would take it off again.
     """

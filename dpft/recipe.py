@@ -64,7 +64,7 @@ def planned(spec: Spec, units: int, *, speed: float | None = None, limit: float 
         clip = CLIP
         if spec.budget is not None:
             reasons.append(f"clip {CLIP:g}: below most gradients, so that each counts by where it points")
-    return Chosen(dataclasses.replace(spec, batch_size=batch, epochs=epochs, clip=clip), tuple(reasons))
+    return Chosen(_filled(spec, batch_size=batch, epochs=epochs, clip=clip), tuple(reasons))
 
 
 def rated(
@@ -87,7 +87,7 @@ def rated(
     head = spec.head_learning_rate or _round(moves / wander)
     if not tolerances:
         why = f"learning rate {head:g}: over {steps} steps noise moves the outputs by {moves:g} at most"
-        return Chosen(dataclasses.replace(spec, learning_rate=head, head_learning_rate=None), (why,))
+        return Chosen(_filled(spec, learning_rate=head), (why,))
     shapes = {name: math.sqrt(size) for name, size in tolerances.items()}
     together = math.sqrt(sum((PROBE * shapes[name] / size) ** 2 for name, size in tolerances.items()))
     rates = {name: DRIFT * shape / (together * wander) for name, shape in shapes.items()}
@@ -98,17 +98,20 @@ def rated(
         f"the head reads by {DRIFT:g} of its spread (measured on made-up texts)",
         f"head's learning rate {head:g}: over {steps} steps noise moves the outputs by {moves:g}",
     )
-    return Chosen(
-        dataclasses.replace(spec, learning_rate=typical, head_learning_rate=head, tensor_scales=scales), reasons
-    )
+    filled = _filled(spec, learning_rate=typical, head_learning_rate=head)
+    return Chosen(dataclasses.replace(filled, tensor_scales=scales), reasons)
+
+
+def _filled(spec: Spec, **values: float) -> Spec:
+    """`spec` with the values that it lacks, which it names as chosen."""
+    new = {name: value for name, value in values.items() if getattr(spec, name) is None}
+    return dataclasses.replace(spec, **new, chosen=(*spec.chosen, *new))
 
 
 def _free(spec: Spec, rate: float, *, alone: bool) -> Chosen:
     """Rates without privacy: the method's own, and for the head beside it one at which it keeps up."""
-    head = None if alone else spec.head_learning_rate or max(rate, FREE_HEAD)
-    return Chosen(
-        dataclasses.replace(spec, learning_rate=rate, head_learning_rate=head), (f"learning rate {rate:g}: no noise",)
-    )
+    head = {} if alone else {"head_learning_rate": max(rate, FREE_HEAD)}
+    return Chosen(_filled(spec, learning_rate=rate, **head), (f"learning rate {rate:g}: the method's without noise",))
 
 
 def rates_of(spec: Spec, names: Iterable[str]) -> dict[str, float]:

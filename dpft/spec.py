@@ -61,6 +61,11 @@ def _is_whole(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+def _are_numbers(value: object) -> bool:
+    """True for names with a finite number above zero each, of which there is one at least."""
+    return isinstance(value, Mapping) and len(value) > 0 and all(map(_is_positive, value.values()))
+
+
 def _one_of(value: object, choices: tuple[str, ...], name: str) -> None:
     _require(
         isinstance(value, str) and value in choices,
@@ -115,7 +120,8 @@ class Spec:
     `budget=None` trains without clipping and noise: NOT PRIVATE. `epochs` is the expected number of times
     an example is drawn. `batch_size`, `epochs`, `clip`, `learning_rate` and `head_learning_rate` are the recipe's where
     they are None (dpft.recipe); a run's own spec holds what it chose. A head without a rate of its own has that of the
-    rest; `tensor_scales`: what the rate of each other tensor is multiplied by, where not by 1.
+    rest; `tensor_scales`: what the rate of each other tensor is multiplied by, where not by 1. `chosen`: the names of
+    what the recipe chose.
     `unit` is whom privacy is promised to: an example, or all examples with one value in the column it names, of which
     the first `max_per_unit` count; batch size and epochs are then of units. `warmup`: share of the steps in which the
     learning rate rises. `average`: none, ema:DECAY or tail:SHARE, of the weights of all or the last steps.
@@ -141,6 +147,7 @@ class Spec:
     learning_rate: float | None = None
     head_learning_rate: float | None = None
     tensor_scales: Mapping[str, float] | None = None
+    chosen: tuple[str, ...] = ()
     schedule: Schedule = "linear"
     clip: float | None = None
     clipping: Clipping = "cut"
@@ -189,7 +196,7 @@ class Spec:
         self._settle_weights()
         given = [name for name in RECIPE if getattr(self, name) is not None]
         rates = [name for name in given if name.endswith("rate")]
-        for name in given:
+        for name in (one for one in given if one != "batch_size"):
             flag, value = name.replace("_", "-"), getattr(self, name)
             _require(_is_positive(value), f"{flag} must be a finite number above 0", value, f"pass --{flag}")
         for name in rates:
@@ -231,8 +238,10 @@ class Spec:
             share = none or (_is_positive(value) and value < 1)
             _require(share, f"{flag} must be a share of the steps, from 0 to below 1", value, f"pass --{flag} 0.1")
         scales = self.tensor_scales
-        known = scales is None or (isinstance(scales, Mapping) and all(map(_is_positive, scales.values())))
-        _require(known, "tensor_scales must be a number above 0 for each tensor", scales, "mend the spec file")
+        rule = "tensor_scales must be a number above 0 for each tensor"
+        _require(scales is None or _are_numbers(scales), rule, scales, "mend the spec file")
+        _require({*self.chosen} <= {*RECIPE}, "chosen must name what a recipe chooses", self.chosen, "mend the spec")
+        object.__setattr__(self, "chosen", tuple(self.chosen))
         average_of(self.average)
         _require(isinstance(self.options, Mapping), "options must be key=value", self.options, "pass --option")
         object.__setattr__(self, "options", dict(self.options))
@@ -248,23 +257,19 @@ class Spec:
 
     def _settle_weights(self) -> None:
         weights, shares = self.class_weights, self.shares
-        if weights is not None and weights != "balanced":
-            known = isinstance(weights, Mapping) and weights and all(map(_is_positive, weights.values()))
+        balanced = isinstance(weights, str) and weights == "balanced"
+        if weights is not None and not balanced:
             rule = "class-weights must be balanced, or a number above 0 for each class"
-            _require(bool(known), rule, weights, "pass --class-weights a=1,b=20")
-            object.__setattr__(self, "class_weights", {**weights})
+            _require(_are_numbers(weights), rule, weights, "pass --class-weights a=1,b=20")
         if shares is None:
-            _require(weights != "balanced", "balanced class-weights follow from the classes' shares, which nobody may "
-                     "count in private rows", None, "state them: --shares a=0.95,b=0.05")  # fmt: skip
+            rule = "balanced class-weights follow from the classes' shares, which nobody may count in private rows"
+            _require(not balanced, rule, None, "state them: --shares a=0.95,b=0.05")
             return
-        _require(
-            weights == "balanced", "shares go with balanced class-weights", weights, "pass --class-weights balanced"
-        )
-        sound = isinstance(shares, Mapping) and shares and all(map(_is_positive, shares.values()))
-        _require(bool(sound), "shares must be a number above 0 for each class", shares, "pass --shares a=0.95,b=0.05")
-        total = sum(shares.values())
+        _require(balanced, "shares go with balanced class-weights", weights, "pass --class-weights balanced")
+        rule = "shares must be a number above 0 for each class"
+        _require(_are_numbers(shares), rule, shares, "pass --shares a=0.95,b=0.05")
+        total = round(sum(shares.values()), 6)
         _require(abs(total - 1) <= 0.001, "shares must sum to 1", total, "mend --shares")
-        object.__setattr__(self, "shares", {**shares})
 
     def _settle_unit(self) -> None:
         if self.unit == Spec.unit:
@@ -287,6 +292,18 @@ class Spec:
         """How many of a run's `steps` train the head alone: its first ones."""
         return round(self.probe_first * steps)
 
+    def asked(self) -> Spec:
+        """The spec as it was before the recipe chose: that is what tells one experiment from another."""
+        if not self.chosen:
+            return self
+        scales = {"tensor_scales": None} if "learning_rate" in self.chosen else {}
+        return dataclasses.replace(self, **dict.fromkeys(self.chosen), **scales, chosen=())
+
+    def stating(self, **values: Any) -> Spec:
+        """The spec with `values` given by somebody: what the recipe had chosen in their place is its choice no more."""
+        left = tuple(name for name in self.chosen if name not in values)
+        return dataclasses.replace(self, **{"chosen": left, **values})
+
     def to_json(self) -> dict[str, Any]:
         """A plain dict with a `budget` of {epsilon, delta} or None; `from_json` reads it back.
 
@@ -301,6 +318,8 @@ class Spec:
         for name in ("class_weights", "shares", "tensor_scales"):
             if values[name] is None:
                 del values[name]
+        if not values["chosen"]:
+            del values["chosen"]
         return values
 
     @classmethod

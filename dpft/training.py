@@ -38,7 +38,7 @@ from dpft.rows import rows_of
 from dpft.run import Run
 from dpft.seen import other_rows
 from dpft.shelf import Shelf
-from dpft.spec import RECIPE, Machine, Spec, UserError, canonical_json
+from dpft.spec import Machine, Spec, UserError, canonical_json
 from dpft.tasks import Task
 from dpft.tasks.microbatch import microbatches
 
@@ -95,7 +95,8 @@ def _train(
         progress.note(note)
     task = planting.planted(own, spec)
     progress.stage("planning the noise")
-    asked, chosen = spec, recipe.planned(spec, task.train.protected, speed=_speed(spec, task, machine, limit), limit=limit)
+    speed = _speed(spec, task, machine, limit)
+    chosen = recipe.planned(spec, task.train.protected, speed=speed, limit=limit)
     spec = chosen.spec
     plan = planner(spec, task.train.protected)
     with charging.opened(plan, ledger or default_ledger_place()) as book:
@@ -114,9 +115,8 @@ def _train(
         run = Run.create(runs, spec, plan, place, lambda id: charging.reserve(book, plan, id, claim, own.train))
         starts.keep_seen(run, start, own.train)
         run.write_json("task", {**about_task(task), ENCODER: ready.adapted.model.digest})
-        chose = [name for name in RECIPE if getattr(asked, name) is None and getattr(spec, name) is not None]
         if reasons:
-            run.write_json("recipe", {"fields": chose, "reasons": list(reasons)})
+            run.write_json("recipe", {"reasons": list(reasons)})
         return _run(run, ready, book, progress, ranks)
 
 
@@ -292,8 +292,8 @@ def _finish(run: Run, ready: Prepared, book: Ledger | None, cost: Cost, progress
     told = overlap.NOTE if ready.shared else None
     promised = card(run.spec, plan, ready.train.protected, charge, settled.precision, task.taken, told)
     begun = {} if ready.start is None else {"start": ready.start.stated(charge.population, run.spec.start_public)}
-    recipe_said = run.read_json("recipe") or {}
-    chose = {"recipe": recipe_said["reasons"]} if "reasons" in recipe_said else {}
+    why = (run.read_json("recipe") or {}).get("reasons")
+    chose = {} if why is None else {"recipe": why}
     run.write_json("privacy", {**promised, **begun, **chose, "adapter_sha256": adapter_digest(run)})
     result = Result(
         run.path, task.metric, found.pop(task.metric, None), plan.epsilon_upper,

@@ -13,7 +13,7 @@ from dpft.spec import Spec, UserError
 
 State = Literal["finished", "unfinished", "broken"]
 FORMAT = 1  # of run.json
-FILES = ("run", "spec", "result", "privacy", "audit", "search", "recipe")  # all that is read of a run, each NAME.json
+FILES = ("run", "spec", "result", "privacy", "audit", "search")  # all that is read of a run, each NAME.json
 _MARKS = ("run.json", "spec.json")
 _LARGEST = 2**24  # bytes; a run's own files are a few thousand
 
@@ -35,7 +35,6 @@ class Read:
     card: Mapping[str, Any] = field(default_factory=dict)
     audit: Mapping[str, Any] | None = None
     search: Mapping[str, Any] | None = None
-    recipe: Mapping[str, Any] | None = None
 
 
 def find(paths: Sequence[str | Path]) -> list[Path]:
@@ -94,7 +93,7 @@ def _read(folder: Path) -> Read:
     if result is None or card is None:
         return Read(folder, "unfinished", "no result yet: it runs, or was broken off (dpft resume)", spec, about)
     note = _check(spec, result, card)
-    return Read(folder, "finished", note, spec, about, result, card, files["audit"], files["search"], files["recipe"])
+    return Read(folder, "finished", note, spec, about, result, card, files["audit"], files["search"])
 
 
 def _object(folder: Path, name: str) -> dict[str, Any] | None:

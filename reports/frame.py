@@ -15,7 +15,7 @@ from dpft.spec import Spec, canonical_json
 from dpft.wording import stated
 
 # Every field of a spec is a column by its own name, but for those that are spelt otherwise.
-_OTHERWISE = ("budget", "options", "start", "tensor_scales")
+_OTHERWISE = ("budget", "options", "start", "tensor_scales", "chosen")
 SPEC = tuple(field.name for field in fields(Spec) if field.name not in _OTHERWISE)
 SEARCHED = "searched"
 COLUMNS = (
@@ -50,7 +50,7 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def _row(run: Read) -> dict[str, Any]:
     row: dict[str, Any] = {"run": run.path.name, "path": str(run.path), "state": run.state, "note": run.note}
     if run.spec is not None:
-        row |= _asked(run.spec, run.recipe or {})
+        row |= _asked(run.spec)
     if run.state == "finished":
         row |= _found(run.result, run.card)
         row |= _audited(run.audit)
@@ -58,9 +58,9 @@ def _row(run: Read) -> dict[str, Any]:
     return row
 
 
-def _asked(spec: Spec, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked for. Rates that the recipe chose are no choice of anybody's: they differ a little with the seed."""
-    own = {name: None for name in recipe.get("fields", ()) if name in ("learning_rate", "head_learning_rate")}
+def _asked(spec: Spec) -> dict[str, Any]:
+    """What was asked for. Rates that the recipe chose are nobody's choice: they differ a little with the seed."""
+    own = dict.fromkeys(name for name in spec.chosen if name.endswith("rate"))
     budget = spec.budget
     options = {key: str(value).lower() for key, value in spec.options.items()}  # 64 and "64" are the same choice
     return {

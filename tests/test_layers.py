@@ -72,7 +72,13 @@ FOREIGN = {
 }
 HEAVY = {"torch", "transformers", "opacus", "datasets", "pandas", "numpy", "scipy", "sklearn", "safetensors",
          "sqlalchemy"}  # fmt: skip
-LIGHT = {"dpft", "dpft.cli", "dpft.spec", "dpft.progress"}  # what the command line may load before it is asked
+LIGHT = {
+    "dpft",
+    "dpft.cli",
+    "dpft.spec",
+    "dpft.recipe",
+    "dpft.progress",
+}  # what the command line may load before it is asked
 
 
 def modules() -> Iterator[tuple[str, Path]]:

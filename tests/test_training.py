@@ -386,7 +386,7 @@ def test_the_run_folder_holds_no_text_and_no_unnoised_value(spec: Spec, tmp_path
     names = {str(p.relative_to(result.path)) for p in result.path.rglob("*") if p.is_file()}
     assert names == {
         "run.json", "spec.json", "plan.json", "task.json", "result.json", "privacy.json", "adapter.safetensors",
-        "checkpoints/last.safetensors", "private/rows.json",
+        "checkpoints/last.safetensors", "private/rows.json", "recipe.json",
     }  # fmt: skip
     assert not any(b"plantedsecret" in (result.path / name).read_bytes() for name in names)
     assert "loss" not in (result.path / "result.json").read_text()

@@ -18,7 +18,7 @@ ROWS = {"mnli": 392_702, "qqp": 363_846, "qnli": 104_743, "sst2": 67_349, "cola"
         "rte": 2_490, "conll2003": 14_041}  # fmt: skip
 METRIC = {"qqp": "f1", "mrpc": "f1", "cola": "matthews", "stsb": "pearson"}
 _INIT = {"n": "normal", "u": "uniform"}
-_NOT_PRIVATE: Mapping[str, Any] = {"batch_size": 8, "schedule": "linear"}
+_NOT_PRIVATE: Mapping[str, Any] = {"batch_size": 8, "epochs": 5.0, "clip": 2.0, "schedule": "linear"}
 _PRIVATE: Mapping[str, Any] = {"batch_size": 2048, "epochs": 20.0, "clip": 2.0, "schedule": "constant", "warmup": 0.0}
 
 

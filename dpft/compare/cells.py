@@ -50,8 +50,9 @@ class Cell:
 
 
 def digest_of(spec: Spec, trials: Trials | None = None) -> str:
+    """Of what was asked for: what the recipe chooses for it follows from that, up to rounding on other machines."""
     search = None if trials is None else trials.to_json()
-    return hashlib.sha256(canonical_json([spec.to_json(), search]).encode()).hexdigest()
+    return hashlib.sha256(canonical_json([spec.asked().to_json(), search]).encode()).hexdigest()
 
 
 def check_distinct(cells: Iterable[Cell]) -> tuple[Cell, ...]:

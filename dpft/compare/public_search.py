@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -32,7 +31,7 @@ def tuned_on_public(work: Work, cell: Cell, trials: Trials, progress: Progress) 
     specs = [trials.public_spec(base, number) for number in range(trials.count)]
     best = max((there.one(spec, progress)[0].value, -number) for number, spec in enumerate(specs))
     chosen = specs[-best[1]]
-    spec = dataclasses.replace(cell.spec, learning_rate=chosen.learning_rate, clip=chosen.clip)
+    spec = cell.spec.stating(learning_rate=chosen.learning_rate, clip=chosen.clip)
     result, _, how = work.one(spec, progress)
     says = f"learning rate and clip: the best of {trials.count} on {trials.public}, which are declared public"
     run = Run.open(result.path)

@@ -177,7 +177,7 @@ def _tried(work: Work, cell: Cell, corner: Corner, trial: OneTrial) -> tuple[Pat
     there = work.elsewhere(str(place.relative_to(work.folder.path)), place / "ledger.sqlite").unseen()
     there.folder.recover()
     try:
-        result = there.one(dataclasses.replace(cell.spec, **trial.changes), Quiet(), _planner(corner.state.plan))[0]
+        result = there.one(cell.spec.stating(**trial.changes), Quiet(), _planner(corner.state.plan))[0]
     except (OSError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, StorageError):
         raise
     except Exception as error:

@@ -64,7 +64,7 @@ class Trials:
             if bounds is not None and (name != "clip" or base.budget is not None):
                 low, high = (math.log(bound) for bound in bounds)
                 changes[name] = float(f"{math.exp(low + drawn * (high - low)):.4g}")
-        return dataclasses.replace(base, **changes)
+        return base.stating(**changes)
 
     def on_public(self, base: Spec) -> Spec:
         """`base` on the public rows: each arm and budget is searched once for all seeds."""

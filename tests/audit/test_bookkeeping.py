@@ -101,7 +101,7 @@ def test_the_books_of_a_sound_run_pass_by_accountants_of_their_own_processes(run
         (lambda path: edited(path, "privacy.json", units=90), {"rate is batch size / units", "steps planned"}),
         (lambda path: edited(path, "privacy.json", ledger_head="0" * 63 + "1"), {"chain holds the card's head"}),
         (lambda path: edited(path, "privacy.json", units=None), {"card states the number of units"}),
-        (lambda path: edited(path, "spec.json", clip=1.0), {"clip is the spec's", "adapter is of the run's spec"}),
+        (lambda path: edited(path, "spec.json", clip=0.5), {"clip is the spec's", "adapter is of the run's spec"}),
         (weaker, {"reserved as planned", "ε recomputed"}),
         (cut_short, {"steps charged", "chain holds the run's first head", "closed to further charges"}),
         (swapped, {"adapter is the card's"}),

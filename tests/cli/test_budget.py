@@ -11,8 +11,8 @@ from dpft.privacy import segments
 from dpft.privacy.accountants import CLOSED_FORM, PLD, PRV, RDP, epsilon_upper
 from dpft.privacy.calibrate import calibrate
 from dpft.privacy.closed_form import epsilon_gaussian
-from dpft.privacy.plan import Plan, _steps
-from dpft.spec import Budget
+from dpft.privacy.plan import Plan, steps_of
+from dpft.spec import Budget, Spec
 from tests.calling import Command
 
 REAL_ACCOUNTANTS = True
@@ -108,7 +108,7 @@ def test_the_most_epochs_at_a_noise_are_within_the_budget_and_few_more_are_not(b
     assert (plan.noise, plan.rate) == (1.2, 0.1)
     assert plan.epsilon_upper == epsilon_upper(1.2, 0.1, plan.steps, 1e-4)[0]
     assert epsilon_upper(1.2, 0.1, plan.steps + max(1, plan.steps // 1000) + 1, 1e-4)[0] > 8
-    assert _steps(found["epochs"], 400, 40) <= plan.steps
+    assert steps_of(Spec(epochs=found["epochs"], batch_size=40), 400) <= plan.steps
     code, out, _ = budget(*ASKED, "--epochs", found["epochs"], "--json")
     assert json.loads(out)["noise"] == pytest.approx(1.2, rel=0.01)
     code, out, _ = budget(*ASKED, "--noise", 1.2)

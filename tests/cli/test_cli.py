@@ -26,6 +26,7 @@ FIELDS = {
     "path",
     "metric",
     "value",
+    "classes",
     "further",
     "epsilon",
     "delta",
@@ -256,11 +257,12 @@ def test_evaluate_finds_the_value_of_the_result(dpft: Command, finished: Callabl
     code, out, _ = dpft("evaluate", result["path"], "--precision", "fp32", "--json")
     assert code == 0
     assert json.loads(out) == {
-        "run": result["path"], "metric": "accuracy", "value": result["value"], "further": {}, "private": True
+        "run": result["path"], "metric": "accuracy", "value": result["value"], "further": {}, "private": True,
+        "classes": result["classes"],
     }  # fmt: skip
     code, out, _ = dpft("evaluate", result["path"], "--precision", "fp32")
     assert out.startswith(f"accuracy {result['value']:.4f} on the validation rows of glue/sst2")
-    assert out.count("\n") == 1
+    assert out.splitlines()[2].startswith("recall negative ")
 
 
 def test_predict_labels_texts_from_flags_and_files_alike(

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dpft import methods
 from dpft.compare.cells import Cell
 from dpft.compare.grid import made, read
 from dpft.privacy.plan import Plan
@@ -131,8 +130,8 @@ def test_trials_are_drawn_within_their_range_and_on_public_rows_alone_the_same_e
     rates, clips = [s.learning_rate or 0 for s in drawn], [s.clip for s in drawn]
     assert 0.01 <= min(rates) < 0.012 < 0.018 < max(rates) <= 0.02
     assert 1 <= min(clips) < 1.5 < 3 < max(clips) <= 4
-    plain = replace(cell.spec, learning_rate=1.0, clip=1.0)
-    assert all(replace(s, learning_rate=1.0, clip=1.0) == plain for s in drawn)
+    plain = cell.spec.stating(learning_rate=1.0, clip=1.0)
+    assert all(s.stating(learning_rate=1.0, clip=1.0) == plain for s in drawn)
 
 
 def test_a_search_over_what_it_cannot_draw_is_refused() -> None:

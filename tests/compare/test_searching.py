@@ -65,7 +65,7 @@ def other_people(folder: Path, *splits: str) -> str:
 
 @pytest.fixture
 def cell(cells: Cells) -> Cell:
-    (found,) = cells(methods={"slash": {"options": {"dim": 12}}}, epsilons=[8])
+    (found,) = cells(methods={"slash": {"options": {"dim": 12}, "learning_rate": 0.04}}, epsilons=[8])
     other_people(Path(str(found.spec.data)), "validation")
     return replace(found, trials=around(found.spec, 4, {}, None, None))
 
@@ -174,7 +174,7 @@ def test_a_search_on_public_rows_is_not_charged_and_tunes_every_seed_alike(
     public = other_people(glue_folder("sst2", seed=5))
     every = [
         replace(one, trials=around(one.spec, 2, {}, "glue/sst2", public))
-        for one in cells(methods={"slash": {"options": {"dim": 12}}}, epsilons=[8], seeds=2)
+        for one in cells(methods={"slash": {"options": {"dim": 12}, "learning_rate": 0.04}}, epsilons=[8], seeds=2)
     ]
     outcomes = conduct(every, work, OneByOne(), Silent())
     assert [one.error for one in outcomes] == [None, None]
@@ -192,7 +192,7 @@ def test_a_search_on_public_rows_is_not_charged_and_tunes_every_seed_alike(
 
 def test_the_cells_own_rows_are_never_taken_for_public(cells: Cells, work: Work) -> None:
     """Catches: an uncharged search on the private rows under another name."""
-    (one,) = cells(methods={"slash": {"options": {"dim": 12}}}, epsilons=[8])
+    (one,) = cells(methods={"slash": {"options": {"dim": 12}, "learning_rate": 0.04}}, epsilons=[8])
     own = replace(one, trials=around(one.spec, 2, {}, "glue/sst2", one.spec.data))
     (outcome,) = conduct([own], work, OneByOne(), Silent())
     assert outcome.error is not None
@@ -211,9 +211,9 @@ def test_rows_that_the_ledger_protects_are_never_taken_for_public(
     cells: Cells, work: Work, glue_folder: Callable[..., Path]
 ) -> None:
     """Catches: only the two data sets compared with each other, while the public one is a population with a limit."""
-    (one,) = cells(methods={"slash": {"options": {"dim": 12}}}, epsilons=[8])
+    (one,) = cells(methods={"slash": {"options": {"dim": 12}, "learning_rate": 0.04}}, epsilons=[8])
     public = other_people(glue_folder("sst2", seed=5))
-    (theirs,) = cells(methods={"linear": {}}, epsilons=[2], data=public)
+    (theirs,) = cells(methods={"linear": {"learning_rate": 0.1}}, epsilons=[2], data=public)
     train(theirs.spec, runs=work.folder.path / "theirs", ledger=work.place.ledger, population="theirs", machine=FP32)
     searched = replace(one, trials=around(one.spec, 2, {}, "glue/sst2", public))
     (outcome,) = conduct([searched], work, OneByOne(), Silent())
@@ -287,7 +287,7 @@ def test_searches_are_reserved_before_all_trials_and_done_last(
     cell: Cell, cells: Cells, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches: the next cell's reservation, with its time, just after a search's end."""
-    (plain,) = cells(methods={"linear": {}}, epsilons=[8])
+    (plain,) = cells(methods={"linear": {"learning_rate": 0.1}}, epsilons=[8])
     second = replace(cell, spec=replace(cell.spec, seed=1))
     outcomes = conduct([cell, plain, second], work, OneByOne(), Silent())
     assert [one.error for one in outcomes] == [None] * 3
@@ -429,7 +429,7 @@ def test_a_search_is_taken_up_again_as_it_was_reserved_or_not_at_all(
 
 def test_trials_are_not_judged_by_the_protected_rows(cells: Cells, work: Work) -> None:
     """Catches: --validation that names the training file, so that un-noised private scores choose the winner."""
-    (one,) = cells(methods={"slash": {"options": {"dim": 12}}}, epsilons=[8])
+    (one,) = cells(methods={"slash": {"options": {"dim": 12}, "learning_rate": 0.04}}, epsilons=[8])
     folder = Path(str(one.spec.data))
     pd.read_parquet(folder / "train.parquet").iloc[:100].to_parquet(folder / "validation.parquet")
     (outcome,) = conduct(

@@ -124,7 +124,7 @@ def test_options_out_of_range_are_refused_in_one_line(name: str, options: dict[s
 @pytest.mark.parametrize("name", methods.names())
 def test_every_method_is_described_with_its_source_defaults_and_table_1(name: str) -> None:
     about = methods.describe(name)
-    assert about["learning_rate"] > 0
+    assert about["non_private_rate"] > 0
     assert all(isinstance(about[t], bool) for t in ("parameter_sharing", "efficient_inference", "multi_layer"))
     for option in about["options"]:
         assert f"{option}:" in about["details"], option

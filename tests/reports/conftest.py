@@ -23,7 +23,17 @@ def make_run(
 ) -> Path:  # fmt: skip
     """A finished run below `root`. Further keywords are the spec's."""
     budget = None if epsilon is None else Budget(epsilon, delta)
-    wanted = Spec(**{"task": "glue/sst2", "learning_rate": 1e-3, "batch_size": 300, "budget": budget, **spec})
+    wanted = Spec(
+        **{
+            "task": "glue/sst2",
+            "learning_rate": 1e-3,
+            "batch_size": 300,
+            "epochs": 5.0,
+            "clip": 2.0,
+            "budget": budget,
+            **spec,
+        }
+    )
     folder = root / name
     folder.mkdir(parents=True)
     upper = None if epsilon is None else epsilon * 0.999
@@ -33,7 +43,7 @@ def make_run(
     result = {
         "path": str(folder), "metric": metric, "value": value, "epsilon": upper, "delta": delta if budget else None,
         "steps": steps, "trainable": trainable, "seconds": seconds, "precision": "fp32", "device": "cpu",
-        "memory_mib": memory, "further": {}, "private": budget is not None, "privacy": label,
+        "memory_mib": memory, "further": {}, "classes": {}, "private": budget is not None, "privacy": label,
     }  # fmt: skip
     card: dict[str, Any] = {
         "private": False, "statement": f"{NOT_PRIVATE}: trained without clipping and noise, for comparison only.",
