@@ -221,6 +221,7 @@ class Tags(Classes):
     """
 
     kind = "token-classification"
+    reach = 0.1  # most words have one label: what the head says by chance has to be unlearned for each
     metrics: ClassVar[tuple[str, ...]] = ("entity_f1", "entity_precision", "entity_recall")
     spoken = True
 

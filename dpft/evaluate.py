@@ -117,7 +117,7 @@ def by_class(outputs: NDArray[np.float32], labels: NDArray[Any], names: Sequence
     largest = int(counts.argmax())
     return {
         "largest": {"label": names[largest], "share": float(counts[largest] / len(labels))},
-        "f1_macro": score("f1_macro", outputs, labels),
+        "f1_macro": float(_OF_LABELS["f1_macro"](labels, chosen)),
         "recall": {names[int(number)]: float(value) for number, value in zip(there, recalls, strict=True)},
     }
 

@@ -62,6 +62,7 @@ def test_without_privacy_it_learns_which_words_are_entities(
 ) -> None:
     # Catches labels at other tokens than their words': guessing finds a quarter, for that many words are entities.
     spec = replace(spec, method=method, options=options, budget=None, epochs=40, learning_rate=rate)
+    spec = spec if method == "linear" else replace(spec, head_learning_rate=5 * rate)
     result = train(spec, runs=tmp_path / "runs", machine=FP32)
     assert result.value is not None
     assert result.value > 0.4
