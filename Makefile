@@ -4,13 +4,14 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 EPSILON ?= 6.7
 DELTA ?= 1e-6
+TIME ?= 4m
 # As many test processes as cores, each on one thread: small models gain nothing from a second.
 WORKERS ?= auto
 
 .PHONY: train test lint types package check clean
 
 train: $(VENV)/.train
-	$(BIN)/dpft train --epsilon $(EPSILON) --delta $(DELTA) --method slash
+	$(BIN)/dpft train --epsilon $(EPSILON) --delta $(DELTA) --method slash --time $(TIME)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder

@@ -78,9 +78,9 @@ def test_a_time_too_short_for_one_step_is_refused() -> None:
         planned(PRIVATE, 1000, speed=0.5, limit=1.0)
 
 
-def test_given_epochs_are_not_cut_by_a_time() -> None:
-    spec = planned(replace(PRIVATE, epochs=9.0), 1000, speed=50.0, limit=60.0).spec
-    assert spec.epochs == 9.0
+def test_epochs_beside_a_time_are_refused() -> None:
+    with pytest.raises(UserError, match="a time decides how many epochs there are, got 9"):
+        planned(replace(PRIVATE, epochs=9.0), 1000, speed=50.0, limit=60.0)
 
 
 @given(

@@ -56,7 +56,7 @@ class Adapter:
     bottleneck: int = 16
     style: Style = "houlsby"
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=False, multi_layer=True)
-    non_private_rate: ClassVar[float] = 0.001
+    non_private_rate: ClassVar[float] = 0.002
 
     def __post_init__(self) -> None:
         check_count("bottleneck", self.bottleneck, example=16)

@@ -50,7 +50,7 @@ class Lora:
     targets: str = "query,value"
     freeze_a: bool = False
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
-    non_private_rate: ClassVar[float] = 0.001
+    non_private_rate: ClassVar[float] = 0.002
 
     def __post_init__(self) -> None:
         check_count("rank", self.rank, example=8)
