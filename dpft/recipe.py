@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dpft.spec import HEAD, Spec, UserError
 
@@ -106,7 +107,7 @@ def rated(
 
 def _filled(spec: Spec, **values: float) -> Spec:
     """`spec` with the values that it lacks, which it names as chosen."""
-    new = {name: value for name, value in values.items() if getattr(spec, name) is None}
+    new: dict[str, Any] = {name: value for name, value in values.items() if getattr(spec, name) is None}
     return dataclasses.replace(spec, **new, chosen=(*spec.chosen, *new))
 
 

@@ -296,8 +296,10 @@ class Spec:
         """The spec as it was before the recipe chose: that is what tells one experiment from another."""
         if not self.chosen:
             return self
-        scales = {"tensor_scales": None} if "learning_rate" in self.chosen else {}
-        return dataclasses.replace(self, **dict.fromkeys(self.chosen), **scales, chosen=())
+        free: dict[str, Any] = dict.fromkeys(self.chosen)
+        if "learning_rate" in self.chosen:
+            free["tensor_scales"] = None
+        return dataclasses.replace(self, **free, chosen=())
 
     def stating(self, **values: Any) -> Spec:
         """The spec with `values` given by somebody: what the recipe had chosen in their place is its choice no more."""
