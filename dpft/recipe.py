@@ -96,8 +96,9 @@ def rated(
     rates = {name: DRIFT * shape / (together * wander) for name, shape in shapes.items()}
     typical = _round(math.exp(sum(map(math.log, rates.values())) / len(rates)))
     scales = {name: _round(rate / typical) for name, rate in rates.items()}
+    low, high = (f"{bound(rates.values()):.2g}" for bound in (min, max))
     reasons = (
-        f"learning rates {min(rates.values()):.2g} to {max(rates.values()):.2g}: over {steps} steps noise moves what "
+        f"learning rate{f's {low} to {high}' if low != high else f' {low}'}: over {steps} steps noise moves what "
         f"the head reads by {DRIFT:g} of its spread (measured on made-up texts)",
         f"head's learning rate {head:g}: over {steps} steps noise moves the outputs by {moves:g}",
     )
@@ -164,11 +165,13 @@ def _within(spec: Spec, units: int, batch: int, epochs: float, rows: float) -> t
 def _why_batch(spec: Spec, units: int, batch: int) -> str:
     if spec.budget is None:
         return "without noise many small steps learn more"
-    return f"{batch / units:.3g} of {units} units a step; more would take longer, less would be noisier"
+    return f"{batch / units:.3g} of {units} units a step; a larger one would take longer, a smaller one be noisier"
 
 
 def _why_epochs(spec: Spec) -> str:
-    return "without noise" if spec.budget is None else "the noise grows with the root of the steps alone"
+    if spec.budget is None:
+        return "without noise"
+    return "enough to learn in; more would take longer, and hardly lower the noise on their mean"
 
 
 def _round(value: float) -> float:
