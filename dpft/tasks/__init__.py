@@ -76,10 +76,10 @@ def weighted(task: Task, spec: Spec) -> Task:
         stated = spec.class_weights
     if set(stated) != set(task.labels):
         flag = "shares" if spec.class_weights == "balanced" else "class-weights"
-        odd = ", ".join(sorted(set(stated) ^ set(task.labels))[:_MOST_NAMED])
-        raise UserError(
-            f"{flag} must name every class once, got too few or others, among them {odd}; the classes are "
-            f"{', '.join(task.labels[:_MOST_NAMED])}"
+        unknown, missing = sorted(set(stated) - set(task.labels)), len(set(task.labels) - set(stated))
+        named = f" ({', '.join(unknown[:_MOST_NAMED])})" if unknown else ""
+        raise UserError(  # the task's own names are not told: they may have been read off training rows
+            f"{flag} must name every class once, got {len(unknown)} unknown{named} and {missing} left out; mend --{flag}"
         )
     weights = tuple(float(stated[name]) for name in task.labels)
     if spec.class_weights == "balanced":
