@@ -49,8 +49,8 @@ def adapt(
 
     What the head reads is standardised by the encoder's answers to texts that we made up: they are public. Where more
     than the head is trained, the head starts with outputs as large as answers are: through a head near zero next to no
-    gradient comes to the rest, and the head's own would fill the clip (STS-B, LoRA with A frozen: 76 instead of 71). With
-    `rehearsed` some of them go forward and backward, so that a model that cannot be trained so is refused before
+    gradient comes to the rest, and the head's own would fill the clip (STS-B, LoRA with A frozen: 76 instead of 71).
+    With `rehearsed` some of them go forward and backward, so that a model that cannot be trained so is refused before
     anything is spent. Raises UserError.
     """
     tokenizer = models.tokenizer(spec.model)

@@ -79,7 +79,8 @@ def weighted(task: Task, spec: Spec) -> Task:
         unknown, missing = sorted(set(stated) - set(task.labels)), len(set(task.labels) - set(stated))
         named = f" ({', '.join(unknown[:_MOST_NAMED])})" if unknown else ""
         raise UserError(  # the task's own names are not told: they may have been read off training rows
-            f"{flag} must name every class once, got {len(unknown)} unknown{named} and {missing} left out; mend --{flag}"
+            f"{flag} must name every class once, got {len(unknown)} unknown{named} and {missing} left out; "
+            f"mend --{flag}"
         )
     weights = tuple(float(stated[name]) for name in task.labels)
     if spec.class_weights == "balanced":
