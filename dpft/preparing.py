@@ -11,10 +11,9 @@ from dpft.adapt import Model, adapt, settle
 from dpft.drift import tolerances
 from dpft.hardware import Hardware
 from dpft.methods._method import Adapted
-from dpft.privacy.plan import steps_of
 from dpft.privacy.ranks import ALONE, Team
 from dpft.progress import Progress
-from dpft.recipe import Chosen
+from dpft.recipe import Chosen, steps_of
 from dpft.rows import features_of, shared_of, stored, tokens_of
 from dpft.shelf import Shelf
 from dpft.spec import Machine, Spec, UserError

@@ -6,11 +6,10 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, get_args
 
 from dpft.privacy.calibrate import calibrate
-from dpft.recipe import planned
+from dpft.recipe import planned, steps_of
 from dpft.spec import Budget, Clipping, Spec, UserError, shown
 
 
@@ -118,16 +117,6 @@ def make_plan(spec: Spec, examples: int) -> Plan:
     return Plan(
         rate, steps, noise, spec.clip, spec.batch_size, spec.budget, epsilon_upper, accountant, spec.clipping
     )  # fmt: skip
-
-
-def steps_of(spec: Spec, examples: int) -> int:
-    """ceil(epochs * examples / batch_size) in exact decimals: 1.1 * 3000 / 300 is 11 steps, where floats make it 12.
-
-    Both numbers must be settled.
-    """
-    assert spec.epochs is not None
-    assert spec.batch_size is not None
-    return math.ceil(Fraction(repr(float(spec.epochs))) * examples / spec.batch_size)
 
 
 def _require(ok: bool, rule: str, found: object, remedy: str = "make the plan anew") -> None:

@@ -11,7 +11,8 @@ from dpft.privacy import segments
 from dpft.privacy.accountants import CLOSED_FORM, PLD, PRV, RDP, epsilon_upper
 from dpft.privacy.calibrate import calibrate
 from dpft.privacy.closed_form import epsilon_gaussian
-from dpft.privacy.plan import Plan, steps_of
+from dpft.privacy.plan import Plan
+from dpft.recipe import steps_of
 from dpft.spec import Budget, Spec
 from tests.calling import Command
 
