@@ -15,7 +15,7 @@ def resume(
     as_json: _flags.Json = False,
 ) -> None:
     """Finish a run that was broken off, spending only what its plan has left."""
-    from dpft.training import resume as finish
+    from dpft.resuming import resume as finish
 
     bar = _show.Bar()
     machine = _flags.machine(device, precision, tokens_per_microbatch)

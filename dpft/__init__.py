@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from dpft.exports import export
     from dpft.privacy.plan import Plan, make_plan
     from dpft.result import Result
+    from dpft.resuming import resume
     from dpft.trained import Trained, load
-    from dpft.training import resume, train
+    from dpft.training import train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,7 +31,7 @@ _LAZY = {
     "Plan": "dpft.privacy.plan",
     "make_plan": "dpft.privacy.plan",
     "Result": "dpft.result",
-    "resume": "dpft.training",
+    "resume": "dpft.resuming",
     "train": "dpft.training",
     "Trained": "dpft.trained",
     "load": "dpft.trained",

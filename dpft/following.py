@@ -12,6 +12,7 @@ from dpft import averages, optimizers, tasks
 from dpft.adapt import settle
 from dpft.audit import planting
 from dpft.checkpoint import Checkpoints
+from dpft.loop import stepping, steps
 from dpft.preparing import prepare
 from dpft.privacy.plan import Plan
 from dpft.privacy.ranks import Ranks
@@ -21,7 +22,6 @@ from dpft.result import Result
 from dpft.run import Run
 from dpft.shelf import Shelf
 from dpft.spec import Machine, Spec
-from dpft.training import stepping, steps
 
 
 def follow(ranks: Ranks, machine: Machine) -> Result:

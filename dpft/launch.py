@@ -54,8 +54,10 @@ def is_silent(error: UserError | None = None) -> bool:
     return isinstance(error, SaidElsewhere) or (follows and not isinstance(error, FollowerError))
 
 
-def launched(lead: Callable[[Team, Machine], Result], machine: Machine) -> Result:
-    """`lead` in this process; under torchrun on the first rank, with the others following it to the same result."""
+def launched(
+    lead: Callable[[Team, Machine], Result], follow: Callable[[Ranks, Machine], Result], machine: Machine
+) -> Result:
+    """`lead` in this process; under torchrun on the first rank, where all others `follow` it to the same result."""
     from dpft.privacy.ranks import ALONE
 
     place = Place.found()
@@ -64,8 +66,6 @@ def launched(lead: Callable[[Team, Machine], Result], machine: Machine) -> Resul
     own = _own_device(machine, place)
     with _joined(own.device.startswith("cuda")) as ranks:
         if not ranks.first:
-            from dpft.following import follow  # which needs training, which needs this
-
             return follow(ranks, own)
         result = lead(ranks, own)
         ranks.tell({"result": result.to_json()})

@@ -13,11 +13,13 @@ from dpft.hardware import Hardware
 from dpft.methods._method import Adapted
 from dpft.privacy.ranks import ALONE, Team
 from dpft.progress import Progress
-from dpft.recipe import Chosen, steps_of
+from dpft.recipe import Chosen
 from dpft.rows import features_of, shared_of, stored, tokens_of
 from dpft.shelf import Shelf
-from dpft.spec import Machine, Spec, UserError
+from dpft.spec import Machine, Spec, UserError, steps_of
 from dpft.tasks.encode import Encoded
+
+ENCODER = "encoder_sha256"  # in task.json
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
-from dpft.spec import HEAD, Spec, UserError
+from dpft.spec import HEAD, Spec, UserError, steps_of
 
 STEPS = 200  # of a private run, where the units are enough for it
 LEAST_UNITS = 8
@@ -69,16 +68,6 @@ def planned(spec: Spec, units: int, *, speed: float | None = None, limit: float 
         if spec.budget is not None:
             reasons.append(f"clip {CLIP:g}: below most gradients, so that each counts by where it points")
     return Chosen(_filled(spec, batch_size=batch, epochs=epochs, clip=clip), tuple(reasons))
-
-
-def steps_of(spec: Spec, examples: int) -> int:
-    """ceil(epochs * examples / batch_size) in exact decimals: 1.1 * 3000 / 300 is 11 steps, where floats make it 12.
-
-    Both numbers must be settled.
-    """
-    assert spec.epochs is not None
-    assert spec.batch_size is not None
-    return math.ceil(Fraction(repr(float(spec.epochs))) * examples / spec.batch_size)
 
 
 def rated(

@@ -207,3 +207,8 @@ def _name(spec: Spec) -> str:
     model = "minilm" if spec.model == "builtin" else Path(spec.model).name
     parts = [spec.task.rpartition("/")[2], model, spec.method, budget]
     return "-".join("".join(c if c.isalnum() or c in "._" else "-" for c in part).strip("-.") for part in parts)
+
+
+def adapter_digest(run: Run) -> str:
+    """sha256 of adapter.safetensors, byte by byte."""
+    return hashlib.sha256((run.path / "adapter.safetensors").read_bytes()).hexdigest()

@@ -7,8 +7,11 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from dpft.errors import UserError
 
 Representation = Literal["mask", "cls", "mean", "token"]
 Schedule = Literal["constant", "linear", "cosine"]
@@ -22,10 +25,6 @@ RECIPE = ("batch_size", "epochs", "clip", "learning_rate", "head_learning_rate")
 HEAD = "head."  # what the names of the head's tensors begin with
 _MOST_SHOWN, _FEW = 200, 8
 MAX_PER_UNIT = 32  # as many short texts as fit into a micro-batch or two
-
-
-class UserError(ValueError):
-    """A mistake of the caller's: one line that gives the rule, what was found, and the remedy."""
 
 
 def _require(ok: bool, rule: str, found: object, remedy: str) -> None:
@@ -365,3 +364,13 @@ class Machine:
 def canonical_json(value: Any) -> str:
     """The one spelling of a JSON value: sorted keys, no spaces, ASCII, no NaN. Raises ValueError on NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def steps_of(spec: Spec, examples: int) -> int:
+    """ceil(epochs * examples / batch_size) in exact decimals: 1.1 * 3000 / 300 is 11 steps, where floats make it 12.
+
+    Both numbers must be settled.
+    """
+    assert spec.epochs is not None
+    assert spec.batch_size is not None
+    return math.ceil(Fraction(repr(float(spec.epochs))) * examples / spec.batch_size)

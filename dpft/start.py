@@ -14,10 +14,9 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from dpft import methods
-from dpft.audit.bookkeeping import adapter_digest
 from dpft.methods._method import Adapted
 from dpft.privacy.ledger import Ledger
-from dpft.run import Run
+from dpft.run import Run, adapter_digest
 from dpft.seen import Seen
 from dpft.spec import HEAD, Spec, UserError, canonical_json
 from dpft.tasks import Rows

@@ -80,7 +80,7 @@ def drawn_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same batches, coins and noise in every training: whether a method learns must not hang on the draw."""
     from tests.audit.faults import Seeded
 
-    monkeypatch.setattr("dpft.training.Secret", Seeded)
+    monkeypatch.setattr("dpft.running.Secret", Seeded)
 
 
 @pytest.fixture

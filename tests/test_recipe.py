@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpft.privacy.plan import make_plan
-from dpft.recipe import BATCHES, CLIP, DRIFT, LEAST_STEPS, MOST_EPOCHS, PROBE, STEPS, planned, rated, rates_of, steps_of
+from dpft.recipe import BATCHES, CLIP, DRIFT, LEAST_STEPS, MOST_EPOCHS, PROBE, STEPS, planned, rated, rates_of
 from dpft.run import Run
-from dpft.spec import Budget, Machine, Spec, UserError
+from dpft.spec import Budget, Machine, Spec, UserError, steps_of
 from dpft.training import train
 
 Folder = Callable[..., Path]

@@ -453,7 +453,7 @@ def test_a_run_resumes_on_its_own_rows_alone(
         path = broken_off(spec, tmp_path)
     else:
         with monkeypatch.context() as patched:
-            patched.setattr("dpft.training._run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patched.setattr("dpft.training.complete", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 train(spec, runs=tmp_path / "runs", machine=FP32)
         (path,) = (tmp_path / "runs").iterdir()

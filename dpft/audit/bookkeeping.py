@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import math
 from fractions import Fraction
@@ -19,7 +18,7 @@ from dpft.privacy.renyi import ORDERS, epsilon_of_divergences
 from dpft.privacy.search import search_rdp
 from dpft.privacy.search_budget import SHAPE
 from dpft.privacy.segments import Segment, epsilon_of
-from dpft.run import Run
+from dpft.run import Run, adapter_digest
 from dpft.spec import Spec, UserError
 from dpft.wording import BROKEN, is_broken
 
@@ -36,11 +35,6 @@ def checks(run: Run, card: dict[str, Any]) -> list[Check]:
     books = _ledger(run, card)
     charged = next((int(c.value) for c in books if c.name == "steps charged"), 0)
     return [*books, *_plan(run, card), *_epsilon(run, card, charged or run.plan.steps), *_adapter(run, card)]
-
-
-def adapter_digest(run: Run) -> str:
-    """sha256 of adapter.safetensors, byte by byte."""
-    return hashlib.sha256((run.path / "adapter.safetensors").read_bytes()).hexdigest()
 
 
 def _ledger(run: Run, card: dict[str, Any]) -> list[Check]:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from dpft.compare import searching
 from dpft.compare.cells import Cell
+from dpft.compare.run_cell import run_cell
 from dpft.compare.watch import Outcome, Watch
 from dpft.compare.work import Work
 
@@ -24,7 +25,7 @@ class OneByOne:
         outcomes = []
         for number, cell in enumerate(cells, 1):
             progress = watch.began(cell, number, len(cells))
-            outcomes.append(work(cell, progress))
+            outcomes.append(run_cell(work, cell, progress))
             watch.ended(outcomes[-1])
         return outcomes
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from dpft.compare.cells import Cell
 from dpft.compare.folder import SEARCHED
 from dpft.compare.trials import Trials
 from dpft.compare.watch import How
+from dpft.compare.work import Work
 from dpft.privacy.ledger import Ledger, is_there
 from dpft.privacy.ledger.populations import Population
 from dpft.progress import Progress
@@ -17,9 +17,6 @@ from dpft.rows import rows_of
 from dpft.run import Run
 from dpft.spec import Spec, UserError
 from dpft.tasks import Rows
-
-if TYPE_CHECKING:
-    from dpft.compare.work import Work
 
 
 def tuned_on_public(work: Work, cell: Cell, trials: Trials, progress: Progress) -> tuple[Result, str | None, How]:

@@ -12,6 +12,7 @@ from typing import IO, Any
 from dpft.compare.cells import Cell
 from dpft.compare.folder import Folder
 from dpft.compare.planning import Place
+from dpft.compare.run_cell import run_cell
 from dpft.compare.watch import Outcome
 from dpft.compare.work import Work
 from dpft.progress import Progress
@@ -41,7 +42,7 @@ class Worker:
             return f"no folder to work in ({error.strerror})"
 
     def do(self, cell: Cell, number: int) -> Outcome:
-        return self.work(cell, Told(self.events, number))
+        return run_cell(self.work, cell, Told(self.events, number))
 
 
 class Told(Progress):

@@ -15,7 +15,6 @@ import os
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,6 +25,7 @@ from dpft.compare.corner import Corner, OneTrial
 from dpft.compare.planning import plan_cell, terms
 from dpft.compare.publishing import publish
 from dpft.compare.watch import How, Outcome
+from dpft.compare.work import Work
 from dpft.models.load import identity
 from dpft.privacy.accountants import epsilon_quick
 from dpft.privacy.ledger import Ledger, Search, StorageError
@@ -40,9 +40,6 @@ from dpft.run import Run
 from dpft.spec import Spec, UserError
 from dpft.tasks.records import spelled
 from dpft.training import Planner
-
-if TYPE_CHECKING:
-    from dpft.compare.work import Work
 
 Done = tuple[Result, str | None, How]
 

@@ -1,29 +1,23 @@
-"""One cell's work: find its finished run, finish one that was broken off, or train it."""
+"""One run's work: find it finished, finish one that was broken off, or train it."""
 
 from __future__ import annotations
 
 import dataclasses
-import errno
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dpft.compare import public_search, searching
-from dpft.compare.cells import Cell, digest_of
+from dpft.compare.cells import digest_of
 from dpft.compare.folder import Folder
 from dpft.compare.planning import Place
-from dpft.compare.watch import How, Outcome
+from dpft.compare.watch import How
 from dpft.privacy.plan import make_plan
 from dpft.progress import Progress
 from dpft.result import Result
+from dpft.resuming import resume
 from dpft.run import Run
 from dpft.shelf import Shelf
-from dpft.spec import Spec, UserError
-from dpft.training import Planner, resume, train
-
-
-class OutOfRoom(UserError):
-    """The disk is full: no further cell can be done."""
+from dpft.spec import Spec
+from dpft.training import Planner, train
 
 
 @dataclass(frozen=True)
@@ -33,25 +27,6 @@ class Work:
     folder: Folder
     place: Place
     shelf: Shelf = field(default_factory=Shelf)
-
-    def __call__(self, cell: Cell, progress: Progress) -> Outcome:
-        """Do a cell. A mistake, or whatever breaks, is told in one line that quotes no row; a full disk stops all."""
-        try:
-            return Outcome(cell, *self._do(cell, progress))
-        except OutOfRoom:
-            raise
-        except UserError as error:
-            return Outcome(cell, None, str(error), "failed")
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise OutOfRoom(
-                    f"the disk must have room for the runs, got none left at {str(self.folder.path)!r}; make room and "
-                    "repeat the command"
-                ) from None
-            if os.environ.get("DPFT_DEBUG"):
-                raise
-            what = f"unexpected {type(error).__name__}; set DPFT_DEBUG=1 to see where (its text may quote your data)"
-            return Outcome(cell, None, what, "failed")
 
     def one(self, spec: Spec, progress: Progress, planner: Planner = make_plan) -> tuple[Result, str | None, How]:
         """The run of `spec` in this folder, without an error."""
@@ -76,10 +51,3 @@ class Work:
     def unseen(self) -> Work:
         """The same without a count of what is asked for, which would tell how many trials a search has."""
         return dataclasses.replace(self, shelf=self.shelf.uncounted())
-
-    def _do(self, cell: Cell, progress: Progress) -> tuple[Result, str | None, How]:
-        if cell.trials is None:
-            return self.one(cell.spec, progress)
-        if cell.trials.public is not None:
-            return public_search.tuned_on_public(self, cell, cell.trials, progress)
-        return searching.best_of_trials(self, cell, progress)

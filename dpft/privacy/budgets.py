@@ -12,8 +12,8 @@ from dpft.privacy.accountants import epsilon_over, epsilon_quick
 from dpft.privacy.calibrate import NOISE_LIMITS, calibrate, most_steps
 from dpft.privacy.losses import COARSE_CELLS
 from dpft.privacy.plan import Plan, make_plan
-from dpft.recipe import planned, steps_of
-from dpft.spec import Budget, Spec, UserError
+from dpft.recipe import planned
+from dpft.spec import Budget, Spec, UserError, steps_of
 
 _MOST_RUNS = 10_000
 _POINTS = 60

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from dpft.privacy.calibrate import calibrate
-from dpft.recipe import planned, steps_of
-from dpft.spec import Budget, Clipping, Spec, UserError, shown
+from dpft.recipe import planned
+from dpft.spec import Budget, Clipping, Spec, UserError, shown, steps_of
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dpft import Budget, Machine, Spec, train, training
+from dpft import Budget, Machine, Spec, loop, resume, train
 from dpft.audit import membership, planting
 from dpft.audit.planting import Planted
 from dpft.exports import export
@@ -38,13 +38,13 @@ def spec(tiny_bert: Path, glue_folder: Callable[..., Path]) -> Spec:
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     """The rows that go into micro-batches while training."""
     rows: list[np.ndarray] = []
-    shipped = training.microbatches
+    shipped = loop.microbatches
 
     def listening(data: Any, drawn: np.ndarray, *more: Any) -> Any:
         rows.append(drawn)
         return shipped(data, drawn, *more)
 
-    monkeypatch.setattr(training, "microbatches", listening)
+    monkeypatch.setattr(loop, "microbatches", listening)
     return rows
 
 
@@ -104,9 +104,9 @@ def test_a_resumed_run_keeps_its_coins_and_does_not_toss_new_ones(spec: Spec, tm
     before = coins.read_bytes()
     coins.unlink()
     with pytest.raises(UserError, match="resumes with their coins"):
-        training.resume(path, machine=FP32)
+        resume(path, machine=FP32)
     coins.write_bytes(before)
-    training.resume(path, machine=FP32)
+    resume(path, machine=FP32)
     assert coins.read_bytes() == before
 
 

@@ -12,8 +12,7 @@ from dpft.privacy.accountants import CLOSED_FORM, PLD, PRV, RDP, epsilon_upper
 from dpft.privacy.calibrate import calibrate
 from dpft.privacy.closed_form import epsilon_gaussian
 from dpft.privacy.plan import Plan
-from dpft.recipe import steps_of
-from dpft.spec import Budget, Spec
+from dpft.spec import Budget, Spec, steps_of
 from tests.calling import Command
 
 REAL_ACCOUNTANTS = True

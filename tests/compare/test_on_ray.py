@@ -23,8 +23,9 @@ from dpft.compare.conduct import OneByOne, conduct
 from dpft.compare.folder import Folder
 from dpft.compare.on_ray import OnRay
 from dpft.compare.planning import outlook
+from dpft.compare.run_cell import OutOfRoom
 from dpft.compare.watch import Silent
-from dpft.compare.work import OutOfRoom, Work
+from dpft.compare.work import Work
 from dpft.progress import Progress
 from dpft.shelf import Kept
 from dpft.spec import UserError

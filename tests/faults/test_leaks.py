@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import dpft.training as line
+import dpft.finishing as ending
+import dpft.running as line
 from dpft.methods._method import Adapted
 from dpft.privacy import clipping, secret
 from dpft.privacy.plan import Plan
@@ -137,8 +138,8 @@ def bug_saves_the_norms(monkeypatch: pytest.MonkeyPatch, seen: Seen) -> None:
 
 
 def bug_writes_the_size(monkeypatch: pytest.MonkeyPatch, seen: Seen) -> None:
-    made = line.card
-    monkeypatch.setattr(line, "card", lambda *given: {**made(*given), "batch": SIZES[0]})
+    made = ending.card
+    monkeypatch.setattr(ending, "card", lambda *given: {**made(*given), "batch": SIZES[0]})
 
 
 BUGS = [bug_prints_the_loss, bug_saves_the_norms, bug_writes_the_size]

@@ -22,11 +22,11 @@ from dpft import Budget, Machine, Spec, UserError, hardware, tasks, train
 from dpft.adapt import Model, adapt
 from dpft.privacy import clipping
 from dpft.privacy.clipping import clipper, per_unit
+from dpft.resuming import resume
 from dpft.run import Run
 from dpft.tasks.encode import Encoded, encode
 from dpft.tasks.microbatch import microbatches
 from dpft.tasks.units import Units, kept, numbered
-from dpft.training import resume
 
 FP32 = Machine(device="cpu", precision="fp32")
 CLIP = 2.0
@@ -180,7 +180,7 @@ def test_of_each_unit_its_first_rows_are_kept_whatever_others_hold() -> None:
 def test_a_run_plans_samples_and_promises_by_unit(spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Catches a rate over rows: 30 of 400 where 30 of 120 people are drawn would understate epsilon.
     drawn: list[list[int]] = []
-    import dpft.training as line
+    import dpft.loop as line
 
     def watched(data: Encoded, units: np.ndarray, *rest: object) -> object:
         drawn.append(units.tolist())

@@ -19,10 +19,11 @@ from dpft.privacy.ledger._errors import is_whole, refuse
 from dpft.privacy.ledger.claim import Claim, Matched
 from dpft.privacy.ledger.entries import Event, Limit, Reservation, Search, check_population_name
 from dpft.privacy.ledger.limits import Decision
+from dpft.privacy.ledger.opening import opened
 from dpft.privacy.ledger.populations import UNKNOWN, Population, View
 from dpft.privacy.ledger.sketch import keyed_digest
 from dpft.privacy.ledger.spending import Spending
-from dpft.privacy.ledger.store import entry, opened
+from dpft.privacy.ledger.store import entry
 
 _TIDY_CHARGES = 256  # about 4 MB of SQLite's write-ahead log, as its own default of 1,000 pages
 _RUN, _KIND = entry.c.run == bindparam("of"), entry.c.kind == bindparam("what")

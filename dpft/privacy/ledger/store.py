@@ -123,16 +123,3 @@ class Store(ABC):
     def make_key(self) -> None:
         """The key of the fingerprints: 256 bits of the operating system's, once for all."""
         self.insert(secret, name="hmac", value=secrets.token_bytes(32))
-
-
-def opened(place: Path | str) -> Store:
-    """The store of a path or a URL."""
-    from dpft.privacy.ledger.place import is_url
-
-    if isinstance(place, str) and is_url(place):
-        from dpft.privacy.ledger.postgres import PostgresStore
-
-        return PostgresStore(place)
-    from dpft.privacy.ledger.sqlite import SqliteStore
-
-    return SqliteStore(Path(place).expanduser())
