@@ -27,7 +27,7 @@ from dpft.spec import UserError, rows_name
 Row = dict[str, Any]
 Column = tuple[str, str, float, float]  # task, metric, epsilon, delta
 SAME = ("method", "options", "model", "representation", "batch_size", "epochs", "schedule", "warmup", "clip",
-        "optimizer", "clipping", "average", "probe_first", "max_length", "unit", "precision")  # fmt: skip
+        "optimizer", "clipping", "max_length", "unit", "precision")  # fmt: skip
 NUMBERS = ("seed", "learning_rate", "head_learning_rate", "noise", "steps", "trainable", "metric", "value")
 
 

@@ -59,18 +59,10 @@ def train(
     ] = None,
     optimizer: Annotated[
         str | None,
-        typer.Option(help=f"adam, adam_bc (freed of the noise's share), adam_scaled, sgd. [default: {Spec.optimizer}]"),
+        typer.Option(help=f"adam or sgd. [default: {Spec.optimizer}]"),
     ] = None,
     warmup: Annotated[
         float | None, typer.Option(help=f"Share of the steps in which the rate rises. [default: {Spec.warmup:g}]")
-    ] = None,
-    average: Annotated[
-        str | None,
-        typer.Option(help=f"Of the weights over steps: none, ema:DECAY, tail:SHARE. [default: {Spec.average}]"),
-    ] = None,
-    probe_first: Annotated[
-        float | None,
-        typer.Option(help=f"Share of the steps that train the head alone. [default: {Spec.probe_first:g}]"),
     ] = None,
     max_length: Annotated[int | None, typer.Option(help=f"Tokens per example. [default: {Spec.max_length}]")] = None,
     unit: Annotated[
@@ -121,8 +113,7 @@ def train(
         "seed": seed, "canaries": canaries, "text": text, "pair": pair, "label": label, "validation": validation,
         "kind": kind, "labels": _flags.names(labels),
         "class_weights": _flags.weights(class_weights), "shares": _flags.numbers(shares, "--shares"),
-        "clipping": clipping, "warmup": warmup, "average": average,
-        "probe_first": probe_first,
+        "clipping": clipping, "warmup": warmup,
         "options": _flags.options(option) if option else None,
     }  # fmt: skip
     asked = {key: value for key, value in named.items() if value is not None}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dpft import answers, hardware, methods, models, phases
+from dpft import answers, hardware, methods, models
 from dpft.answers import Answer
 from dpft.batch import Batch
 from dpft.hardware import Hardware
@@ -71,7 +71,6 @@ def adapt(
         adapted = dataclasses.replace(adapted, gradients="single")  # ghost norms are of single rows
     with torch.no_grad():
         adapted.model.head.bias.fill_(answer.start)
-    phases.check(spec, adapted)
     adapted.model.to(settled.device)
     if rehearsed:
         first = next(microbatches(public, np.arange(2), settled.tokens, settled.device))

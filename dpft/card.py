@@ -107,15 +107,10 @@ def _taken(what: Sequence[str]) -> list[str]:
 
 
 def mechanism(spec: Spec, plan: Plan) -> str:
-    """What each step does to the gradients, and what the steps differ in."""
+    """What each step does to the gradients."""
     told = [f"DP-SGD: one clip per {spec.unit}, Gaussian noise (Abadi et al. 2016)"]
     if plan.clipping == "normalise":
         told.append("every gradient normalised to at most the clip (Bu et al. 2023)")
-    if spec.optimizer == "adam_scaled":
-        told.append("clip and noise in a space scaled by earlier releases (Ganesh et al. 2025)")
-    alone = spec.probe_steps(plan.steps)
-    if alone:
-        told.append(f"the first {alone} steps release the head alone")
     return "; ".join(told)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpft.averages import Average
 from dpft.methods._method import Adapted
 from dpft.run import Run
 from dpft.spec import UserError
@@ -22,8 +21,8 @@ _SECONDS = 20.0
 class Checkpoints:
     """Saves and restores one run. All that is saved is computed from noisy releases."""
 
-    def __init__(self, run: Run, adapted: Adapted, optimizer: torch.optim.Optimizer, average: Average) -> None:
-        self.run, self.adapted, self.optimizer, self.average = run, adapted, optimizer, average
+    def __init__(self, run: Run, adapted: Adapted, optimizer: torch.optim.Optimizer) -> None:
+        self.run, self.adapted, self.optimizer = run, adapted, optimizer
         size = sum(p.numel() * p.element_size() for p in adapted.updated.values())
         self._pause = 0.0 if size <= _SMALL else _SECONDS
         self._saved = time.monotonic()
@@ -35,10 +34,7 @@ class Checkpoints:
         """
         if done < steps and time.monotonic() - self._saved < self._pause:
             return
-        about = {
-            "done": str(done), "seconds": f"{seconds:.0f}", "ledger": head, "run": self._fingerprint(),
-            "averaged": str(self.average.taken),
-        }  # fmt: skip
+        about = {"done": str(done), "seconds": f"{seconds:.0f}", "ledger": head, "run": self._fingerprint()}
         self.run.save_tensors(_NAME, self.tensors(), about)
         self._saved = time.monotonic()
 
@@ -57,7 +53,7 @@ class Checkpoints:
                 "a checkpoint must be of this very run, spec, plan and encoder, got one of another in "
                 f"{str(self.run.path)!r}; restore the run's own files"
             )
-        self.take(tensors, int(about["averaged"]))
+        self.take(tensors)
         return int(about["done"]), float(about["seconds"]), about["ledger"]
 
     def tensors(self) -> dict[str, Tensor]:
@@ -66,12 +62,11 @@ class Checkpoints:
         for name, parameter in self.adapted.updated.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 found[f"optimizer.{name}/{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
-        return found | {f"average.{name}": t.detach().cpu().contiguous() for name, t in self.average.values.items()}
+        return found
 
-    def take(self, tensors: Mapping[str, Tensor], averaged: int) -> None:
-        """Go on from what `tensors` gave, with an average of so many values."""
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `tensors` gave."""
         self.adapted.load(_part(tensors, "model."))
-        self.average.restore(_part(tensors, "average."), averaged)
         for name, parameter in self.adapted.updated.items():
             state: dict[str, Any] = _part(tensors, f"optimizer.{name}/")
             if state:

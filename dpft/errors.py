@@ -1,7 +1,38 @@
-"""What the user is told in one line."""
+"""What the user is told in one line, and what such a line may quote."""
 
 from __future__ import annotations
+
+import dataclasses
+
+_MOST_SHOWN, _FEW = 200, 8
 
 
 class UserError(ValueError):
     """A mistake of the caller's: one line that gives the rule, what was found, and the remedy."""
+
+
+def require(ok: bool, rule: str, found: object, remedy: str) -> None:
+    """Raise UserError of one line where not `ok`. `found` is quoted as `shown` has it."""
+    if not ok:
+        raise UserError(f"{rule}, got {shown(found)}; {remedy}")
+
+
+def shown(value: object) -> str:
+    """`value` as an error may quote it: numbers, short words and few of them; of all else, a table say, its type.
+
+    Whoever passes data where a name belongs must not find their rows in a log.
+    """
+    if _is_plain(value):
+        return repr(value)
+    if isinstance(value, str):
+        return repr(value) if len(value) <= _MOST_SHOWN else f"a text of {len(value):,} characters"
+    if isinstance(value, (list, tuple)):
+        few = len(value) <= _FEW and all(map(_is_plain, value))
+        return repr(value) if few else f"a {type(value).__name__} of {len(value):,}"
+    if dataclasses.is_dataclass(value) and all(_is_plain(getattr(value, f.name)) for f in dataclasses.fields(value)):
+        return repr(value)  # a Budget
+    return f"a {type(value).__name__}"
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, (bool, int, float))

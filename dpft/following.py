@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from dpft import averages, optimizers, tasks
+from dpft import optimizers, tasks
 from dpft.adapt import settle
 from dpft.audit import planting
 from dpft.checkpoint import Checkpoints
-from dpft.loop import stepping, steps
+from dpft.loop import steps
 from dpft.preparing import prepare
 from dpft.privacy.plan import Plan
 from dpft.privacy.ranks import Ranks
@@ -40,14 +40,13 @@ def _take_part(ranks: Ranks, machine: Machine, told: dict[str, Any]) -> None:
     settled = settle(spec, replace(machine, precision=told["precision"]))
     ready = prepare(spec, plan.steps, task, settled, Progress(), Shelf(), ranks)
     spec = ready.spec
-    optimizer = optimizers.make(spec, plan, ready.adapted.updated)
-    average = averages.make(spec.average, ready.adapted.updated, plan.steps)
+    optimizer = optimizers.make(spec, ready.adapted.updated)
     nowhere = Run(Path(), spec, plan, "", "", "")
     at = ranks.hear()
-    Checkpoints(nowhere, ready.adapted, optimizer, average).take(ranks.hear_tensors(), int(at["averaged"]))
+    Checkpoints(nowhere, ready.adapted, optimizer).take(ranks.hear_tensors())
     kind = PlainStep if plan.budget is None else SharedStep
-    step = stepping(ready, nowhere, lambda part: kind(part, plan, optimizer, ranks))
+    step = kind(ready.adapted, plan, optimizer, ranks)
     nobody = np.empty(0, np.int64)
     dealt = ((number, ranks.deal(nobody, nobody)) for number in range(int(at["start"]), plan.steps))
     for _ in steps(nowhere, ready, optimizer, step, dealt):
-        pass  # the average is the first rank's: it hands out the weights
+        pass

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dpft import optimizers, phases
-from dpft.methods._method import Adapted
+from dpft import optimizers
+from dpft.batch import Batch
 from dpft.preparing import Prepared
 from dpft.run import Run
 from dpft.tasks.microbatch import microbatches
 
 
-def stepping(ready: Prepared, run: Run, make: Callable[[Adapted], phases.Step]) -> phases.Phased:
-    """The steps of `run`, of which `make` makes those of one phase."""
-    return phases.Phased(ready.adapted, run.spec.probe_steps(run.plan.steps), make)
+class Step(Protocol):
+    """One step on a logical batch, private or not."""
+
+    def __call__(self, step: int, microbatches: Iterable[Batch]) -> None: ...
+    def close(self) -> None: ...
 
 
 def steps(
     run: Run,
     ready: Prepared,
     optimizer: torch.optim.Optimizer,
-    step: phases.Step,
+    step: Step,
     batches: Iterable[tuple[int, NDArray[np.int64]]],
 ) -> Iterator[int]:
     """Take a step on each of this rank's numbered `batches`. Yields how many steps are done."""

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import torch
 
-from dpft import averages, optimizers, phases
+from dpft import optimizers
 from dpft.audit import planting
 from dpft.checkpoint import Checkpoints
 from dpft.finishing import Cost, finish
 from dpft.hardware import Hardware
-from dpft.loop import stepping, steps
+from dpft.loop import Step, steps
 from dpft.memory import forget_peak, peak_mib
 from dpft.methods._method import Adapted
 from dpft.preparing import Prepared
@@ -37,9 +37,8 @@ def call(ranks: Team, spec: Spec, plan: Plan, settled: Hardware) -> None:
 def complete(run: Run, ready: Prepared, book: Ledger | None, progress: Progress, ranks: Team = ALONE) -> Result:
     """Train what is left of `run`, then judge and write it down."""
     plan, adapted, started = run.plan, ready.adapted, time.monotonic()
-    optimizer = optimizers.make(run.spec, plan, adapted.updated)
-    average = averages.make(run.spec.average, adapted.updated, plan.steps)
-    checkpoints = Checkpoints(run, adapted, optimizer, average)
+    optimizer = optimizers.make(run.spec, adapted.updated)
+    checkpoints = Checkpoints(run, adapted, optimizer)
     if ready.start is not None:
         ready.start.keep(run, ready.head_taken)
     start, before, head = checkpoints.restore()
@@ -49,10 +48,10 @@ def complete(run: Run, ready: Prepared, book: Ledger | None, progress: Progress,
         if head is not None:
             book.verify(head)
         start = max(start, book.next_step(run.id))
-    step = stepping(ready, run, lambda part: _step(part, run, optimizer, book, secret, ranks))
+    step = _step(adapted, run, optimizer, book, secret, ranks)
     fresh = forget_peak(ready.hardware.device)
     progress.created(run.path)
-    ranks.tell({"start": start, "averaged": average.taken})
+    ranks.tell({"start": start})
     ranks.tell_tensors(checkpoints.tensors())
     tokens = ready.train.tokens
     own = (drawn[present[drawn]] for drawn in poisson_batches(ready.train.protected, plan, secret, start))
@@ -60,24 +59,21 @@ def complete(run: Run, ready: Prepared, book: Ledger | None, progress: Progress,
     progress.started(start, plan.steps)
     try:
         for done in steps(run, ready, optimizer, step, enumerate(dealt, start)):
-            average.add(done - 1)
             seconds = before + time.monotonic() - started
             checkpoints.save_when_due(done, seconds, plan.steps, book.head() if book else "")
             progress.stepped(done, spent(done))
     finally:
         progress.ended()
-    average.apply()
     memory = peak_mib(ready.hardware.device) if fresh else None
     return finish(run, ready, book, Cost(before + time.monotonic() - started, memory), progress)
 
 
 def _step(
-    part: Adapted, run: Run, optimizer: torch.optim.Optimizer, book: Ledger | None, secret: Secret, ranks: Team
-) -> phases.Step:
-    """A step on `part` of what the run trains."""
+    adapted: Adapted, run: Run, optimizer: torch.optim.Optimizer, book: Ledger | None, secret: Secret, ranks: Team
+) -> Step:
     if book is None:
-        return PlainStep(part, run.plan, optimizer, ranks)
-    return PrivateStep(part, run.plan, optimizer, book, secret, run.id, ranks)
+        return PlainStep(adapted, run.plan, optimizer, ranks)
+    return PrivateStep(adapted, run.plan, optimizer, book, secret, run.id, ranks)
 
 
 def _spent(plan: Plan) -> Callable[[int], float | None]:

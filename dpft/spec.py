@@ -11,82 +11,23 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from dpft.errors import UserError
+from dpft.errors import UserError as UserError
+from dpft.errors import require
 
 Representation = Literal["mask", "cls", "mean", "token"]
 Schedule = Literal["constant", "linear", "cosine"]
-Optimizer = Literal["adam", "adam_bc", "adam_scaled", "sgd"]
+Optimizer = Literal["adam", "sgd"]
 Clipping = Literal["cut", "normalise"]
 Precision = Literal["auto", "fp32", "bf16"]
 ClassWeights = Mapping[str, float] | Literal["balanced"]
 
+EXAMPLE = "example"  # the unit of privacy, where no other is named
+HEAD = "head."  # what the names of the head's tensors begin with
+MAX_PER_UNIT = 32  # as many short texts as fit into a micro-batch or two
 # What the recipe chooses where a spec does not say.
 RECIPE = ("batch_size", "epochs", "clip", "learning_rate", "head_learning_rate")
-HEAD = "head."  # what the names of the head's tensors begin with
-_MOST_SHOWN, _FEW = 200, 8
-MAX_PER_UNIT = 32  # as many short texts as fit into a micro-batch or two
-
-
-def _require(ok: bool, rule: str, found: object, remedy: str) -> None:
-    if not ok:
-        raise UserError(f"{rule}, got {shown(found)}; {remedy}")
-
-
-def shown(value: object) -> str:
-    """`value` as an error may quote it: numbers, short words and few of them; of all else, a table say, its type.
-
-    Whoever passes data where a name belongs must not find their rows in a log.
-    """
-    if value is None or isinstance(value, (bool, int, float)):
-        return repr(value)
-    if isinstance(value, str):
-        return repr(value) if len(value) <= _MOST_SHOWN else f"a text of {len(value):,} characters"
-    if isinstance(value, (list, tuple)):
-        few = len(value) <= _FEW and all(one is None or isinstance(one, (bool, int, float)) for one in value)
-        return repr(value) if few else f"a {type(value).__name__} of {len(value):,}"
-    if isinstance(value, Budget):
-        return repr(value)
-    return f"a {type(value).__name__}"
-
-
-def _is_positive(value: object) -> bool:
-    """True for a finite number above zero; False for NaN, infinities, booleans and non-numbers."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return math.isfinite(value) and value > 0
-
-
-def _is_whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _are_numbers(value: object) -> bool:
-    """True for names with a finite number above zero each, of which there is one at least."""
-    return isinstance(value, Mapping) and len(value) > 0 and all(map(_is_positive, value.values()))
-
-
-def _one_of(value: object, choices: tuple[str, ...], name: str) -> None:
-    _require(
-        isinstance(value, str) and value in choices,
-        f"{name} must be one of {', '.join(choices)}",
-        value,
-        f"pass --{name}",
-    )
-
-
-def average_of(spelled: str) -> tuple[str, float]:
-    """Kind and number of a spelled average: ema:0.9 is ("ema", 0.9), none is ("none", 0.0). Raises UserError."""
-    if isinstance(spelled, str) and spelled == "none":
-        return "none", 0.0
-    kind, _, number = str(spelled).partition(":")
-    try:
-        value = float(number)
-    except ValueError:
-        value = math.nan
-    known = (kind == "ema" and 0 < value < 1) or (kind == "tail" and 0 < value <= 1)
-    rule = "average must be none, ema:DECAY with a decay below 1, or tail:SHARE with a share of at most 1"
-    _require(known, rule, spelled, "pass --average tail:0.5")
-    return kind, value
+# Fields of earlier versions, by the value at which a spec says nothing by them: such a spec is read without them.
+_GONE = {"average": "none", "probe_first": 0.0}
 
 
 @dataclass(frozen=True)
@@ -97,8 +38,8 @@ class Budget:
     delta: float
 
     def __post_init__(self) -> None:
-        _require(_is_positive(self.epsilon), "epsilon must be a finite number above 0", self.epsilon, "pass --epsilon")
-        _require(
+        require(_is_positive(self.epsilon), "epsilon must be a finite number above 0", self.epsilon, "pass --epsilon")
+        require(
             _is_positive(self.delta) and self.delta < 1,
             "delta must lie between 0 and 1 (and below 1/examples)",
             self.delta,
@@ -112,53 +53,19 @@ def rows_name(task: str, data: str | None) -> str:
 
 
 @dataclass(frozen=True)
-class Spec:
-    """All that decides a run's result. The same spec means the same experiment.
+class DataFields:
+    """Which rows, what is asked of them, and whom privacy is promised to.
 
-    `options` belong to the method, `data` is where the task's files lie (None: the task's own source),
-    `budget=None` trains without clipping and noise: NOT PRIVATE. `epochs` is the expected number of times
-    an example is drawn. `batch_size`, `epochs`, `clip`, `learning_rate` and `head_learning_rate` are the recipe's where
-    they are None (dpft.recipe); a run's own spec holds what it chose. A head without a rate of its own has that of the
-    rest; `tensor_scales`: what the rate of each other tensor is multiplied by, where not by 1. `chosen`: the names of
-    what the recipe chose.
-    `unit` is whom privacy is promised to: an example, or all examples with one value in the column it names, of which
-    the first `max_per_unit` count; batch size and epochs are then of units. `warmup`: share of the steps in which the
-    learning rate rises. `average`: none, ema:DECAY or tail:SHARE, of the weights of all or the last steps.
-    `probe_first`: share of the steps that train the head alone. `canaries`: made-up rows that are planted among the
-    training data, each by a fair coin, for an audit.
-    Of files of one's own, `text`, `pair` and `label` name columns (a,b,c: one for each label), `validation` a second
-    file, `kind` and `labels` (names, or a score's lowest and highest) state what is otherwise read off the labels.
+    `data`: where the task's files lie (None: the task's own source). `unit`: an example, or all examples with one value
+    in the column it names, of which the first `max_per_unit` count; batch size and epochs are then of units.
+    `canaries`: made-up rows that are planted among the training data, each by a fair coin, for an audit. Of files of
+    one's own, `text`, `pair` and `label` name columns (a,b,c: one for each label), `validation` a second file, `kind`
+    and `labels` (names, or a score's lowest and highest) state what is otherwise read off the labels.
     `class_weights`: what a mistake on each class costs, or "balanced": 1 / its share, of the `shares` that are stated.
-    `start`: the folder of a finished run whose weights this one begins with; `start_public`: whoever runs this states
-    that its rows, and those of the runs before it, are other people's. `representation`: what the head reads;
-    training makes it `token` where words are labelled. Raises UserError on values out of range.
     """
 
     task: str = "sample"
     data: str | None = None
-    model: str = "builtin"
-    method: str = "slash"
-    options: Mapping[str, Any] = field(default_factory=dict)
-    representation: Representation = "mean"
-    budget: Budget | None = None
-    batch_size: int | None = None
-    epochs: float | None = None
-    learning_rate: float | None = None
-    head_learning_rate: float | None = None
-    tensor_scales: Mapping[str, float] | None = None
-    chosen: tuple[str, ...] = ()
-    schedule: Schedule = "linear"
-    clip: float | None = None
-    clipping: Clipping = "cut"
-    optimizer: Optimizer = "adam"
-    warmup: float = 0.06
-    average: str = "none"
-    probe_first: float = 0.0
-    max_length: int = 128
-    unit: str = "example"
-    max_per_unit: int | None = None
-    seed: int = 0
-    canaries: int = 0
     text: str | None = None
     pair: str | None = None
     label: str | None = None
@@ -167,83 +74,23 @@ class Spec:
     labels: tuple[str, ...] | None = None
     class_weights: ClassWeights | None = None
     shares: Mapping[str, float] | None = None
-    start: str | None = None
-    start_public: bool = False
+    max_length: int = 128
+    unit: str = EXAMPLE
+    max_per_unit: int | None = None
+    canaries: int = 0
 
-    def __post_init__(self) -> None:
-        for name in ("task", "model", "method", "unit"):
-            value = getattr(self, name)
-            _require(isinstance(value, str) and value != "", f"{name} must be a name", value, f"pass --{name}")
-        _require(
-            self.data is None or isinstance(self.data, str), "data must be a file or a folder", self.data,
-            "pass --data PATH",
-        )  # fmt: skip
-        for name in ("text", "pair", "label", "validation", "kind"):
-            value = getattr(self, name)
-            _require(
-                value is None or (isinstance(value, str) and value != ""), f"{name} must be a name", value,
-                f"pass --{name}",
-            )  # fmt: skip
-        _require(self.start is None or isinstance(self.start, str), "from must be a run", self.start, "pass --from RUN")
-        _require(
-            isinstance(self.start_public, bool), "start_public must be true or false", self.start_public, "mend it"
-        )
-        _require(
-            self.start is not None or not self.start_public, "what is stated of a start needs one", None, "pass --from"
-        )
+    def _check_data(self) -> None:
+        _name(self.task, "task")
+        rule = "data must be a file or a folder"
+        require(self.data is None or isinstance(self.data, str), rule, self.data, "pass --data PATH")
+        for flag in ("text", "pair", "label", "validation", "kind"):
+            if getattr(self, flag) is not None:
+                _name(getattr(self, flag), flag)
+        _whole(self.max_length, 8, "max-length must be a whole number of at least 8 tokens", "pass --max-length")
+        few = _is_whole(self.canaries, 0) and (self.canaries == 0 or self.canaries >= 8)
+        require(few, "canaries must be 0, or a whole number of at least 8", self.canaries, "pass --canaries")
         self._settle_labels()
-        self._settle_weights()
-        given = [name for name in RECIPE if getattr(self, name) is not None]
-        rates = [name for name in given if name.endswith("rate")]
-        for name in (one for one in given if one != "batch_size"):
-            flag, value = name.replace("_", "-"), getattr(self, name)
-            _require(_is_positive(value), f"{flag} must be a finite number above 0", value, f"pass --{flag}")
-        for name in rates:
-            flag, value = name.replace("_", "-"), getattr(self, name)
-            _require(1e-12 <= value <= 100, f"{flag} must lie between 1e-12 and 100", value, f"pass --{flag}")
-        _require(
-            self.clip is None or 1e-6 <= self.clip <= 1e6,
-            "clip must lie between 1e-6 and 1e6",
-            self.clip,
-            "pass --clip",
-        )
-        _require(
-            self.batch_size is None or _is_whole(self.batch_size, 1), "batch-size must be a whole number above 0",
-            self.batch_size, "pass --batch-size",
-        )  # fmt: skip
-        _require(
-            _is_whole(self.max_length, 8), "max-length must be a whole number of at least 8 tokens",
-            self.max_length, "pass --max-length",
-        )  # fmt: skip
-        _require(
-            _is_whole(self.seed, 0) and self.seed < 2**63, "seed must be a whole number from 0 to 2^63 - 1",
-            self.seed, "pass --seed",
-        )  # fmt: skip
-        _require(
-            _is_whole(self.canaries, 0) and (self.canaries == 0 or self.canaries >= 8),
-            "canaries must be 0, or a whole number of at least 8", self.canaries, "pass --canaries",
-        )  # fmt: skip
-        _require(
-            self.canaries == 0 or self.unit == Spec.unit, "canaries are single examples, so that the unit must be one",
-            self.unit, "drop --unit or --canaries",
-        )  # fmt: skip
-        _one_of(self.representation, get_args(Representation), "representation")
-        _one_of(self.schedule, get_args(Schedule), "schedule")
-        _one_of(self.optimizer, get_args(Optimizer), "optimizer")
-        _one_of(self.clipping, get_args(Clipping), "clipping")
-        for name in ("warmup", "probe_first"):
-            flag, value = name.replace("_", "-"), getattr(self, name)
-            none = isinstance(value, (int, float)) and not isinstance(value, bool) and value == 0
-            share = none or (_is_positive(value) and value < 1)
-            _require(share, f"{flag} must be a share of the steps, from 0 to below 1", value, f"pass --{flag} 0.1")
-        scales = self.tensor_scales
-        rule = "tensor_scales must be a number above 0 for each tensor"
-        _require(scales is None or _are_numbers(scales), rule, scales, "mend the spec file")
-        _require({*self.chosen} <= {*RECIPE}, "chosen must name what a recipe chooses", self.chosen, "mend the spec")
-        object.__setattr__(self, "chosen", tuple(self.chosen))
-        average_of(self.average)
-        _require(isinstance(self.options, Mapping), "options must be key=value", self.options, "pass --option")
-        object.__setattr__(self, "options", dict(self.options))
+        self._check_weights()
         self._settle_unit()
 
     def _settle_labels(self) -> None:
@@ -251,45 +98,139 @@ class Spec:
             return
         rule, remedy = "labels must be at least two different names (one will do for words)", "pass --labels a,b"
         listed = isinstance(self.labels, (list, tuple)) and all(isinstance(x, str) and x for x in self.labels)
-        _require(listed and len(set(self.labels)) == len(self.labels) >= 1, rule, self.labels, remedy)
+        require(listed and len(set(self.labels)) == len(self.labels) >= 1, rule, self.labels, remedy)
         object.__setattr__(self, "labels", tuple(self.labels))
 
-    def _settle_weights(self) -> None:
+    def _check_weights(self) -> None:
         weights, shares = self.class_weights, self.shares
         balanced = isinstance(weights, str) and weights == "balanced"
         if weights is not None and not balanced:
             rule = "class-weights must be balanced, or a number above 0 for each class"
-            _require(_are_numbers(weights), rule, weights, "pass --class-weights a=1,b=20")
+            require(_are_numbers(weights), rule, weights, "pass --class-weights a=1,b=20")
         if shares is None:
             rule = "balanced class-weights follow from the classes' shares, which nobody may count in private rows"
-            _require(not balanced, rule, None, "state them: --shares a=0.95,b=0.05")
+            require(not balanced, rule, None, "state them: --shares a=0.95,b=0.05")
             return
-        _require(balanced, "shares go with balanced class-weights", weights, "pass --class-weights balanced")
+        require(balanced, "shares go with balanced class-weights", weights, "pass --class-weights balanced")
         rule = "shares must be a number above 0 for each class"
-        _require(_are_numbers(shares), rule, shares, "pass --shares a=0.95,b=0.05")
+        require(_are_numbers(shares), rule, shares, "pass --shares a=0.95,b=0.05")
         total = round(sum(shares.values()), 6)
-        _require(abs(total - 1) <= 0.001, "shares must sum to 1", total, "mend --shares")
+        require(abs(total - 1) <= 0.001, "shares must sum to 1", total, "mend --shares")
 
     def _settle_unit(self) -> None:
-        if self.unit == Spec.unit:
-            _require(
+        _name(self.unit, "unit")
+        alone = self.canaries == 0 or self.unit == EXAMPLE
+        rule = "canaries are single examples, so that the unit must be one"
+        require(alone, rule, self.unit, "drop --unit or --canaries")
+        if self.unit == EXAMPLE:
+            require(
                 self.max_per_unit is None, "max-per-unit goes with a unit of several examples", self.max_per_unit,
                 "pass --unit COLUMN too",
             )  # fmt: skip
         elif self.max_per_unit is None:
             object.__setattr__(self, "max_per_unit", MAX_PER_UNIT)
-        _require(
+        require(
             self.max_per_unit is None or _is_whole(self.max_per_unit, 1), "max-per-unit must be a whole number above 0",
             self.max_per_unit, "pass --max-per-unit",
         )  # fmt: skip
 
     @property
     def rows_name(self) -> str:
+        """What the rows are called in titles."""
         return rows_name(self.task, self.data)
 
-    def probe_steps(self, steps: int) -> int:
-        """How many of a run's `steps` train the head alone: its first ones."""
-        return round(self.probe_first * steps)
+
+@dataclass(frozen=True)
+class ModelFields:
+    """What is trained, and how. `options` belong to the method; `representation`: what the head reads, which training
+    makes `token` where words are labelled; `seed` is public: it feeds initialisation and projections.
+
+    `start`: the folder of a finished run whose weights this one begins with; `start_public`: whoever runs this states
+    that its rows, and those of the runs before it, are other people's.
+    """
+
+    model: str = "builtin"
+    method: str = "slash"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    representation: Representation = "mean"
+    seed: int = 0
+    start: str | None = None
+    start_public: bool = False
+
+    def _check_model(self) -> None:
+        _name(self.model, "model")
+        _name(self.method, "method")
+        require(isinstance(self.options, Mapping), "options must be key=value", self.options, "pass --option")
+        object.__setattr__(self, "options", dict(self.options))
+        _one_of(self.representation, get_args(Representation), "representation")
+        seed = _is_whole(self.seed, 0) and self.seed < 2**63
+        require(seed, "seed must be a whole number from 0 to 2^63 - 1", self.seed, "pass --seed")
+        require(self.start is None or isinstance(self.start, str), "from must be a run", self.start, "pass --from RUN")
+        public = self.start_public
+        require(isinstance(public, bool), "start_public must be true or false", public, "mend it")
+        require(self.start is not None or not public, "what is stated of a start needs one", None, "pass --from")
+
+
+@dataclass(frozen=True)
+class OptimisationFields:
+    """How the weights move. `batch_size`, `epochs`, `clip`, `learning_rate` and `head_learning_rate` are the recipe's
+    where they are None (dpft.recipe); a run's own spec holds what it chose, and `chosen` names it.
+
+    `epochs`: the expected number of times that a unit is drawn. `warmup`: share of the steps in which the learning rate
+    rises. A head without a rate of its own has that of the rest; `tensor_scales`: what the rate of each other tensor is
+    multiplied by, where not by 1.
+    """
+
+    batch_size: int | None = None
+    epochs: float | None = None
+    learning_rate: float | None = None
+    head_learning_rate: float | None = None
+    tensor_scales: Mapping[str, float] | None = None
+    chosen: tuple[str, ...] = ()
+    clip: float | None = None
+    clipping: Clipping = "cut"
+    optimizer: Optimizer = "adam"
+    schedule: Schedule = "linear"
+    warmup: float = 0.06
+
+    def _check_optimisation(self) -> None:
+        for name in RECIPE:
+            flag, value = name.replace("_", "-"), getattr(self, name)
+            if value is not None and name != "batch_size":
+                require(_is_positive(value), f"{flag} must be a finite number above 0", value, f"pass --{flag}")
+            if value is not None and name.endswith("rate"):
+                require(1e-12 <= value <= 100, f"{flag} must lie between 1e-12 and 100", value, f"pass --{flag}")
+        if self.clip is not None:
+            require(1e-6 <= self.clip <= 1e6, "clip must lie between 1e-6 and 1e6", self.clip, "pass --clip")
+        if self.batch_size is not None:
+            _whole(self.batch_size, 1, "batch-size must be a whole number above 0", "pass --batch-size")
+        _one_of(self.schedule, get_args(Schedule), "schedule")
+        _one_of(self.optimizer, get_args(Optimizer), "optimizer")
+        _one_of(self.clipping, get_args(Clipping), "clipping")
+        none = isinstance(self.warmup, (int, float)) and not isinstance(self.warmup, bool) and self.warmup == 0
+        share = none or (_is_positive(self.warmup) and self.warmup < 1)
+        require(share, "warmup must be a share of the steps, from 0 to below 1", self.warmup, "pass --warmup 0.1")
+        scales = self.tensor_scales
+        rule = "tensor_scales must be a number above 0 for each tensor"
+        require(scales is None or _are_numbers(scales), rule, scales, "mend the spec file")
+        require({*self.chosen} <= {*RECIPE}, "chosen must name what a recipe chooses", self.chosen, "mend the spec")
+        object.__setattr__(self, "chosen", tuple(self.chosen))
+
+
+@dataclass(frozen=True)
+class Spec(OptimisationFields, ModelFields, DataFields):
+    """All that decides a run's result: data, model and method, optimisation, budget. The same spec means the same
+    experiment.
+
+    `budget=None` trains without clipping and noise: NOT PRIVATE. Raises UserError on values out of range.
+    """
+
+    budget: Budget | None = None
+
+    def __post_init__(self) -> None:
+        self._check_data()
+        self._check_model()
+        self._check_optimisation()
 
     def asked(self) -> Spec:
         """The spec as it was before the recipe chose: that is what tells one experiment from another."""
@@ -327,12 +268,13 @@ class Spec:
     def from_json(cls, values: Mapping[str, Any]) -> Spec:
         """The Spec that `to_json` wrote. Raises UserError on an unknown or malformed field."""
         known = [f.name for f in dataclasses.fields(cls)]
+        values = {name: value for name, value in values.items() if name not in _GONE or value != _GONE[name]}
         unknown = sorted(set(values) - set(known))
-        _require(not unknown, f"a spec's fields are {', '.join(known)}", unknown, "remove or rename them")
+        require(not unknown, f"a spec's fields are {', '.join(known)}", unknown, "remove or rename them")
         values = dict(values)
         budget = values.get("budget")
         if budget is not None:
-            _require(
+            require(
                 isinstance(budget, Mapping) and set(budget) == {"epsilon", "delta"},
                 "budget must be null or {epsilon, delta}", budget, "mend the spec file",
             )  # fmt: skip
@@ -354,11 +296,40 @@ class Machine:
 
     def __post_init__(self) -> None:
         _one_of(self.precision, get_args(Precision), "precision")
-        _require(
+        require(
             self.tokens_per_microbatch is None or _is_whole(self.tokens_per_microbatch, 1),
             "tokens-per-microbatch must be a whole number above 0", self.tokens_per_microbatch,
             "pass --tokens-per-microbatch",
         )  # fmt: skip
+
+
+def _is_positive(value: object) -> bool:
+    """True for a finite number above zero; False for NaN, infinities, booleans and non-numbers."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value) and value > 0
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _are_numbers(value: object) -> bool:
+    """True for names with a finite number above zero each, of which there is one at least."""
+    return isinstance(value, Mapping) and len(value) > 0 and all(map(_is_positive, value.values()))
+
+
+def _one_of(value: object, choices: tuple[str, ...], name: str) -> None:
+    known = isinstance(value, str) and value in choices
+    require(known, f"{name} must be one of {', '.join(choices)}", value, f"pass --{name}")
+
+
+def _name(value: object, flag: str) -> None:
+    require(isinstance(value, str) and value != "", f"{flag} must be a name", value, f"pass --{flag}")
+
+
+def _whole(value: object, least: int, rule: str, remedy: str) -> None:
+    require(_is_whole(value, least), rule, value, remedy)
 
 
 def canonical_json(value: Any) -> str:

@@ -24,7 +24,7 @@ _ROWS = (
 )  # fmt: skip
 COMMON = (
     *_ROWS, "model", "representation", "batch_size", "epochs", "learning_rate", "head_learning_rate", "schedule",
-    "clip", "clipping", "optimizer", "warmup", "average", "probe_first", "max_length",
+    "clip", "clipping", "optimizer", "warmup", "max_length",
 )  # fmt: skip
 _TOP = {"methods", "epsilons", "delta", "seeds"}
 _ARM = {"method", "options", "search", "non_private"}

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from dpft.errors import shown
 from dpft.privacy.calibrate import calibrate
 from dpft.recipe import planned
-from dpft.spec import Budget, Clipping, Spec, UserError, shown, steps_of
+from dpft.spec import Budget, Clipping, Spec, UserError, steps_of
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def test_a_delta_that_is_none_or_not_below_one_in_n_is_refused(dpft: Command, as
        ("--method", "slahs"), ("--method", ""), ("--option", "dmi=3"), ("--option", "dim=many"),
        ("--option", "dim"), ("--option", "=5"), ("--option", "dim=0"), ("--task", "glue/sst22"),
        ("--representation", "maks"), ("--schedule", "fast"), ("--optimizer", "lion"), ("--precision", "fp8"),
-       ("--clipping", "softly"), ("--average", "ema:2"), ("--warmup", "1"), ("--probe-first", "-0.1"),
+       ("--clipping", "softly"), ("--warmup", "1"),
        ("--device", "abacus"), ("--model", "./nowhere"), ("--model", "nobody/nothing"), ("--data", "nowhere"),
        ("--spec", "nowhere.json"), ("--task", "sample"), ("--task", "glue/rte")],
 )  # fmt: skip
