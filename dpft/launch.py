@@ -9,15 +9,23 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dpft.spec import Machine, UserError
 
 if TYPE_CHECKING:
     from dpft.privacy.ranks import Ranks, Team
-    from dpft.result import Result
 
 _PATIENCE = timedelta(minutes=30)  # with a rank that lives and says nothing; that one has died is noticed at once
+
+
+class Told(Protocol):
+    """A result that can be told to other processes."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+Result = TypeVar("Result", bound=Told)
 
 
 class SaidElsewhere(UserError):

@@ -1,0 +1,1 @@
+"""Texts, words, labels and batches as plain data: no reader, no model."""
