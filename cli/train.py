@@ -59,7 +59,7 @@ def train(
     ] = None,
     optimizer: Annotated[
         str | None,
-        typer.Option(help=f"adam or sgd. [default: {Spec.optimizer}]"),
+        typer.Option(help="adam, adam_scaled (noise by the size of earlier gradients), sgd. [default: the recipe's]"),
     ] = None,
     warmup: Annotated[
         float | None, typer.Option(help=f"Share of the steps in which the rate rises. [default: {Spec.warmup:g}]")

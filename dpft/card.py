@@ -111,6 +111,8 @@ def mechanism(spec: Spec, plan: Plan) -> str:
     told = [f"DP-SGD: one clip per {spec.unit}, Gaussian noise (Abadi et al. 2016)"]
     if plan.clipping == "normalise":
         told.append("every gradient normalised to at most the clip (Bu et al. 2023)")
+    if spec.optimizer == "adam_scaled":
+        told.append("clip and noise in a space scaled by earlier releases (Ganesh et al. 2025)")
     return "; ".join(told)
 
 

@@ -55,19 +55,32 @@ def settled_spec(spec: Spec) -> Spec:
 
 
 def rated(spec: Spec, steps: int, model: Model, ranks: Team = ALONE) -> Chosen:
-    """`spec` with the learning rates of a run of `steps`, as the first of `ranks` measures them on made-up texts."""
-    if spec.learning_rate is not None:
-        return Chosen(spec)
+    """`spec` with optimizer and learning rates of a run of `steps`, as the first of `ranks` measures them on made-up
+    texts. Raises UserError where the method and the optimizer that was asked for do not go together."""
     adapted = model.adapted
+    scalable = _is_scalable(adapted)
+    if spec.optimizer == "adam_scaled" and not scalable:
+        raise UserError(
+            f"adam_scaled needs a gradient of each example for each number that it moves, got {spec.method!r}; "
+            "pass --optimizer adam"
+        )
     free = methods.load(spec.method, spec.options).non_private_rate
-    found = ranks.agreed(lambda: {} if adapted.frozen else tolerances(adapted, model.public, recipe.PROBE))
-    return recipe.rated(spec, steps, found, words=adapted.answer.spoken, free_rate=free)
+    measured = spec.learning_rate is None and not adapted.frozen
+    found = ranks.agreed(lambda: tolerances(adapted, model.public, recipe.PROBE) if measured else {})
+    return recipe.rated(spec, steps, found, words=adapted.answer.spoken, free_rate=free, scalable=scalable)
+
+
+def _is_scalable(adapted: Adapted) -> bool:
+    """Whether gradients can be privatised in the optimizer's geometry: it moves what they are of, and they are there
+    for each example, not as norms alone."""
+    own = {id(p) for p in adapted.updated.values()} == {id(p) for p in adapted.private}
+    return own and adapted.gradients != "ghost"
 
 
 def chosen_alone(spec: Spec, task: tasks.Task, machine: Machine) -> Spec:
     """`spec` with all that the recipe chooses, without a training: for who has to know it beforehand."""
     planned = recipe.planned(settled_spec(spec), task.train.protected).spec
-    if planned.learning_rate is not None:
+    if None not in (planned.learning_rate, planned.optimizer):
         return planned
     model = adapt(planned, len(task.labels), task.paired, settle(planned, machine), answer=task.answer)
     return rated(planned, steps_of(planned, task.train.protected), model).spec

@@ -71,18 +71,21 @@ def planned(spec: Spec, units: int, *, speed: float | None = None, limit: float 
 
 
 def rated(
-    spec: Spec, steps: int, tolerances: Mapping[str, float], *, words: bool = False, free_rate: float = 1e-3
-) -> Chosen:
+    spec: Spec, steps: int, tolerances: Mapping[str, float], *, words: bool = False, free_rate: float = 1e-3,
+    scalable: bool = True,
+) -> Chosen:  # fmt: skip
     """`spec` with the learning rates of a run of `steps`. `tolerances`: of each trained tensor (dpft.drift), without
     the head's; empty where the head alone is trained. `free_rate`: the method's without privacy.
+    `scalable`: gradients can be privatised in the optimizer's geometry.
 
     Adam turns noise into steps of about the rate: after all steps a coordinate has wandered by rate * sqrt(steps / 3),
     in a falling schedule. The rates are those at which all tensors together would move what the head reads by DRIFT;
     a tensor's is as the root of its tolerance, between equal rates, which do better where noise rules, and equal
     shares of the drift, which do better where it does not. Where the spec gives a rate, that is the rate of all.
     """
+    spec, told = _optimizer(spec, scalable=scalable)
     if spec.learning_rate is not None:
-        return Chosen(spec)
+        return Chosen(spec, told)
     if spec.budget is None:
         return _free(spec, free_rate, alone=not tolerances)
     wander = math.sqrt(max(1.0, steps / _THIRD))
@@ -90,7 +93,7 @@ def rated(
     head = spec.head_learning_rate or _round(moves / wander)
     if not tolerances:
         why = f"learning rate {head:g}: over {steps} steps noise moves the outputs by {moves:g} at most"
-        return Chosen(_filled(spec, learning_rate=head), (why,))
+        return Chosen(_filled(spec, learning_rate=head), (why, *told))
     shapes = {name: math.sqrt(size) for name, size in tolerances.items()}
     together = math.sqrt(sum((PROBE * shapes[name] / size) ** 2 for name, size in tolerances.items()))
     rates = {name: DRIFT * shape / (together * wander) for name, shape in shapes.items()}
@@ -101,12 +104,23 @@ def rated(
         f"learning rate{f's {low} to {high}' if low != high else f' {low}'}: over {steps} steps noise moves what "
         f"the head reads by {DRIFT:g} of its spread (measured on made-up texts)",
         f"head's learning rate {head:g}: over {steps} steps noise moves the outputs by {moves:g}",
+        *told,
     )
     filled = _filled(spec, learning_rate=typical, head_learning_rate=head)
     return Chosen(dataclasses.replace(filled, tensor_scales=scales), reasons)
 
 
-def _filled(spec: Spec, **values: float) -> Spec:
+def _optimizer(spec: Spec, *, scalable: bool) -> tuple[Spec, tuple[str, ...]]:
+    """`spec` with an optimizer, and why."""
+    if spec.optimizer is not None:
+        return spec, ()
+    if spec.budget is None or not scalable:
+        return _filled(spec, optimizer="adam"), ()
+    why = "optimizer adam_scaled: noise is larger where gradients were, so that small ones are heard too"
+    return _filled(spec, optimizer="adam_scaled"), (why,)
+
+
+def _filled(spec: Spec, **values: Any) -> Spec:
     """`spec` with the values that it lacks, which it names as chosen."""
     new: dict[str, Any] = {name: value for name, value in values.items() if getattr(spec, name) is None}
     return dataclasses.replace(spec, **new, chosen=(*spec.chosen, *new))

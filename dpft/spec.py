@@ -16,7 +16,7 @@ from dpft.errors import require
 
 Representation = Literal["mask", "cls", "mean", "token"]
 Schedule = Literal["constant", "linear", "cosine"]
-Optimizer = Literal["adam", "sgd"]
+Optimizer = Literal["adam", "adam_scaled", "sgd"]
 Clipping = Literal["cut", "normalise"]
 Precision = Literal["auto", "fp32", "bf16"]
 ClassWeights = Mapping[str, float] | Literal["balanced"]
@@ -25,7 +25,7 @@ EXAMPLE = "example"  # the unit of privacy, where no other is named
 HEAD = "head."  # what the names of the head's tensors begin with
 MAX_PER_UNIT = 32  # as many short texts as fit into a micro-batch or two
 # What the recipe chooses where a spec does not say.
-RECIPE = ("batch_size", "epochs", "clip", "learning_rate", "head_learning_rate")
+RECIPE = ("batch_size", "epochs", "clip", "learning_rate", "head_learning_rate", "optimizer")
 # Fields of earlier versions, by the value at which a spec says nothing by them: such a spec is read without them.
 _GONE = {"average": "none", "probe_first": 0.0}
 
@@ -173,8 +173,8 @@ class ModelFields:
 
 @dataclass(frozen=True)
 class OptimisationFields:
-    """How the weights move. `batch_size`, `epochs`, `clip`, `learning_rate` and `head_learning_rate` are the recipe's
-    where they are None (dpft.recipe); a run's own spec holds what it chose, and `chosen` names it.
+    """How the weights move. `batch_size`, `epochs`, `clip`, the learning rates and `optimizer` are the recipe's where
+    they are None (dpft.recipe); a run's own spec holds what it chose, and `chosen` names it.
 
     `epochs`: the expected number of times that a unit is drawn. `warmup`: share of the steps in which the learning rate
     rises. A head without a rate of its own has that of the rest; `tensor_scales`: what the rate of each other tensor is
@@ -189,14 +189,14 @@ class OptimisationFields:
     chosen: tuple[str, ...] = ()
     clip: float | None = None
     clipping: Clipping = "cut"
-    optimizer: Optimizer = "adam"
+    optimizer: Optimizer | None = None
     schedule: Schedule = "linear"
     warmup: float = 0.06
 
     def _check_optimisation(self) -> None:
-        for name in RECIPE:
+        for name in ("epochs", "clip", "learning_rate", "head_learning_rate"):
             flag, value = name.replace("_", "-"), getattr(self, name)
-            if value is not None and name != "batch_size":
+            if value is not None:
                 require(_is_positive(value), f"{flag} must be a finite number above 0", value, f"pass --{flag}")
             if value is not None and name.endswith("rate"):
                 require(1e-12 <= value <= 100, f"{flag} must lie between 1e-12 and 100", value, f"pass --{flag}")
@@ -205,7 +205,8 @@ class OptimisationFields:
         if self.batch_size is not None:
             _whole(self.batch_size, 1, "batch-size must be a whole number above 0", "pass --batch-size")
         _one_of(self.schedule, get_args(Schedule), "schedule")
-        _one_of(self.optimizer, get_args(Optimizer), "optimizer")
+        if self.optimizer is not None:
+            _one_of(self.optimizer, get_args(Optimizer), "optimizer")
         _one_of(self.clipping, get_args(Clipping), "clipping")
         none = isinstance(self.warmup, (int, float)) and not isinstance(self.warmup, bool) and self.warmup == 0
         share = none or (_is_positive(self.warmup) and self.warmup < 1)

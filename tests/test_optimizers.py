@@ -1,20 +1,67 @@
-"""The learning rate of each step and of each tensor."""
+"""The scales of gradients; the learning rate of each step and of each tensor."""
 
 from __future__ import annotations
 
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from dpft import Spec, UserError, optimizers
+from dpft.optimizers import SOFTEN, ScaledAdam
 from dpft.spec import Optimizer
+
+
+def gradients(count: int, size: int = 6, scale: float = 0.05) -> Any:
+    return np.random.default_rng(4).normal(0.01, scale, (count, size))
+
+
+def test_scales_are_the_softened_inverse_of_the_second_moment_and_keep_the_noise_as_a_whole() -> None:
+    given = [gradients(5, 6), gradients(5, 3, 0.5)]
+    parameters = [nn.Parameter(torch.zeros(6)), nn.Parameter(torch.zeros(3))]
+    optimizer = ScaledAdam(parameters, lr=0.1)
+    for one, two in zip(*given, strict=True):
+        parameters[0].grad, parameters[1].grad = torch.tensor(one).float(), torch.tensor(two).float()
+        optimizer.step()
+    weights = 0.999 ** np.arange(5)[::-1]
+    square = np.concatenate([(weights[:, None] * g**2).sum(0) / weights.sum() for g in given])
+    size = np.sqrt(square / square.mean()) + SOFTEN
+    found = torch.cat(optimizer.scales(parameters)).numpy()
+    np.testing.assert_allclose(found, np.sqrt((size**2).mean()) / size, rtol=1e-5)
+    assert (1 / found**2).mean() == pytest.approx(1, rel=1e-5)
+    assert found[:6].min() > found[6:].max()  # small gradients are scaled up
+
+
+def test_scales_come_from_earlier_steps_alone() -> None:
+    # Catches scales that see the gradient they are to scale.
+    parameter = nn.Parameter(torch.zeros(4))
+    optimizer = ScaledAdam([parameter], lr=0.1)
+    parameter.grad = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert torch.equal(optimizer.scales([parameter])[0], torch.ones(4))
+    optimizer.step()
+    before = optimizer.scales([parameter])[0]
+    parameter.grad = torch.tensor([9.0, 0.0, 0.0, 0.0])
+    assert torch.equal(optimizer.scales([parameter])[0], before)
+    assert not torch.equal(before, torch.ones(4))
+
+
+def test_what_has_not_moved_yet_is_scaled_as_the_average_and_nothing_overflows() -> None:
+    known, fresh = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2))
+    optimizer = ScaledAdam([known, fresh], lr=0.1)
+    known.grad = torch.full((3,), 2.0)
+    optimizer.step()
+    assert torch.allclose(torch.cat(optimizer.scales([known, fresh])), torch.ones(5))
+    known.grad = torch.zeros(3)
+    silent = ScaledAdam([known], lr=0.1)
+    silent.step()
+    assert torch.equal(silent.scales([known])[0], torch.ones(3))
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 def test_the_rate_rises_over_the_warm_up_and_falls_to_zero_or_stays(schedule: Any) -> None:
-    spec = Spec(schedule=schedule, learning_rate=2.0, warmup=0.1)
+    spec = Spec(schedule=schedule, learning_rate=2.0, warmup=0.1, optimizer="adam")
     optimizer = optimizers.make(spec, {"z": nn.Parameter(torch.zeros(1))})
 
     def rate(step: int) -> float:
@@ -28,7 +75,7 @@ def test_the_rate_rises_over_the_warm_up_and_falls_to_zero_or_stays(schedule: An
 
 
 def test_without_a_warm_up_the_first_step_has_the_whole_rate() -> None:
-    spec = Spec(learning_rate=2.0, warmup=0.0)
+    spec = Spec(learning_rate=2.0, warmup=0.0, optimizer="adam")
     optimizer = optimizers.make(spec, {"z": nn.Parameter(torch.zeros(1))})
     optimizers.set_rate(optimizer, spec, 0, 100)
     assert optimizer.param_groups[0]["lr"] == 2.0

@@ -34,6 +34,11 @@ class Canaries:
     def __len__(self) -> int:
         return len(self.data)
 
+    def scaled(self, scales: Tensor) -> Canaries:
+        """The same rows seen in a scaled space: each gradient's direction is scaled, then cut. scales: (outputs, D)."""
+        units = self.units * scales[:, : len(self)].T
+        return replace(self, units=units / units.norm(dim=1, keepdim=True))
+
     def expected(self, drawn: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """The clipped sum of the drawn rows for a clip of 1: head weights (outputs, m) and bias (outputs,)."""
         weight = torch.zeros(self.units.shape[1], len(self), dtype=torch.float64)

@@ -11,12 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dpft import optimizers
 from dpft.audit import canaries
 from dpft.audit.marked import Marked, Marks
 from dpft.audit.path import Drive, Path, Release, ledger_for, silent
 from dpft.audit.report import Check, fact
 from dpft.methods._method import Adapted
 from dpft.privacy.clipping import GAMMA
+from dpft.privacy.step import Scaling
 from dpft.tasks import sample
 from dpft.tasks.encode import Encoded, encode
 from dpft.tasks.microbatch import collate
@@ -56,10 +58,14 @@ def checks(trained: Trained, path: Path) -> list[Check]:
             Check("path", f"sensitivity, {name} row", moved, 0, 1 + more, "fact", "clips that one row moves the sum by")
         )
     for step, release, name in ((0, one, "sum"), (1, two, "next step's sum")):
-        sums, wanted = release.sums, oracle(trained, bodies, step)
+        sums, wanted = release.sums, oracle(trained, bodies, step, release.scales)
         error = _norm([a - b for a, b in zip(sums, wanted, strict=True)]) / max(_norm(wanted), clip)
         about = "relative error"
         found.append(Check("path", f"{name} beside gradients taken one at a time", error, 0, off, "fact", about))
+    if two.scales is not None:
+        wanted = replayed(trained, one)
+        same = all(torch.allclose(a, b, rtol=1e-3) for a, b in zip(two.scales, wanted, strict=True))
+        found.append(fact("path", "scales made of earlier releases alone", same, "made again from the first release"))
     (fewer,) = _releases(trained, path, make(trained, clip, ()), base)
     # A release is rounded to the parameter's float32; a divisor that follows the rows is off by 5 / N.
     same = all(torch.allclose(a, b, rtol=1e-6, atol=1e-6 * clip) for a, b in zip(fewer.sums, first, strict=True))
@@ -96,17 +102,33 @@ def _length(name: str) -> float:
     return {"duplicate": _LENGTHS[3], "huge": 1e20}.get(name, 8.0)
 
 
-def oracle(trained: Trained, bodies: Bodies, step: int = 0) -> list[Tensor]:
-    """The clipped sum of the ordinary rows in float64, each row's gradient taken by itself, then clipped."""
+def oracle(trained: Trained, bodies: Bodies, step: int = 0, scales: Sequence[Tensor] | None = None) -> list[Tensor]:
+    """The clipped sum of the ordinary rows in float64, each row's gradient taken by itself, scaled, then clipped."""
     adapted, clip = trained.adapted, trained.run.plan.clip
     assert clip is not None
     total = [torch.zeros_like(p, dtype=torch.float64, device="cpu") for p in adapted.private]
-    for gradient in _gradients(adapted, bodies, bodies.base, step):
+    for raw in _gradients(adapted, bodies, bodies.base, step):
+        gradient = raw if scales is None else list(map(torch.mul, raw, scales))
         length = _norm(gradient)
         factor = clip / (length + GAMMA) if trained.run.plan.clipping == "normalise" else min(1.0, clip / length)
         for whole, part in zip(total, gradient, strict=True):
             whole += factor * part
     return total
+
+
+def replayed(trained: Trained, release: Release) -> list[Tensor]:
+    """The scales of the step after `release`, by an optimizer that has seen nothing else."""
+    adapted, plan = trained.adapted, silent(trained.run.plan, 1.0, 1, _BASE)
+    optimizer = optimizers.make(trained.run.spec, adapted.updated)
+    assert isinstance(optimizer, Scaling)
+    assert release.scales is not None
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    for parameter, noisy, scale in zip(adapted.private, release.sums, release.scales, strict=True):
+        parameter.grad = (noisy / scale / plan.expected_batch).to(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return [scale.double().cpu() for scale in optimizer.scales(adapted.private)]
 
 
 def _gradients(adapted: Adapted, bodies: Bodies, count: int, step: int = 0) -> Iterator[list[Tensor]]:

@@ -10,6 +10,7 @@ from pathlib import Path as File
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -40,10 +41,11 @@ class Path:
 
 @dataclass(frozen=True)
 class Release:
-    """One step: the rows drawn, and the noisy sums."""
+    """One step: the rows drawn, the noisy sums as they were noised, and the scales of that space (None: all 1)."""
 
     rows: NDArray[np.int64]
     sums: list[Tensor]
+    scales: list[Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class Drive:
         """Steps `start` to `stop` on the rows that are `present`: each batch drawn and the noisy sums it led to.
 
         These are the lines of training (dpft.training), with a fresh secret and a learning rate of 0. The sums are
-        what the step released, times the declared batch.
+        what the step released, times the declared batch, and times the scales that it was divided by after the noise:
+        an attacker knows them, for they are made of earlier releases.
         """
         secret, plan = self.path.secret(), self.plan
         optimizer = optimizers.make(self.spec, self.marked.adapted.updated)
@@ -79,7 +82,8 @@ class Drive:
                 rows = present[drawn]
                 step(number, self.path.batches(self.data, rows, TOKENS, device))
                 sums = [r.double().cpu() * plan.expected_batch for r in self.marked.released]
-                yield Release(rows, sums)
+                scales = None if step.scales is None else [scale.double().cpu() for scale in step.scales]
+                yield Release(rows, sums if scales is None else list(map(torch.mul, sums, scales)), scales)
         finally:
             step.close()
             model.per_example = per_example

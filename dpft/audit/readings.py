@@ -28,6 +28,8 @@ class Readings:
     def add(self, release: Release) -> None:
         """One release: the canaries that were drawn, and the noisy sums (...), one a private tensor."""
         rows, canaries = release.rows, self.canaries
+        if release.scales is not None:
+            canaries = canaries.scaled(release.scales[self.names.index("head.weight")])
         weight, bias = canaries.expected(rows)
         kept, total = [], 0.0
         for name, noisy in zip(self.names, release.sums, strict=True):

@@ -102,10 +102,24 @@ def per_unit(gradients: Sequence[Tensor], units: Tensor) -> list[Tensor]:
     return [g.new_zeros(count, *g.shape[1:]).index_add_(0, units, g) for g in wide]
 
 
-class Clipper(Protocol[Batch_contra]):
-    """The clipped sum of one micro-batch, in the order of `private`. Leaves nothing on the parameters."""
+def in_scale(gradients: Sequence[Tensor], scales: Scales) -> Sequence[Tensor]:
+    """Each coordinate times its scale, in float32 or better: what is clipped. [(B, ...), ...] -> the same."""
+    if scales is None:
+        return gradients
+    wide = [g if g.dtype == torch.float64 else g.float() for g in gradients]
+    return [g * scale.to(g.dtype) for g, scale in zip(wide, scales, strict=True)]
 
-    def __call__(self, batch: Batch_contra) -> list[Tensor]: ...
+
+Scales = Sequence[Tensor] | None
+
+
+class Clipper(Protocol[Batch_contra]):
+    """The clipped sum of one micro-batch, in the order of `private`. Leaves nothing on the parameters.
+
+    With `scales`, one for each coordinate, gradients are scaled first: norms, clip and sum are of scaled gradients.
+    """
+
+    def __call__(self, batch: Batch_contra, scales: Scales = None) -> list[Tensor]: ...
     def close(self) -> None: ...
 
 
@@ -116,10 +130,10 @@ class Hooks(Generic[Batch]):
         self.adapted, self.clip, self.factors = adapted, clip, factors
         self.wrapped = HooksModule(adapted.model, batch_first=True, loss_reduction="sum", strict=True)
 
-    def __call__(self, batch: Batch) -> list[Tensor]:
+    def __call__(self, batch: Batch, scales: Scales = None) -> list[Tensor]:
         gradients, units = self.per_example(batch), _units(batch)
         whole = gradients if units is None else per_unit(gradients, units)
-        return clipped_sum(whole, self.clip, self.factors)
+        return clipped_sum(in_scale(whole, scales), self.clip, self.factors)
 
     def close(self) -> None:
         self.wrapped.remove_hooks()
@@ -158,7 +172,9 @@ class Ghost(Generic[Batch]):
         tables = [m.weight for m in modules if isinstance(m, nn.Embedding) and m.weight.requires_grad]
         self._lowest = tables or list(adapted.private)
 
-    def __call__(self, batch: Batch) -> list[Tensor]:
+    def __call__(self, batch: Batch, scales: Scales = None) -> list[Tensor]:
+        if scales is not None:
+            raise RuntimeError("ghost norms are of gradients as they are, got scales; take gradients per example")
         if _units(batch) is not None:
             raise RuntimeError("ghost norms are of single rows, got rows that are clipped together; take one at a time")
         losses = _losses(self.adapted, self.wrapped(batch), batch)
@@ -187,15 +203,18 @@ class Single(Generic[Batch]):
     def __init__(self, adapted: Trainable[Batch], clip: float, factors: Factors = clip_factors) -> None:
         self.adapted, self.clip, self.factors = adapted, clip, factors
 
-    def __call__(self, batch: Batch) -> list[Tensor]:
+    def __call__(self, batch: Batch, scales: Scales = None) -> list[Tensor]:
         total = [torch.zeros_like(p) for p in self.adapted.private]
         for one in _one_by_one(batch):
-            for whole, part in zip(total, clipped_sum(self._gradient(one), self.clip, self.factors), strict=True):
+            for whole, part in zip(total, self._clipped(one, scales), strict=True):
                 whole += part
         return total
 
     def close(self) -> None:
         """Nothing to take off."""
+
+    def _clipped(self, one: Batch, scales: Scales) -> list[Tensor]:
+        return clipped_sum(in_scale(self._gradient(one), scales), self.clip, self.factors)
 
     def _gradient(self, one: Batch) -> list[Tensor]:
         losses = _losses(self.adapted, self.adapted.model(one), one)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Generic
+from typing import Generic, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,17 @@ def _exact(parameters: Sequence[nn.Parameter]) -> torch.autocast:
     return torch.autocast(parameters[0].device.type, enabled=False)
 
 
+@runtime_checkable
+class Scaling(Protocol):
+    """An optimizer in whose geometry gradients are clipped and noised: "scale, then privatise".
+
+    `scales` gives a positive factor for each coordinate, from earlier releases alone. Given these it is a constant, so
+    that a step is still one Gaussian mechanism of sensitivity `clip` and is charged as such (adaptive composition).
+    """
+
+    def scales(self, parameters: Sequence[nn.Parameter]) -> list[Tensor]: ...
+
+
 def _begin(adapted: Trainable[Batch], ranks: Team, step: int) -> None:
     """`adapted.begin`. What it makes anew, as RGP's carriers, is the first rank's on all: else sums mean nothing."""
     before = [parameter._version for parameter in adapted.private]
@@ -31,7 +42,8 @@ def _begin(adapted: Trainable[Batch], ranks: Team, step: int) -> None:
 class SharedStep(Generic[Batch]):
     """What each rank does of a private step: clip and add up its rows, and update by what the first rank releases.
 
-    The sum is taken over any number of micro-batches, then over the ranks.
+    The sum is taken over any number of micro-batches, then over the ranks. Where the optimizer is a `Scaling`, all of
+    this happens to scaled gradients: each rank makes the same scales, of the same releases.
     """
 
     def __init__(
@@ -42,10 +54,13 @@ class SharedStep(Generic[Batch]):
         self.adapted, self.plan, self.clip, self.optimizer = adapted, plan, plan.clip, optimizer
         self.ranks = ranks
         self.clipper = clipper(adapted, plan.clip, plan.clipping)
+        self.scales: list[Tensor] | None = None
 
     def __call__(self, step: int, microbatches: Iterable[Batch]) -> None:
         """Take step number `step` (from 0) on this rank's rows of a logical batch, cut into any `microbatches`."""
         _begin(self.adapted, self.ranks, step)
+        if isinstance(self.optimizer, Scaling):
+            self.scales = self.optimizer.scales(self.adapted.private)
         with _exact(self.adapted.private):
             own = self._sum(microbatches)
         self.ranks.after(lambda: self._charge(step))
@@ -65,7 +80,7 @@ class SharedStep(Generic[Batch]):
         # In float64: in float32 the sum of 100,000 rows moved by 1.003 clips where one of them was removed.
         total = [torch.zeros_like(p, dtype=torch.float64) for p in self.adapted.private]
         for batch in microbatches:
-            for whole, part in zip(total, self.clipper(batch), strict=True):
+            for whole, part in zip(total, self.clipper(batch, self.scales), strict=True):
                 whole += part
         return total
 
@@ -81,7 +96,8 @@ class PrivateStep(SharedStep[Batch]):
 
     The noise (std plan.noise * plan.clip) is drawn once a call from `secret` and the divisor is the declared
     `plan.expected_batch`, whatever was drawn. The ledger is charged before the noisy sum exists, and before another
-    rank hands over its part of the sum.
+    rank hands over its part of the sum. Where gradients are scaled, the noisy sum is divided by `scales`, which is
+    post-processing.
     """
 
     def __init__(
@@ -103,8 +119,10 @@ class PrivateStep(SharedStep[Batch]):
     def _release(self, total: list[Tensor]) -> list[Tensor]:
         """The noisy sum over the declared batch, as the optimizer takes it."""
         released = []
-        for parameter, summed in zip(self.adapted.private, total, strict=True):
+        for number, (parameter, summed) in enumerate(zip(self.adapted.private, total, strict=True)):
             noisy = summed.double() + self._noise(summed)
+            if self.scales is not None:
+                noisy /= self.scales[number].double()
             released.append((noisy / self.plan.expected_batch).to(parameter.dtype))
         return released
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
 from dpft.answers import CLASSES, Answer
 from dpft.data.examples import Rows
 from dpft.spec import UserError

@@ -93,7 +93,7 @@ class Swapped:
     hooks: Hooks[Any]
     sum: Callable[[Any], list[Tensor]]
 
-    def __call__(self, batch: Any) -> list[Tensor]:
+    def __call__(self, batch: Any, scales: Any = None) -> list[Tensor]:
         return self.sum(batch)
 
     def close(self) -> None:

@@ -1,12 +1,15 @@
-"""The audit of runs that normalise every gradient: a sound one passes, a fault is found."""
+"""The audit of runs that normalise, or clip in a scaled space: sound ones pass, faults are found."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
+import pytest
 import torch
+from torch import Tensor, nn
 
+from dpft import optimizers
 from dpft.audit import whitebox
 from dpft.audit.path import Path
 from dpft.privacy.step import PrivateStep
@@ -14,6 +17,7 @@ from dpft.trained import Trained
 from tests.audit.alarms import lasting
 from tests.audit.conftest import EXAMPLES
 from tests.audit.test_faults import RISK, STEPS
+from tests.privacy.test_forms import ClippedFirst, NoisedLast
 
 
 def with_form(trained: Trained, **changes: Any) -> Trained:
@@ -28,12 +32,41 @@ def failed(trained: Trained, path: Path) -> set[str]:
     return {c.name for c in whitebox.checks(trained, path, EXAMPLES, STEPS, RISK) if not c.passed}
 
 
-NORMALISE = {"clipping": "normalise"}
+FORMS = [{"clipping": "normalise"}, {"optimizer": "adam_scaled"}]
 
 
-def test_a_sound_path_that_normalises_passes(trained: Trained) -> None:
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_a_sound_path_passes_in_every_form(trained: Trained, form: dict[str, Any]) -> None:
     # At a risk of 1 % an audit: three alarms in a row have a chance of 1e-6.
-    assert lasting(lambda: failed(with_form(trained, **NORMALISE), Path())) == set()
+    assert lasting(lambda: failed(with_form(trained, **form), Path())) == set()
+
+
+def test_scales_are_not_all_one_when_the_audit_reads_them(trained: Trained) -> None:
+    # Catches an audit that drives another optimizer than the run's.
+    seen: list[list[Tensor]] = []
+
+    class Watched(PrivateStep[Any]):
+        def __call__(self, step: int, microbatches: Any) -> None:
+            super().__call__(step, microbatches)
+            assert self.scales is not None
+            seen.append(self.scales)
+
+    failed(with_form(trained, optimizer="adam_scaled"), Path(step=Watched))
+    spread = [float(max(s.max() for s in scales) / min(s.min() for s in scales)) for scales in seen]
+    assert sum(ratio > 1.2 for ratio in spread) > STEPS // 2
+
+
+class Peeking(PrivateStep[Any]):
+    """Injected bug: the scales are made of the batch that they are to scale."""
+
+    def _sum(self, microbatches: Any) -> list[Tensor]:
+        if self.scales is not None:
+            batches = list(microbatches)
+            scales, self.scales = self.scales, None
+            plain = super()._sum(batches)
+            self.scales = [s / (1 + p.abs() / (p.abs().mean() + 1e-9)) for s, p in zip(scales, plain, strict=True)]
+            return super()._sum(batches)
+        return super()._sum(microbatches)
 
 
 class Unnormalised(PrivateStep[Any]):
@@ -44,11 +77,24 @@ class Unnormalised(PrivateStep[Any]):
         self.clipper.factors = lambda norms, clip: clip / (norms / 2 + 0.01)  # type: ignore[attr-defined]
 
 
-def test_a_faulty_constant_fails_by_the_check_that_is_meant_for_it(trained: Trained) -> None:
-    assert "sensitivity, huge row" in failed(with_form(trained, **NORMALISE), Path(step=Unnormalised))
+FAULTS: list[tuple[dict[str, Any], Any, str]] = [
+    ({"optimizer": "adam_scaled"}, ClippedFirst, "next step's sum beside gradients taken one at a time"),
+    ({"optimizer": "adam_scaled"}, NoisedLast, "σ of all"),
+    ({"optimizer": "adam_scaled"}, Peeking, "scales made of earlier releases alone"),
+    ({"clipping": "normalise"}, Unnormalised, "sensitivity, huge row"),
+]
+
+
+@pytest.mark.parametrize(("form", "step", "caught"), FAULTS, ids=[f[1].__name__ for f in FAULTS])
+def test_a_faulty_form_fails_by_the_check_that_is_meant_for_it(
+    trained: Trained, form: dict[str, Any], step: Any, caught: str
+) -> None:
+    assert caught in failed(with_form(trained, **form), Path(step=step))
 
 
 def test_the_audit_leaves_the_weights_as_they_are(trained: Trained) -> None:
     before = [p.detach().clone() for p in trained.adapted.private]
-    failed(with_form(trained, **NORMALISE), Path())
+    failed(with_form(trained, optimizer="adam_scaled"), Path())
     assert all(torch.equal(a, b) for a, b in zip(before, trained.adapted.private, strict=True))
+    assert isinstance(optimizers.make(with_form(trained, optimizer="adam_scaled").run.spec,
+                                      {"z": nn.Parameter(torch.zeros(1))}), optimizers.ScaledAdam)  # fmt: skip

@@ -229,8 +229,8 @@ def test_the_sum_of_very_many_rows_moves_by_one_clip_where_one_is_removed() -> N
 
     class Given(SharedStep[Tensor]):
         def __init__(self, numbers: int) -> None:
-            self.adapted = SimpleNamespace(private=[nn.Parameter(torch.zeros(numbers))])
-            self.clipper = lambda batch: [batch.sum(0)]
+            self.adapted, self.scales = SimpleNamespace(private=[nn.Parameter(torch.zeros(numbers))]), None
+            self.clipper = lambda batch, scales: [batch.sum(0)]
 
     rows = torch.randn(100_000, 50, generator=torch.Generator().manual_seed(0)) + 0.3
     rows /= rows.norm(dim=1, keepdim=True)
