@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from dpft.batch import Batch
+from dpft.data.batch import Batch
 from dpft.methods._method import Adapted
 from dpft.spec import HEAD, Spec, UserError
 
