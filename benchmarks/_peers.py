@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
 from dpft import models
-from dpft.batch import Batch
+from dpft.data.batch import Batch
 from dpft.tasks.microbatch import microbatches
 
 RANK = 8  # Hu et al. 2022, on the query and value projections

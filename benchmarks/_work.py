@@ -17,7 +17,8 @@ from torch import nn
 
 from dpft import evaluate, models, tasks
 from dpft.adapt import adapt, settle
-from dpft.batch import Batch
+from dpft.data.batch import Batch
+from dpft.data.encoded import Encoded
 from dpft.hardware import Hardware
 from dpft.privacy.ledger import Ledger
 from dpft.privacy.plan import Plan
@@ -25,7 +26,7 @@ from dpft.privacy.ranks import ALONE, Team
 from dpft.privacy.secret import Secret
 from dpft.privacy.step import PlainStep, PrivateStep, SharedStep
 from dpft.spec import Budget, Machine, Precision, Representation, Spec
-from dpft.tasks.encode import Encoded, encode
+from dpft.tasks.encode import encode
 from dpft.tasks.microbatch import microbatches
 
 BUDGET = Budget(8.0, 1e-6)

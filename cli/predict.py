@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from dpft.cli import _flags, _show
 
 from dpft.spec import UserError
-
-if TYPE_CHECKING:
-    from dpft.trained import Trained
 
 
 def predict(
@@ -39,45 +34,11 @@ def predict(
         texts, pair = _halves(texts)
     if not trained.private:
         _show.say(f"this model is {NOT_PRIVATE}: trained without clipping and noise")
-    if trained.spoken:
-        _tag(trained, texts, pair, as_json)
-        return
-    found = trained.predict(texts, pair)
-    for one, prediction in zip(texts, found, strict=True):
+    for one, found in zip(texts, trained.predictions(texts, pair), strict=True):
         if as_json:
-            _show.print_json(
-                {
-                    "text": one,
-                    "label": prediction.label,
-                    "probability": prediction.probability,
-                    "private": trained.private,
-                }
-            )
+            _show.print_json({"text": one, **trained.objective.to_json(found), "private": trained.private})
         else:
-            print(f"{_shown(prediction.label, prediction.probability)}\t{one}")
-
-
-def _tag(trained: Trained, texts: Sequence[str], pair: Sequence[str] | None, as_json: bool) -> None:
-    """Each text's words with their tags; as JSON, its entities too, with the characters where they stand."""
-    if pair:
-        raise UserError("this run tags the words of single texts, got pairs; drop --pair")
-    for text, found in zip(texts, trained.tag(texts), strict=True):
-        if as_json:
-            _show.print_json({"text": text, **asdict(found), "private": trained.private})
-            continue
-        for word in found.words:
-            print(f"{word.text}\t{word.label}\t{word.probability:.3f}")
-        print()
-
-
-def _shown(label: str | float | tuple[str, ...], probability: float | tuple[float, ...] | None) -> str:
-    """A score; or a label, or the labels that apply, and how probable each is, with a tab between."""
-    if isinstance(label, float):
-        return f"{label:.3f}"
-    if isinstance(label, str):
-        return f"{label}\t{probability:.3f}"
-    chances = probability if isinstance(probability, tuple) else ()
-    return f"{'|'.join(label) or '-'}\t{'|'.join(f'{chance:.3f}' for chance in chances) or '-'}"
+            print(trained.objective.printed(found, one))
 
 
 def _lines(file: Path) -> list[str]:

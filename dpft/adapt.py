@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from dpft import answers, hardware, methods, models
-from dpft.answers import Answer
-from dpft.batch import Batch
+from dpft import hardware, methods, models, objectives
+from dpft.data.batch import Batch
 from dpft.hardware import Hardware
 from dpft.methods._method import Adapted
 from dpft.models.heads import initialise_head
+from dpft.objectives import Objective
 from dpft.spec import Machine, Spec, UserError
-from dpft.tasks import made_up, sample
+from dpft.tasks import sample
 from dpft.tasks.encode import encode
 from dpft.tasks.microbatch import microbatches
 
@@ -42,10 +42,11 @@ def settle(spec: Spec, machine: Machine) -> Hardware:
 
 
 def adapt(
-    spec: Spec, labels: int, paired: bool, settled: Hardware, *, answer: Answer | None = None, rehearsed: bool = False
-) -> Model:
-    """`spec.method` attached to `spec.model`, on its device; `labels` is 0 for a score. `answer`: the task's, where
-    it is not the plain one for so many labels.
+    spec: Spec, labels: int, paired: bool, settled: Hardware, *, objective: Objective | None = None,
+    rehearsed: bool = False,
+) -> Model:  # fmt: skip
+    """`spec.method` attached to `spec.model`, on its device; `labels` is 0 for a score. `objective`: the task's,
+    where it is not the plain one for so many labels.
 
     What the head reads is standardised by the encoder's answers to texts that we made up: they are public. Where more
     than the head is trained, the head starts with outputs as large as answers are: through a head near zero next to no
@@ -56,21 +57,21 @@ def adapt(
     tokenizer = models.tokenizer(spec.model)
     texts, _ = sample.generate(2 * PUBLIC_TEXTS, seed=PUBLIC_SEED)
     pairs = texts[PUBLIC_TEXTS:] if paired else None
-    answer = answer or answers.plain(labels)
-    rows = made_up(texts[:PUBLIC_TEXTS], pairs, answer, labels)
+    objective = objective or objectives.plain(labels)
+    rows = objective.placeholder_rows(texts[:PUBLIC_TEXTS], pairs, labels)
     public = encode(rows, tokenizer, spec.representation, spec.max_length)
     batches = list(microbatches(public, np.arange(PUBLIC_TEXTS), settled.tokens))
-    model = models.load(spec, labels or 1, settled, batches)
+    model = models.load(spec, objective.outputs(labels), settled, batches)
     method = methods.load(spec.method, spec.options)
     adapted = method.attach(model, spec.seed)
     if not methods.head_alone(method):
-        initialise_head(model.head, spec.seed, answer.reach)
+        initialise_head(model.head, spec.seed, objective.reach)
     models.check_length(model.backbone, spec.max_length, model.prompts)
-    adapted = dataclasses.replace(adapted, answer=answer)
+    adapted = dataclasses.replace(adapted, objective=objective)
     if spec.unit != Spec.unit and adapted.gradients == "ghost":
         adapted = dataclasses.replace(adapted, gradients="single")  # ghost norms are of single rows
     with torch.no_grad():
-        adapted.model.head.bias.fill_(answer.start)
+        adapted.model.head.bias.fill_(objective.start)
     adapted.model.to(settled.device)
     if rehearsed:
         first = next(microbatches(public, np.arange(2), settled.tokens, settled.device))

@@ -8,11 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dpft.data.examples import Rows
 from dpft.privacy.ledger import Claim, Ledger, Reservation
 from dpft.privacy.ledger.summary import summarize
 from dpft.privacy.plan import Plan
 from dpft.spec import UserError
-from dpft.tasks import Rows, Task
+from dpft.tasks import Task
 from dpft.tasks.records import spelled
 
 

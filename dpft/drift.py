@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from dpft.batch import Batch
+from dpft.data.batch import Batch
 from dpft.methods._method import Adapted
 from dpft.spec import HEAD
 

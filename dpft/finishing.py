@@ -26,13 +26,14 @@ def finish(run: Run, ready: Prepared, book: Ledger | None, cost: Cost, progress:
     """Evaluate what `run` trained and write down what it found and what it promises."""
     progress.stage("judging on the validation rows")
     plan, adapted, settled, task = run.plan, ready.adapted, ready.hardware, ready.task
-    outputs = {part: evaluate.logits(adapted.model, rows, settled) for part, rows in ready.judged.items()}
-    judged = {part: (outputs[part], rows) for part, rows in task.judged.items()}
-    figures = evaluate.judge(task.metrics, task.labels, judged)
-    found = {name: value for name, value in figures.items() if name in task.metrics or not task.answer.spoken}
+    judged = {
+        part: (evaluate.logits(adapted.model, ready.judged[part], settled), rows) for part, rows in task.judged.items()
+    }
+    found = evaluate.judge(task.objective, task.metrics, task.labels, judged)
+    classes = task.objective.by_class(*judged[""], task.labels) if judged else {}
     about = {
         "spec": canonical_json(run.spec.to_json()),
-        "kind": canonical_json(task.answer.kind),
+        "kind": canonical_json(task.objective.kind),
         "labels": canonical_json(list(task.labels)),
         "paired": canonical_json(task.paired),
         "backbone_sha256": adapted.model.digest,
@@ -51,9 +52,8 @@ def finish(run: Run, ready: Prepared, book: Ledger | None, cost: Cost, progress:
     result = Result(
         run.path, task.metric, found.pop(task.metric, None), plan.epsilon_upper,
         plan.budget.delta if plan.budget else None, plan.steps, sum(p.numel() for p in adapted.private),
-        round(cost.seconds), settled.precision, settled.device.type, cost.memory_mib, found,
-        evaluate.by_class(outputs[""], task.judged[""].labels, task.labels) if task.judged and not task.answer.spoken
-        else {},
+        round(cost.seconds), settled.precision, settled.device.type, cost.memory_mib, found, classes,
+        task.objective.metric(task.metric).higher_is_better,
     )  # fmt: skip
     run.write_json("result", result.to_json())
     return result

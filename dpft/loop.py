@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from dpft import optimizers
-from dpft.batch import Batch
+from dpft.data.batch import Batch
 from dpft.preparing import Prepared
 from dpft.run import Run
 from dpft.tasks.microbatch import microbatches

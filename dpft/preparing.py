@@ -8,6 +8,7 @@ from typing import Any
 from dpft import methods, overlap, recipe, tasks
 from dpft import start as starts
 from dpft.adapt import Model, adapt, settle
+from dpft.data.encoded import Encoded
 from dpft.drift import tolerances
 from dpft.hardware import Hardware
 from dpft.methods._method import Adapted
@@ -17,7 +18,6 @@ from dpft.recipe import Chosen
 from dpft.rows import features_of, shared_of, stored, tokens_of
 from dpft.shelf import Shelf
 from dpft.spec import Machine, Spec, UserError, steps_of
-from dpft.tasks.encode import Encoded
 
 ENCODER = "encoder_sha256"  # in task.json
 
@@ -67,7 +67,8 @@ def rated(spec: Spec, steps: int, model: Model, ranks: Team = ALONE) -> Chosen:
     free = methods.load(spec.method, spec.options).non_private_rate
     measured = spec.learning_rate is None and not adapted.frozen
     found = ranks.agreed(lambda: tolerances(adapted, model.public, recipe.PROBE) if measured else {})
-    return recipe.rated(spec, steps, found, words=adapted.answer.spoken, free_rate=free, scalable=scalable)
+    moves = adapted.objective.drift_alone if adapted.frozen else adapted.objective.drift
+    return recipe.rated(spec, steps, found, drift=moves, free_rate=free, scalable=scalable)
 
 
 def _is_scalable(adapted: Adapted) -> bool:
@@ -82,13 +83,13 @@ def chosen_alone(spec: Spec, task: tasks.Task, machine: Machine) -> Spec:
     planned = recipe.planned(settled_spec(spec), task.train.protected).spec
     if None not in (planned.learning_rate, planned.optimizer):
         return planned
-    model = adapt(planned, len(task.labels), task.paired, settle(planned, machine), answer=task.answer)
+    model = adapt(planned, len(task.labels), task.paired, settle(planned, machine), objective=task.objective)
     return rated(planned, steps_of(planned, task.train.protected), model).spec
 
 
 def about_task(task: tasks.Task) -> dict[str, Any]:
     """What is learned to answer, and what of it was read off the training data, for task.json."""
-    about = {"task": task.name, "kind": task.answer.kind, "labels": task.labels, "metrics": task.metrics}
+    about = {"task": task.name, "kind": task.objective.kind, "labels": task.labels, "metrics": task.metrics}
     return {**{key: list(v) if isinstance(v, tuple) else v for key, v in about.items()}, "taken": list(task.taken)}
 
 
@@ -101,7 +102,7 @@ def prepare(
     """
     progress.stage("loading the model")
     start = starts.read(spec)
-    model = adapt(spec, len(task.labels), task.paired, settled, answer=task.answer, rehearsed=True)
+    model = adapt(spec, len(task.labels), task.paired, settled, objective=task.objective, rehearsed=True)
     taken = start is not None and start.put(model.adapted, spec, task.labels)
     if spec.learning_rate is None:
         progress.stage("measuring learning rates on made-up texts")

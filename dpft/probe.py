@@ -17,15 +17,17 @@ import torch
 
 from dpft import evaluate
 from dpft.adapt import adapt, settle
-from dpft.batch import Batch
+from dpft.data.batch import Batch
+from dpft.data.encoded import Encoded
+from dpft.data.examples import Rows
 from dpft.methods._method import Adapted
 from dpft.privacy.ledger import Ledger
 from dpft.privacy.plan import Plan
 from dpft.privacy.secret import Secret
 from dpft.privacy.step import PlainStep, PrivateStep
 from dpft.spec import Budget, Machine, Spec
-from dpft.tasks import Rows, Task, made_up, sample
-from dpft.tasks.encode import Encoded, encode
+from dpft.tasks import Task, sample
+from dpft.tasks.encode import encode
 from dpft.tasks.microbatch import microbatches
 
 _ROWS, _MOST_ROWS = 16, 512
@@ -68,7 +70,7 @@ def kind(spec: Spec, task: Task) -> Spec:
     return dataclasses.replace(
         Spec(), model=spec.model, method=spec.method, options=spec.options, representation=spec.representation,
         max_length=spec.max_length, optimizer=spec.optimizer, budget=private, learning_rate=1e-6, clip=1.0,
-        task=f"{'pairs' if task.train.pairs is not None else 'texts'} of {len(task.labels)}, {task.answer.kind}",
+        task=f"{'pairs' if task.train.pairs is not None else 'texts'} of {len(task.labels)}, {task.objective.kind}",
     )  # fmt: skip
 
 
@@ -77,7 +79,7 @@ def measure(spec: Spec, task: Task, machine: Machine) -> Cost:
     settled, paired = settle(spec, machine), task.train.pairs is not None
     with _peak(settled.device) as peak:
         started = time.perf_counter()
-        model = adapt(spec, len(task.labels), paired, settled, answer=task.answer)
+        model = adapt(spec, len(task.labels), paired, settled, objective=task.objective)
         setup = time.perf_counter() - started
         rows = encode(_public(task), model.tokenizer, spec.representation, spec.max_length)
         started = time.perf_counter()
@@ -131,7 +133,7 @@ def _stepper(spec: Spec, adapted: Adapted, optimizer: torch.optim.Optimizer) -> 
 def _public(task: Task) -> Rows:
     texts, _ = sample.generate(2 * _MOST_ROWS, _SEED)
     pairs = texts[_MOST_ROWS:] if task.train.pairs is not None else None
-    return made_up(texts[:_MOST_ROWS], pairs, task.answer, len(task.labels))
+    return task.objective.placeholder_rows(texts[:_MOST_ROWS], pairs, len(task.labels))
 
 
 @contextlib.contextmanager

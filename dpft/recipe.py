@@ -26,7 +26,6 @@ FREE_HEAD = 5e-3  # the head's rate without privacy, at least
 FREE_BATCH, FREE_STEPS, FREE_EPOCHS = 64, 1000, (3.0, 10.0)  # without privacy: batch, steps, epochs at least and most
 DRIFT = 0.6  # of what the head reads, in its spread, by the noise of all steps
 PROBE = 0.1  # what tolerances are measured at: small, so that they are of the model as it starts
-HEAD_DRIFT, ALONE_DRIFT, WORD_HEAD_DRIFT = 0.6, 1.2, 1.5  # of the outputs; where nothing else is trained; of words
 _THIRD = 3.0  # of the steps count, where the rate falls in a line: the sum of its squares
 
 
@@ -71,12 +70,13 @@ def planned(spec: Spec, units: int, *, speed: float | None = None, limit: float 
 
 
 def rated(
-    spec: Spec, steps: int, tolerances: Mapping[str, float], *, words: bool = False, free_rate: float = 1e-3,
+    spec: Spec, steps: int, tolerances: Mapping[str, float], *, drift: float, free_rate: float = 1e-3,
     scalable: bool = True,
 ) -> Chosen:  # fmt: skip
-    """`spec` with the learning rates of a run of `steps`. `tolerances`: of each trained tensor (dpft.drift), without
-    the head's; empty where the head alone is trained. `free_rate`: the method's without privacy.
-    `scalable`: gradients can be privatised in the optimizer's geometry.
+    """`spec` with the optimizer and the learning rates of a run of `steps`. `tolerances`: of each trained tensor
+    (dpft.drift), without the head's; empty where the head alone is trained. `drift`: of the outputs, by the head's
+    noise of all steps. `free_rate`: the method's without privacy. `scalable`: gradients can be privatised in the
+    optimizer's geometry.
 
     Adam turns noise into steps of about the rate: after all steps a coordinate has wandered by rate * sqrt(steps / 3),
     in a falling schedule. The rates are those at which all tensors together would move what the head reads by DRIFT;
@@ -89,10 +89,9 @@ def rated(
     if spec.budget is None:
         return _free(spec, free_rate, alone=not tolerances)
     wander = math.sqrt(max(1.0, steps / _THIRD))
-    moves = WORD_HEAD_DRIFT if words else HEAD_DRIFT if tolerances else ALONE_DRIFT
-    head = spec.head_learning_rate or _round(moves / wander)
+    head = spec.head_learning_rate or _round(drift / wander)
     if not tolerances:
-        why = f"learning rate {head:g}: over {steps} steps noise moves the outputs by {moves:g} at most"
+        why = f"learning rate {head:g}: over {steps} steps noise moves the outputs by {drift:g} at most"
         return Chosen(_filled(spec, learning_rate=head), (why, *told))
     shapes = {name: math.sqrt(size) for name, size in tolerances.items()}
     together = math.sqrt(sum((PROBE * shapes[name] / size) ** 2 for name, size in tolerances.items()))
@@ -103,7 +102,7 @@ def rated(
     reasons = (
         f"learning rate{f's {low} to {high}' if low != high else f' {low}'}: over {steps} steps noise moves what "
         f"the head reads by {DRIFT:g} of its spread (measured on made-up texts)",
-        f"head's learning rate {head:g}: over {steps} steps noise moves the outputs by {moves:g}",
+        f"head's learning rate {head:g}: over {steps} steps noise moves the outputs by {drift:g}",
         *told,
     )
     filled = _filled(spec, learning_rate=typical, head_learning_rate=head)

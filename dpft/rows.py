@@ -7,13 +7,13 @@ from typing import Any
 
 from dpft import evaluate, overlap, tasks
 from dpft.adapt import Model
+from dpft.data.encoded import Encoded
 from dpft.hardware import Hardware
 from dpft.models.load import digest
 from dpft.privacy import cache
 from dpft.privacy.ranks import ALONE, Team
 from dpft.shelf import Shelf
 from dpft.spec import Spec
-from dpft.tasks.encode import Encoded
 from dpft.tasks.store import encoded
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from dpft.data.examples import Rows
 from dpft.privacy.ledger.sketch import Sketch, keyed_digest, record_keys
 from dpft.run import Run
 from dpft.spec import UserError
-from dpft.tasks import Rows
 from dpft.tasks.records import spelled
 
 FILE = "rows"  # private/rows.json

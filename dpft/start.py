@@ -14,12 +14,12 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from dpft import methods
+from dpft.data.examples import Rows
 from dpft.methods._method import Adapted
 from dpft.privacy.ledger import Ledger
 from dpft.run import Run, adapter_digest
 from dpft.seen import Seen
 from dpft.spec import HEAD, Spec, UserError, canonical_json
-from dpft.tasks import Rows
 from dpft.wording import stated
 
 
@@ -43,7 +43,7 @@ class Start:
         """
         if adapted.model.digest != self.about.get("backbone_sha256"):
             _refuse("must be of the same encoder", f"{self.run.spec.model!r} for {spec.model!r}", "pass its --model")
-        own, kind = adapted.state(), canonical_json(adapted.answer.kind)
+        own, kind = adapted.state(), canonical_json(adapted.objective.kind)
         learned = {n: t for n, t in own.items() if not n.startswith(HEAD)}
         theirs = {n: t for n, t in self.tensors.items() if not n.startswith(HEAD)}
         odd = sorted(n for n in {*learned, *theirs} if _shape(learned, n) != _shape(theirs, n))

@@ -11,23 +11,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpft import evaluate, tagged, tasks
+from dpft import evaluate, objectives, tasks
 from dpft.adapt import adapt, settle
-from dpft.answers import ANSWERS, Prediction, plain
+from dpft.data.examples import Rows
 from dpft.hardware import Hardware
 from dpft.methods._method import Adapted
+from dpft.objectives import Objective, Prediction
+from dpft.objectives.tagging import Tagged
 from dpft.run import Run
 from dpft.seen import Seen
 from dpft.spec import Machine, UserError
-from dpft.tagged import Tagged
-from dpft.tasks import Rows
 from dpft.tasks.encode import encode
-from dpft.tasks.words import found_in
+
+_ASKED = {"predict": "one answer a text", "tag": "tags of words"}
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's model: `predict` texts, `evaluate` on the task's validation rows."""
+    """A run's model: `predict` texts, or `tag` their words, `evaluate` on the task's validation rows."""
 
     run: Run
     adapted: Adapted
@@ -41,9 +42,9 @@ class Trained:
         return self.run.plan.budget is not None
 
     @property
-    def spoken(self) -> bool:
-        """Whether it tags the words of a text: call `tag`, not `predict`."""
-        return self.adapted.answer.spoken
+    def objective(self) -> Objective:
+        """The kind of task that it was trained for."""
+        return self.adapted.objective
 
     def logits(self, rows: Rows) -> NDArray[np.float32]:
         """(N, outputs) for N rows, in their order."""
@@ -54,23 +55,27 @@ class Trained:
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
         """One prediction per text (and its partner, for tasks of pairs)."""
+        return list(self._asked("predict", texts, pairs))
+
+    def tag(self, texts: Sequence[str]) -> list[Tagged]:
+        """Each text's words with their tags, and the entities that they spell. Texts are split into words here."""
+        return list(self._asked("tag", texts))
+
+    def _asked(self, verb: str, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Sequence[Any]:
+        own = self.objective.wording
+        if verb != own.verb:
+            raise UserError(f"this run {own.gives}, got a call for {_ASKED[verb]}; call `{own.verb}` instead")
+        return self.predictions(texts, pairs)
+
+    def predictions(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Sequence[Any]:
+        """What the run's objective reads of each text (and its partner), whatever that is."""
         if self.paired != (pairs is not None):
             rule = "this run judges pairs of texts" if self.paired else "this run judges single texts"
             raise UserError(f"{rule}, got {'single ones' if self.paired else 'pairs'}; see `dpft predict --help`")
         if pairs is not None and len(pairs) != len(texts):
             raise UserError(f"texts and pairs must be as many, got {len(texts)} and {len(pairs)}; pair them up")
-        if self.spoken:
-            raise UserError("this run tags words, got a call for one answer a text; call `tag` instead")
-        outputs = self.logits(Rows(texts, pairs, np.zeros(len(texts), np.int64)))
-        return self.adapted.answer.read(outputs, self.labels)
-
-    def tag(self, texts: Sequence[str]) -> list[Tagged]:
-        """Each text's words with their tags, and the entities that they spell. Texts are split into words here."""
-        if not self.spoken:
-            raise UserError("this run gives one answer a text, got a call for tags of words; call `predict` instead")
-        words = found_in(texts)
-        outputs = self.logits(Rows(texts, None, np.zeros(len(words.spans), np.int64), words=words))
-        return tagged.read(texts, words, outputs, self.labels)
+        rows = self.objective.placeholder_rows(texts, pairs, len(self.labels))
+        return self.objective.read(self.logits(rows), rows, self.labels)
 
     def evaluate(self, data: str | None = None) -> tuple[str, float]:
         """The task's metric and its value on the validation rows, or on those of `data`."""
@@ -81,7 +86,7 @@ class Trained:
         that it began with. Of more than 65,536 records a sample is known.
         """
         seen = Seen.read(self.run)
-        parts = tasks.judged(self.run.spec, data, self.adapted.answer, self.labels)
+        parts = tasks.judged(self.run.spec, data, self.objective, self.labels)
         return seen is not None and any(part.shares(rows) for part in seen.parts for rows in parts.values())
 
     def figures(self, data: str | None = None) -> dict[str, float]:
@@ -89,15 +94,15 @@ class Trained:
         return self.judged(data)[0]
 
     def judged(self, data: str | None = None) -> tuple[dict[str, float], dict[str, Any]]:
-        """The same figures, and what accuracy alone hides of the main rows (`evaluate.by_class`)."""
+        """The same figures, and what accuracy alone hides of the main rows (`Objective.by_class`)."""
         spec = self.run.spec
-        parts = tasks.judged(spec, data, self.adapted.answer, self.labels)
+        parts = tasks.judged(spec, data, self.objective, self.labels)
         if not parts:
             raise UserError("a run is judged by labelled rows, got one without a validation set; pass --data FILE")
         found = {part: (self.logits(rows), rows) for part, rows in parts.items()}
-        outputs, rows = next(iter(found.values()))
-        classes = {} if self.spoken else evaluate.by_class(outputs, rows.labels, self.labels)
-        return evaluate.judge(tasks.metrics(spec, self.adapted.answer), self.labels, found), classes
+        metrics = tasks.metrics(spec, self.objective)
+        figures = evaluate.judge(self.objective, metrics, self.labels, found, details=True)
+        return figures, self.objective.by_class(*next(iter(found.values())), self.labels)
 
 
 def load(path: str | Path, *, machine: Machine | None = None) -> Trained:
@@ -112,8 +117,9 @@ def load(path: str | Path, *, machine: Machine | None = None) -> Trained:
     state, about = found
     labels, paired = tuple(json.loads(about["labels"])), bool(json.loads(about["paired"]))
     settled = settle(run.spec, machine or Machine())
-    answer = ANSWERS[json.loads(about["kind"])] if "kind" in about else plain(len(labels))
-    made = adapt(run.spec, len(labels), paired, settled, answer=answer)
+    kind = json.loads(about["kind"]) if "kind" in about else None
+    objective = objectives.plain(len(labels)) if kind is None else objectives.load(kind)
+    made = adapt(run.spec, len(labels), paired, settled, objective=objective)
     model = made.adapted.model
     if model.digest != about["backbone_sha256"]:
         raise UserError(

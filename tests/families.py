@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 
-from dpft.batch import Batch
+from dpft.data.batch import Batch
 from dpft.models.blocks import without_pooler
 from dpft.models.heads import Classifier, initialise_head
 

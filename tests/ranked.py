@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 from dpft import evaluate, hardware
 from dpft.adapt import adapt
+from dpft.data.encoded import Encoded
+from dpft.data.examples import Rows
+from dpft.data.units import Units
 from dpft.methods._method import Adapted
 from dpft.privacy.clipping import clipped_sum
 from dpft.privacy.plan import Plan
@@ -25,10 +28,9 @@ from dpft.privacy.ranks import Ranks, Team
 from dpft.privacy.secret import Secret
 from dpft.privacy.step import PlainStep, PrivateStep, SharedStep
 from dpft.spec import Budget, Machine, Spec
-from dpft.tasks import Rows, sample
-from dpft.tasks.encode import Encoded, encode
+from dpft.tasks import sample
+from dpft.tasks.encode import encode
 from dpft.tasks.microbatch import microbatches
-from dpft.tasks.units import Units
 
 CLIP, NOISE, EXPECTED, NOISY_STEPS = 0.7, 1.5, 10, 200
 COUNTS = (0, 1, 2, 23)  # drawn: nobody; one, so that a rank has none; one each; unequal parts

@@ -11,10 +11,11 @@ import torch
 
 from dpft import Machine, Spec, models
 from dpft.adapt import adapt
-from dpft.answers import Score
-from dpft.batch import Batch
+from dpft.data.batch import Batch
+from dpft.data.examples import Rows
 from dpft.hardware import resolve
-from dpft.tasks import Rows, sample
+from dpft.objectives.regression import Regression
+from dpft.tasks import sample
 from dpft.tasks.encode import encode
 from dpft.tasks.microbatch import collate
 
@@ -52,7 +53,7 @@ def test_the_head_is_standardised_alike_in_every_precision(tiny_bert: Path) -> N
 def test_a_score_has_one_output_and_a_squared_loss(tiny_bert: Path) -> None:
     made = adapt(spec(tiny_bert), 0, True, FP32).adapted
     assert made.model.head.out_features == 1
-    assert made.answer == Score()
+    assert made.objective == Regression()
 
 
 def test_a_saved_run_keeps_its_standardisation(tiny_bert: Path) -> None:

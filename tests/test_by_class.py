@@ -12,9 +12,9 @@ import pytest
 import torch
 from sklearn.metrics import classification_report
 
-from dpft import Machine, Spec, UserError, train
-from dpft.answers import Classes
-from dpft.evaluate import by_class
+from dpft import Machine, Spec, UserError, objectives, train
+from dpft.data.examples import Rows
+from dpft.objectives.classification import Classification
 from dpft.tasks import load
 from tests.calling import Command
 from tests.conftest import BAD, GOOD, WORDS
@@ -32,6 +32,14 @@ def skewed(path: Path, rows: int, rare: int, seed: int) -> Path:
             words = [*rng.choice(BAD if urgent else GOOD, 2), *rng.choice(WORDS, 4)]
             print(json.dumps({"body": " ".join(words), "kind": NAMES[urgent]}), file=out)
     return path
+
+
+def rows_of(labels: np.ndarray) -> Rows:  # type: ignore[type-arg]
+    return Rows([""] * len(labels), None, labels)
+
+
+def by_class(outputs: Any, labels: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    return Classification().by_class(outputs, rows_of(labels), names)
 
 
 def spec(data: Path, tiny: Path, **more: Any) -> Spec:
@@ -60,11 +68,16 @@ def test_a_model_that_names_one_class_for_all_is_told_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "names"),
-    [(np.zeros(0, np.int64), NAMES), (np.zeros(3, np.float32), ()), (np.zeros((3, 2), np.float32), NAMES)],
+    ("kind", "labels", "names"),
+    [
+        ("classification", np.zeros(0, np.int64), NAMES),
+        ("regression", np.zeros(3, np.float32), ()),
+        ("multi-label", np.zeros((3, 2), np.float32), NAMES),
+    ],
 )
-def test_scores_many_labels_and_no_rows_have_no_classes(labels: Any, names: tuple[str, ...]) -> None:
-    assert by_class(np.zeros((len(labels), 2), np.float32), labels, names) == {}
+def test_scores_many_labels_and_no_rows_have_no_classes(kind: str, labels: Any, names: tuple[str, ...]) -> None:
+    outputs = np.zeros((len(labels), 2), np.float32)
+    assert objectives.load(kind).by_class(outputs, rows_of(labels), names) == {}
 
 
 def test_weighted_losses_lead_to_the_decision_of_least_cost() -> None:
@@ -72,11 +85,11 @@ def test_weighted_losses_lead_to_the_decision_of_least_cost() -> None:
     chance, weights = np.array([0.95, 0.05]), (1.0, 30.0)
     outputs = torch.zeros(1, 2, requires_grad=True)
     optimizer = torch.optim.LBFGS([outputs], max_iter=200)
-    answer = Classes(weights)
+    objective = Classification(weights)
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        each = answer.losses(outputs.expand(2, 2), torch.tensor([0, 1]))
+        each = objective.losses(outputs.expand(2, 2), torch.tensor([0, 1]))
         total = (each * torch.tensor(chance)).sum()
         total.backward()
         return total
@@ -88,7 +101,9 @@ def test_weighted_losses_lead_to_the_decision_of_least_cost() -> None:
 
 def test_equal_weights_are_no_weights() -> None:
     outputs, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
-    torch.testing.assert_close(Classes((2.0, 2.0, 2.0)).losses(outputs, labels), Classes().losses(outputs, labels))
+    torch.testing.assert_close(
+        Classification((2.0, 2.0, 2.0)).losses(outputs, labels), Classification().losses(outputs, labels)
+    )
 
 
 @pytest.mark.usefixtures("drawn_alike")

@@ -97,8 +97,8 @@ def test_the_encoder_is_run_once_for_each_row_of_a_frozen_method(
 
 def test_features_keep_the_rows_order(spec: Spec, tmp_path: Path) -> None:
     from dpft.adapt import adapt
+    from dpft.data.examples import Rows
     from dpft.hardware import resolve
-    from dpft.tasks import Rows
     from dpft.tasks.encode import encode
 
     made = adapt(replace(spec, method="linear"), 2, False, resolve(FP32))

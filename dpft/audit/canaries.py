@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dpft.audit.marked import HUGE, Marks
-from dpft.batch import Batch
+from dpft.data.encoded import Encoded
+from dpft.data.examples import Rows
 from dpft.evaluate import features
 from dpft.methods._method import Adapted
-from dpft.tasks import Rows, made_up, sample
-from dpft.tasks.encode import Encoded, encode
+from dpft.tasks import sample
+from dpft.tasks.encode import encode
 from dpft.trained import Trained
 
 MOST = 256
@@ -72,9 +73,7 @@ def public(trained: Trained, count: int, seed: int = _SEED) -> Encoded:
 
 def numbered(trained: Trained, texts: Sequence[str], pairs: Sequence[str] | None) -> Rows:
     """Rows with their numbers for labels; where words are judged, at each of a row's words."""
-    rows = made_up(texts, pairs, trained.adapted.answer, 0)
-    labels = np.arange(len(texts))
-    return replace(rows, labels=labels if rows.words is None else np.repeat(labels, np.diff(rows.words.starts)))
+    return trained.objective.placeholder_rows(texts, pairs, 0).labelled(np.arange(len(texts)))
 
 
 def prepared(trained: Trained, data: Encoded) -> Encoded:
@@ -89,12 +88,9 @@ def _least_likely(adapted: Adapted, count: int, scale: float) -> tuple[Tensor, T
     """Each planted row's label, and the unit vector that its loss's gradient in the outputs has."""
     head = adapted.model.head
     outputs = head(torch.eye(head.in_features, device=head.weight.device)[:count] * scale)
-    labels = adapted.answer.least_likely(outputs)
+    labels = adapted.objective.least_likely(outputs)
     with torch.enable_grad():
         outputs.requires_grad_(True)
-        blank = torch.zeros(count, 1, dtype=torch.int64, device=outputs.device)
-        spoken = adapted.answer.spoken  # then each row is one word
-        batch = Batch(blank, None, None, blank[:, 0], labels.unsqueeze(1) if spoken else labels)
-        losses = adapted.losses(outputs.unsqueeze(1) if spoken else outputs, batch)
+        losses = adapted.objective.position_losses(outputs, labels)
         slopes = torch.autograd.grad(losses.sum(), outputs)[0].double().cpu()
     return labels.cpu(), slopes / slopes.norm(dim=1, keepdim=True)

@@ -16,11 +16,12 @@ from dpft.audit import canaries
 from dpft.audit.marked import Marked, Marks
 from dpft.audit.path import Drive, Path, Release, ledger_for, silent
 from dpft.audit.report import Check, fact
+from dpft.data.encoded import Encoded
 from dpft.methods._method import Adapted
 from dpft.privacy.clipping import GAMMA
 from dpft.privacy.step import Scaling
 from dpft.tasks import sample
-from dpft.tasks.encode import Encoded, encode
+from dpft.tasks.encode import encode
 from dpft.tasks.microbatch import collate
 from dpft.trained import Trained
 
@@ -95,7 +96,7 @@ def _labels(trained: Trained, found: NDArray[np.int64], opposed: Sequence[int]) 
     """Labels on two sides; those of the opposed rows on the other one."""
     classes = trained.adapted.model.head.out_features
     other = np.isin(np.arange(len(found)), opposed)
-    return trained.adapted.answer.opposing(found, other, classes)
+    return trained.objective.opposing(found, other, classes)
 
 
 def _length(name: str) -> float:

@@ -23,7 +23,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from dpft.batch import Batch
+from dpft.data.batch import Batch
 from dpft.methods._method import Adapted, Gradients
 
 HUGE = 1e6

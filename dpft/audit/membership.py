@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
@@ -15,8 +14,8 @@ from dpft.audit import bounds, planting
 from dpft.audit.games import GUESSED, guess
 from dpft.audit.planting import Planted
 from dpft.audit.report import Check, Level, Test, bound, judge
+from dpft.data.examples import Rows
 from dpft.run import write
-from dpft.tasks import Rows
 from dpft.tasks.encode import encode
 from dpft.trained import Trained
 
@@ -27,7 +26,7 @@ Floats = NDArray[np.float64]
 
 def checks(trained: Trained, risk: float) -> list[Check]:
     """All of level three: on planted canaries where there are some, else training beside validation rows."""
-    found = planting.reveal(trained.run, len(trained.labels))
+    found = planting.reveal(trained.run, trained.objective, len(trained.labels))
     if found is None:
         return _people(trained)
     reference = _untrained(trained)
@@ -95,39 +94,23 @@ def _people(trained: Trained) -> list[Check]:
     task = tasks.load(trained.run.spec)
     if not trained.labels or task.validation is None:
         return []
-    sides = [_losses(trained, _first(rows)) for rows in (task.train, task.validation)]
+    sides = [_losses(trained, rows.first(_PEOPLE)) for rows in (task.train, task.validation)]
     scores, members = -np.concatenate(sides), np.repeat([True, False], [len(side) for side in sides])
     about = "indicative: the splits may differ by themselves; computed on people without noise"
     value = float(roc_auc_score(members, scores))
     return [Check(_LEVEL, "AUC, training beside validation rows", value, None, None, "figure", about, private=True)]
 
 
-def _first(rows: Rows) -> Rows:
-    pairs = None if rows.pairs is None else rows.pairs[:_PEOPLE]
-    words = None if rows.words is None else rows.words.first(_PEOPLE)
-    count = _PEOPLE if words is None else len(words.spans)
-    return Rows(rows.texts[:_PEOPLE], pairs, rows.labels[:count], words=words)
-
-
 def _losses(trained: Trained, rows: Rows) -> Floats:
     """Each row's loss."""
     spec = trained.run.spec
     data = encode(rows, trained.tokenizer, spec.representation, spec.max_length)
-    outputs = torch.from_numpy(evaluate.logits(trained.adapted.model, data, trained.hardware)).double()
-    labels = torch.from_numpy(np.asarray(rows.labels))
-    labels = labels.double() if labels.is_floating_point() else labels
-    answer = trained.adapted.answer
-    if rows.words is None:
-        found: Floats = answer.losses(outputs, labels).numpy()
-        return found
-    sizes = np.diff(rows.words.starts).tolist()
-    own = zip(outputs.split(sizes), labels.split(sizes), strict=True)
-    return np.array([float(answer.losses(o.unsqueeze(0), tags.unsqueeze(0))) for o, tags in own])
+    return trained.objective.row_losses(evaluate.logits(trained.adapted.model, data, trained.hardware), rows)
 
 
 def _untrained(trained: Trained) -> Trained:
     """The same model before its first step."""
-    made = adapt(trained.run.spec, len(trained.labels), trained.paired, trained.hardware, answer=trained.adapted.answer)
+    made = adapt(trained.run.spec, len(trained.labels), trained.paired, trained.hardware, objective=trained.objective)
     return Trained(trained.run, made.adapted, trained.labels, trained.paired, made.tokenizer, trained.hardware)
 
 

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from dpft import optimizers
 from dpft.audit.marked import Marked
+from dpft.data.encoded import Encoded
 from dpft.privacy.ledger import Ledger
 from dpft.privacy.plan import Plan
 from dpft.privacy.sampler import poisson_batches
 from dpft.privacy.secret import Secret
 from dpft.privacy.step import PrivateStep
 from dpft.spec import Budget, Spec
-from dpft.tasks.encode import Encoded
 from dpft.tasks.microbatch import microbatches
 
 _RUN = "audit"

@@ -20,12 +20,13 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from dpft.answers import CLASSES
+from dpft.data.examples import Rows
+from dpft.objectives import Objective
 from dpft.privacy.ledger import Ledger
 from dpft.privacy.secret import Secret
 from dpft.run import Run, write
 from dpft.spec import Spec, UserError
-from dpft.tasks import Rows, Task, sample
+from dpft.tasks import Task, sample
 
 _NAME = "canaries.json"
 _SEED = 8_191
@@ -41,27 +42,25 @@ class Planted:
     included: NDArray[np.bool_]
 
 
-def canaries(spec: Spec, labels: int) -> Rows:
-    """The made-up rows of `spec`, from its public seed: messages with the wrong label, then random strings."""
+def canaries(spec: Spec, objective: Objective, labels: int) -> Rows | None:
+    """The made-up rows of `spec`, from its public seed: messages with the wrong label, then random strings. None where
+    the objective has none."""
     half = spec.canaries // 2
     rng = Random(f"{_SEED}-{spec.seed}")
     messages, true = sample.generate(half, _SEED + spec.seed, label_noise=0.0)
-    # On tasks of other labels, where no label of a message is right, the second one is as wrong as any.
-    wrong = [(label + 1) % labels for label in true]
     rest = spec.canaries - half
     words = [" ".join(_word(rng) for _ in range(rng.randrange(4, 10))) for _ in range(rest)]
-    texts = [*messages, *words]
-    found = np.array([*wrong, *(rng.randrange(labels) for _ in range(rest))], np.int64)
-    return Rows(texts, None, found)
+    found = objective.canary_labels(true, rest, labels, rng)
+    return None if found is None else Rows([*messages, *words], None, found)
 
 
 def planted(task: Task, spec: Spec) -> Task:
-    """`task` with all canaries of `spec` behind its training rows. Raises UserError where the task has no labels."""
+    """`task` with all canaries of `spec` behind its training rows. Raises UserError where its objective has none."""
     if spec.canaries == 0:
         return task
-    if task.answer != CLASSES:
-        raise UserError(f"canaries need a task with one label a row, got one of {task.answer.kind}; drop --canaries")
-    made, train = canaries(spec, len(task.labels)), task.train
+    made, train = canaries(spec, task.objective, len(task.labels)), task.train
+    if made is None:
+        raise UserError(f"canaries need a task with one label a row, got one of {task.objective.kind}; drop --canaries")
     pairs = None if train.pairs is None else [*train.pairs, *made.texts]
     labels = np.concatenate([train.labels, made.labels])
     return dataclasses.replace(task, train=Rows([*train.texts, *made.texts], pairs, labels))
@@ -85,12 +84,13 @@ def present(run: Run, rows: int, secret: Secret) -> NDArray[np.bool_]:
     return kept
 
 
-def reveal(run: Run, labels: int) -> Planted | None:
+def reveal(run: Run, objective: Objective, labels: int) -> Planted | None:
     """The canaries of a run and the truth about them; None where none were planted."""
-    if run.spec.canaries == 0:
+    rows = canaries(run.spec, objective, labels) if run.spec.canaries else None
+    if rows is None:
         return None
     random = np.arange(run.spec.canaries) >= run.spec.canaries // 2
-    return Planted(canaries(run.spec, labels), random, _included(run))
+    return Planted(rows, random, _included(run))
 
 
 def _toss_once(path: Path, content: bytes) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dpft.data.examples import Rows
 from dpft.privacy.ledger import Ledger, OverLimit, Reservation, Search
 from dpft.privacy.ledger.populations import Population
 from dpft.privacy.ledger.sketch import Sketch
 from dpft.privacy.ledger.spending import Spending
 from dpft.spec import UserError
-from dpft.tasks import Rows
 
 Terms = Reservation | Search
 

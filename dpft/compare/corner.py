@@ -30,7 +30,8 @@ class OneTrial:
 
 @dataclass(frozen=True)
 class Best:
-    """The best trial so far, by value and then by coins. `run`: its folder in the corner, None where it failed."""
+    """The best trial so far, by `value`, its merit, and then by coins. `run`: its folder in the corner, None
+    where it failed."""
 
     value: float
     tie: int

@@ -9,6 +9,7 @@ from dpft.compare.folder import SEARCHED
 from dpft.compare.trials import Trials
 from dpft.compare.watch import How
 from dpft.compare.work import Work
+from dpft.data.examples import Rows
 from dpft.privacy.ledger import Ledger, is_there
 from dpft.privacy.ledger.populations import Population
 from dpft.progress import Progress
@@ -16,7 +17,6 @@ from dpft.result import Result
 from dpft.rows import rows_of
 from dpft.run import Run
 from dpft.spec import Spec, UserError
-from dpft.tasks import Rows
 
 
 def tuned_on_public(work: Work, cell: Cell, trials: Trials, progress: Progress) -> tuple[Result, str | None, How]:
@@ -25,8 +25,12 @@ def tuned_on_public(work: Work, cell: Cell, trials: Trials, progress: Progress) 
     check_public(work, cell, trials)
     there = work.elsewhere("public", work.folder.path / "public" / "ledger.sqlite")
     base = trials.on_public(cell.spec)
+    if rows_of(base, work.shelf).validation is None:
+        raise UserError(
+            f"a search needs rows to judge its trials by, got no validation rows of {trials.public}; name another task"
+        )
     specs = [trials.public_spec(base, number) for number in range(trials.count)]
-    best = max((there.one(spec, progress)[0].value, -number) for number, spec in enumerate(specs))
+    best = max((there.one(spec, progress)[0].merit, -number) for number, spec in enumerate(specs))
     chosen = specs[-best[1]]
     spec = cell.spec.stating(learning_rate=chosen.learning_rate, clip=chosen.clip)
     result, _, how = work.one(spec, progress)

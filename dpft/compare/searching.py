@@ -165,7 +165,7 @@ def _best(work: Work, cell: Cell, corner: Corner) -> Run:
 
 
 def _tried(work: Work, cell: Cell, corner: Corner, trial: OneTrial) -> tuple[Path | None, float, str | None]:
-    """The run of a trial and its value; of one that fails no run, the least value and why.
+    """The run of a trial and its merit; of one that fails no run, the least and why.
 
     That a trial fails may depend on its rows, so that it counts as a trial like all others. A kill, a full disk, too
     little memory, and whatever is refused before the first step end the search, which is taken up again.
@@ -183,9 +183,9 @@ def _tried(work: Work, cell: Cell, corner: Corner, trial: OneTrial) -> tuple[Pat
         if os.environ.get("DPFT_DEBUG"):
             traceback.print_exc()
         return None, -math.inf, type(error).__name__  # its words may name the trial's folder, and so its number
-    if result.value is None or math.isnan(result.value):
+    if math.isnan(result.merit):
         return None, -math.inf, "a value that is no number"
-    return result.path, result.value, None
+    return result.path, result.merit, None
 
 
 def _planner(plan: Plan) -> Planner:

@@ -1,1 +1,1 @@
-"""Texts, words, labels and batches as plain data: no reader, no model."""
+"""What rows, words, units and tokens are: plain values that everything else passes around. Readers are elsewhere."""

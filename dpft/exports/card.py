@@ -50,7 +50,7 @@ def _front(source: Source, library: str) -> list[str]:
     values: dict[str, Any] = {
         "library_name": library,
         "base_model": base_model(source.spec),
-        "pipeline_tag": _kind(source),
+        "pipeline_tag": source.objective.export.pipeline,
         "tags": ["dpft", source.spec.method, *(["differential-privacy", "dp-sgd"] if private else ["not-private"])],
         "metrics": [metric["type"] for metric in metrics] or None,
         "model-index": [
@@ -58,7 +58,7 @@ def _front(source: Source, library: str) -> list[str]:
                 "name": f"{_task(source.spec)} by dpft",
                 "results": [
                     {
-                        "task": {"type": _kind(source)},
+                        "task": {"type": source.objective.export.pipeline},
                         "dataset": {"type": source.spec.task, "name": _task(source.spec), "split": "validation"},
                         "metrics": metrics,
                     }
@@ -68,10 +68,6 @@ def _front(source: Source, library: str) -> list[str]:
     }  # fmt: skip
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if value is not None]
     return ["---", *lines, "---"]
-
-
-def _kind(source: Source) -> str:
-    return "token-classification" if source.spoken else "text-classification"
 
 
 def _task(spec: Spec) -> str:
@@ -94,16 +90,17 @@ def _metrics(source: Source) -> list[dict[str, Any]]:
 def _about(source: Source, usage: Sequence[str]) -> list[str]:
     spec, result = source.spec, source.result
     mark = "" if source.privacy.get("private") else f" ({NOT_PRIVATE})"
-    labels = f"labels: {', '.join(source.labels)}" if source.labels else "its output is a score"
+    wording = source.objective.wording
+    outputs = wording.outputs.format(labels=", ".join(source.labels))
     judged = "not judged: the run had no validation rows"
     if result["value"] is not None:
         judged = f"{result['metric']} {float(result['value']):.4f} on the validation rows"
-    inputs = "pairs of texts" if source.trained.paired else "the words of texts" if source.spoken else "single texts"
+    inputs = "pairs of texts" if source.trained.paired else wording.inputs
     return [
         f"# {spec.task}, {spec.method}{mark}",
         "",
         f"{base_model(spec) or 'A local encoder'}, fine-tuned on {_task(spec)} with dpft by the method {spec.method}.",
-        f"It judges {inputs} of up to {spec.max_length} tokens; {labels}. Its head reads `{spec.representation}`.",
+        f"It judges {inputs} of up to {spec.max_length} tokens; {outputs}. Its head reads `{spec.representation}`.",
         f"{judged}; {result['trainable']:,} trained numbers.",
         "",
         *_special(source),

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from dpft.answers import ANSWERS
 from dpft.exports import own_code, stock_heads, tokens, verify
 from dpft.exports.source import Source
 from dpft.methods import CannotMerge
@@ -43,10 +42,11 @@ def write(source: Source, folder: Path, with_code: bool = False) -> list[str]:
 
 
 def stock(source: Source) -> Any:
-    """The run as its family's stock classifier of texts or of tokens. Raises CannotMerge."""
-    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+    """The run as its family's stock class for its objective. Raises CannotMerge."""
+    import transformers
 
-    kind: Any = AutoModelForTokenClassification if source.spoken else AutoModelForSequenceClassification
+    target = source.objective.export
+    kind: Any = getattr(transformers, target.auto_class)
     if source.spec.representation in _REASONS:
         raise CannotMerge(_REASONS[source.spec.representation])
     encoder = source.merged()
@@ -60,8 +60,7 @@ def stock(source: Source) -> Any:
     left = base.load_state_dict(encoder.state_dict(), strict=False)
     assert not left.unexpected_keys
     assert all(name.startswith("pooler") for name in left.missing_keys)
-    express = stock_heads.express_tokens if source.spoken else stock_heads.express
-    express(model, source.head)
+    stock_heads.of(target.auto_class)(model, source.head)
     return model.eval()
 
 
@@ -76,16 +75,5 @@ def _refusal(source: Source, reason: str) -> str:
 
 def _usage(source: Source, trusted: bool) -> list[str]:
     trust = ", trust_remote_code=True" if trusted else ""
-    if source.spoken:
-        return [
-            "from transformers import pipeline",
-            f'tag = pipeline("token-classification", model="DIR", aggregation_strategy="first"{trust})',
-            'tag("a text")',
-        ]
     text = '{"text": "a text", "text_pair": "its partner"}' if source.trained.paired else '"a text"'
-    every = ", top_k=None" if source.trained.adapted.answer == ANSWERS["multi-label"] else ""
-    return [
-        "from transformers import pipeline",
-        f'classify = pipeline("text-classification", model="DIR"{trust})',
-        f"classify({text}, truncation=True{every})",
-    ]
+    return source.objective.export.usage(text, trust)

@@ -110,9 +110,7 @@ class DpftForSequenceClassification(PreTrainedModel):
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
     def _read(self, hidden: Tensor, ids: Tensor, allowed: Tensor) -> Tensor:
-        """(B, T, D) -> (B, D): the first token, the masked one, or the mean over those that are there; or every one."""
-        if self.config.representation == "token":
-            return hidden
+        """(B, T, D) -> (B, D): the first token, the masked one, or the mean over those that are there."""
         if self.config.representation == "mean":
             weight = allowed.to(hidden.dtype).unsqueeze(-1)
             return (hidden * weight).sum(1) / weight.sum(1)
@@ -176,3 +174,7 @@ class DpftForTokenClassification(DpftForSequenceClassification):
         logits: Any = super().forward(input_ids, attention_mask, token_type_ids).logits
         loss = None if labels is None else nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
         return TokenClassifierOutput(loss=loss, logits=logits)
+
+    def _read(self, hidden: Tensor, ids: Tensor, allowed: Tensor) -> Tensor:
+        """(B, T, D) -> same: every token."""
+        return hidden

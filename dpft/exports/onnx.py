@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dpft.answers import ANSWERS
+from dpft.data.examples import Rows
 from dpft.exports import own_code, tokens, verify
 from dpft.exports.source import Source
 from dpft.methods import CannotMerge
 from dpft.models.load import quiet
-from dpft.spec import UserError
-from dpft.tasks import Rows
+from dpft.spec import Representation, UserError
 
 _FILE = "model.onnx"
 
@@ -39,30 +38,38 @@ class _Logits(nn.Module):
         roomy = {name: torch.cat([x[:, :1]] * (places + 1) + [x[:, 1:]], dim=1) for name, x in inputs.items()}
         hidden = model.encoder(**roomy).last_hidden_state
         hidden = torch.cat([hidden[:, :1], hidden[:, 1 + places :]], dim=1)
-        logits: Tensor = model.head(self._read(hidden, ids, inputs["attention_mask"]))
+        read = _READ[model.config.representation](hidden, ids, inputs["attention_mask"], model.config)
+        logits: Tensor = model.head(read)
         return logits
 
-    def _read(self, hidden: Tensor, ids: Tensor, allowed: Tensor) -> Tensor:
-        """(B, T, D) -> (B, D): the first token, the mean of those there, or the mask that was put in; or every one."""
-        config = self.model.config
-        if config.representation == "token":
-            return hidden
-        if config.representation == "cls":
-            return hidden[:, 0]
-        if config.representation == "mean":
-            weight = allowed.to(hidden.dtype).unsqueeze(-1)
-            mean: Tensor = (hidden * weight).sum(1) / weight.sum(1)
-            return mean
-        masked = ids == config.mask
-        if config.paired:  # the first mask that a separator follows
-            after = torch.cat([ids[:, 1:], torch.zeros_like(ids[:, :1])], dim=1)
-            masked = masked & (after == config.separator)
-            one = masked & (masked.long().cumsum(1) == 1)
-        else:  # the last mask
-            count = masked.long().cumsum(1)
-            one = masked & (count == count[:, -1:])
-        found: Tensor = (hidden * one.to(hidden.dtype).unsqueeze(-1)).sum(1)
-        return found
+
+def _mean(hidden: Tensor, _ids: Tensor, allowed: Tensor, _config: Any) -> Tensor:
+    """(B, T, D) -> (B, D), over the tokens that are there."""
+    weight = allowed.to(hidden.dtype).unsqueeze(-1)
+    mean: Tensor = (hidden * weight).sum(1) / weight.sum(1)
+    return mean
+
+
+def _masked(hidden: Tensor, ids: Tensor, _allowed: Tensor, config: Any) -> Tensor:
+    """(B, T, D) -> (B, D), at the mask that was put in."""
+    masked = ids == config.mask
+    if config.paired:  # the first mask that a separator follows
+        after = torch.cat([ids[:, 1:], torch.zeros_like(ids[:, :1])], dim=1)
+        masked = masked & (after == config.separator)
+        one = masked & (masked.long().cumsum(1) == 1)
+    else:  # the last mask
+        count = masked.long().cumsum(1)
+        one = masked & (count == count[:, -1:])
+    found: Tensor = (hidden * one.to(hidden.dtype).unsqueeze(-1)).sum(1)
+    return found
+
+
+_READ: dict[Representation, Callable[..., Tensor]] = {
+    "token": lambda hidden, *_: hidden,
+    "cls": lambda hidden, *_: hidden[:, 0],
+    "mean": _mean,
+    "mask": _masked,
+}
 
 
 def write(source: Source, folder: Path) -> list[str]:
@@ -166,19 +173,13 @@ def _run(session: Any, tokenizer: Any, rows: Rows) -> Any:
 
 def _usage(source: Source) -> list[str]:
     text = '["a text"], ["its partner"]' if source.trained.paired else '["a text", "another"]'
-    read = "[labels[i] for i in logits.argmax(1)]"
-    if source.trained.adapted.answer == ANSWERS["multi-label"]:
-        read = "[[labels[i] for i in (row >= 0).nonzero()[0]] for row in logits]"
-    if source.spoken:
-        read = "[[labels[i] for i in row] for row in logits.argmax(-1)]"
-    labels = [f"labels = {list(source.labels)!r}", read] if source.labels else []
     return [
         "from onnxruntime import InferenceSession",
         "from transformers import AutoTokenizer",
         f'session, tokenizer = InferenceSession("DIR/{_FILE}"), AutoTokenizer.from_pretrained("DIR")',
         f'inputs = tokenizer({text}, padding=True, truncation=True, return_tensors="np")',
         "logits = session.run(None, dict(inputs))[0]",
-        *labels,
+        *source.reading(),
     ]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dpft.exports import modeling_dpft, tokens
-from dpft.exports.modeling_dpft import DpftConfig, DpftForSequenceClassification, DpftForTokenClassification
+from dpft.exports.modeling_dpft import DpftConfig
 from dpft.exports.source import Source
 from dpft.methods import CannotMerge
 from dpft.methods.adapter import AdaptedDense, Bottleneck
@@ -43,7 +43,12 @@ class Parts:
 
 
 def model(source: Source) -> Any:
-    """The run as a DpftForSequenceClassification, or ...TokenClassification. Raises CannotMerge where they cannot."""
+    """The run as our class for its objective, DpftForSequenceClassification or another. Raises CannotMerge where there
+    is none, or it cannot hold the run."""
+    name = source.objective.export.custom_class
+    if name is None:
+        raise CannotMerge(f"runs of {source.objective.kind} have no modelling file")
+    kind = getattr(modeling_dpft, name)
     parts, own = take_apart(source), source.trained.tokenizer
     encoder = {key: value for key, value in parts.encoder.config.to_dict().items() if key not in _LEFT_OUT}
     config = DpftConfig(
@@ -59,8 +64,6 @@ def model(source: Source) -> Any:
         adapters=[[path, adapter.down.out_features] for path, adapter in parts.adapters.items()],
         **labelling(source),
     )
-    spoken = source.spec.representation == "token"
-    kind = DpftForTokenClassification if spoken else DpftForSequenceClassification
     config.auto_map = {
         "AutoConfig": f"modeling_dpft.{DpftConfig.__name__}",
         kind.__name__.replace("Dpft", "AutoModel"): f"modeling_dpft.{kind.__name__}",
@@ -81,12 +84,12 @@ def model(source: Source) -> Any:
 
 def labelling(source: Source) -> dict[str, Any]:
     """What a config says of the outputs: names of labels, or a score."""
-    names = source.labels or ("score",)
+    names = source.objective.output_names(source.labels)
     return {
         "num_labels": len(names),
         "id2label": dict(enumerate(names)),
         "label2id": {name: number for number, name in enumerate(names)},
-        "problem_type": source.trained.adapted.answer.problem,
+        "problem_type": source.objective.export.problem,
     }
 
 

@@ -21,7 +21,7 @@ from dpft.methods._method import modules_named
 from dpft.methods.lora import LowRankDense
 from dpft.methods.slash import ShiftedDense
 from dpft.models.load import locate, quiet
-from dpft.spec import HEAD, UserError
+from dpft.spec import HEAD, Representation, UserError
 
 _ADAPTER = "default"
 _HEAD = "head.safetensors"
@@ -133,6 +133,8 @@ def _finish(source: Source, folder: Path) -> None:
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text())
     config.update(base_model_name_or_path=base_model(source.spec), inference_mode=True)
+    if source.objective.export.peft_task is not None:
+        config.update(task_type=source.objective.export.peft_task)
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     weights = {name: t.detach().contiguous() for name, t in source.head.state_dict().items()}
     about = {"labels": json.dumps(source.labels), "representation": source.spec.representation}
@@ -168,15 +170,10 @@ def _check(source: Source, folder: Path) -> None:
 
 def _reading(source: Source) -> list[str]:
     """Lines that make `read`, (B, D) or (B, T, D), of `hidden` (B, T, D), `inputs` and `tokenizer`."""
-    if source.spec.representation == "token":
-        return ["read = hidden"]
-    if source.spec.representation == "cls":
-        return ["read = hidden[:, 0]"]
-    if source.spec.representation == "mean":
-        return [
-            'there = inputs["attention_mask"].unsqueeze(-1).float()',
-            "read = (hidden * there).sum(1) / there.sum(1)",
-        ]
+    return _READ[source.spec.representation](source)
+
+
+def _masked(source: Source) -> list[str]:
     lines = ['ids = inputs["input_ids"]', "masked = ids == tokenizer.mask_token_id"]
     if source.trained.paired:  # the first mask that a separator follows; a text may hold one of its own
         after = tokens.separator(source.trained.tokenizer, True)
@@ -186,15 +183,20 @@ def _reading(source: Source) -> list[str]:
     return [*lines, "read = hidden[torch.arange(len(ids)), place]"]
 
 
+_READ: dict[Representation, Callable[[Source], list[str]]] = {
+    "token": lambda _: ["read = hidden"],
+    "cls": lambda _: ["read = hidden[:, 0]"],
+    "mean": lambda _: [
+        'there = inputs["attention_mask"].unsqueeze(-1).float()',
+        "read = (hidden * there).sum(1) / there.sum(1)",
+    ],
+    "mask": _masked,
+}
+
+
 def _usage(source: Source) -> list[str]:
     name = base_model(source.spec) or "THE_ENCODER_IT_WAS_TRAINED_ON"
     text = '["a text"], ["its partner"]' if source.trained.paired else '["a text", "another"]'
-    read = (
-        "[[labels[i] for i in row] for row in logits.argmax(-1)]"
-        if source.spoken
-        else "[labels[i] for i in logits.argmax(1)]"
-    )
-    labels = [f"labels = {list(source.labels)!r}", read] if source.labels else []
     return [
         "import torch",
         "from peft import PeftModel",
@@ -207,7 +209,7 @@ def _usage(source: Source) -> list[str]:
         "    hidden = model(**inputs).last_hidden_state",
         *_reading(source),
         'logits = read @ head["weight"].T + head["bias"]',
-        *labels,
+        *source.reading(),
     ]
 
 

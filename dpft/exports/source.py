@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dpft import methods, trained
+from dpft.objectives import Objective
 from dpft.spec import Machine, Spec, UserError
 
 
@@ -61,9 +62,14 @@ class Source:
         return self.trained.labels
 
     @property
-    def spoken(self) -> bool:
-        """Whether it labels words."""
-        return self.trained.spoken
+    def objective(self) -> Objective:
+        """The kind of task that it was trained for."""
+        return self.trained.objective
+
+    def reading(self) -> list[str]:
+        """Lines of Python that make predictions of `logits`; none where they are the predictions."""
+        names = [f"labels = {list(self.labels)!r}"] if self.labels else []
+        return [*names, *filter(None, [self.objective.export.reading])]
 
     def merged(self) -> nn.Module:
         """The stock encoder with the method inside its own weights. Raises methods.CannotMerge."""

@@ -19,6 +19,14 @@ from dpft.methods import CannotMerge
 _SMALL = 2.0**-9
 
 
+def of(auto_class: str) -> Callable[[Any, nn.Linear], None]:
+    """What writes a head into models of a stock class of transformers. Raises CannotMerge for one that has no such."""
+    ways = {"AutoModelForSequenceClassification": express, "AutoModelForTokenClassification": express_tokens}
+    if auto_class not in ways:
+        raise CannotMerge(f"a linear head has no place in a {auto_class}")
+    return ways[auto_class]
+
+
 def express(model: Any, head: nn.Linear) -> None:
     """Give a stock classifier that holds its encoder the outputs of `head` on the first token. Raises CannotMerge."""
     kind = model.config.model_type

@@ -9,9 +9,9 @@ from typing import Any
 
 from tokenizers import Tokenizer, processors
 
+from dpft.data.encoded import Template
 from dpft.exports.source import Source
 from dpft.spec import UserError
-from dpft.tasks.encode import Template
 
 
 def save(source: Source, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from dpft import evaluate
+from dpft.data.examples import Rows
 from dpft.exports.source import Source
 from dpft.spec import UserError
-from dpft.tasks import Rows, made_up, sample
+from dpft.tasks import sample
 from dpft.tasks.encode import encode
-from dpft.tasks.words import Spoken
 
 TOLERANCE = 1e-4
 
@@ -53,13 +52,10 @@ def check(source: Source, folder: Path, kind: Any) -> None:
 
 def logits(source: Source, rows: Rows) -> NDArray[np.float32]:
     """The run's own: (N, outputs); where it labels words, of every token of every row, (total, outputs)."""
-    if not source.spoken:
-        return source.trained.logits(rows)
     trained, spec = source.trained, source.spec
-    spoken = made_up(rows.texts, None, trained.adapted.answer, len(source.labels))
-    data = encode(spoken, trained.tokenizer, spec.representation, spec.max_length)
-    every = replace(data, words=Spoken(np.arange(len(data.ids)), len(data.ids)))
-    return evaluate.logits(trained.adapted.model, every, trained.hardware)
+    own = source.objective.placeholder_rows(rows.texts, rows.pairs, len(source.labels))
+    data = encode(own, trained.tokenizer, spec.representation, spec.max_length)
+    return evaluate.logits(trained.adapted.model, data.at_every_token(), trained.hardware)
 
 
 def flat(found: NDArray[np.float32], there: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from dpft.answers import CLASSES, Answer
-from dpft.batch import Batch
+from dpft import objectives
+from dpft.data.batch import Batch
 from dpft.models.blocks import Dense, architecture, replace
 from dpft.models.heads import Classifier
+from dpft.objectives import Objective
 from dpft.spec import UserError
 
 Gradients = Literal["hooks", "ghost", "single"]
@@ -36,13 +37,13 @@ class Adapted:
     """A model with a method inside: gradients are privatised on `private`, the optimizer moves `updated`.
 
     `named` maps names to the private parameters of `model`. `losses` gives one loss per example:
-    (B, outputs) -> (B,), as the `answer` has it. `gradients` is the way to the clipped sum: per-example gradients by
+    (B, outputs) -> (B,), as the `objective` has it. `gradients` is the way to the clipped sum: per-example gradients by
     hooks, by ghost clipping, or one example at a time. `frozen`: what the head reads never changes, so it may be kept.
     """
 
     model: Classifier
     named: dict[str, nn.Parameter]
-    answer: Answer = CLASSES
+    objective: Objective = field(default_factory=lambda: objectives.plain(1))
     gradients: Gradients = "hooks"
     frozen: bool = False
 
@@ -55,7 +56,7 @@ class Adapted:
         return self.named
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        return self.answer.losses(outputs, batch.labels)
+        return self.objective.losses(outputs, batch.labels)
 
     def begin(self, step: int) -> None:
         """Called before each step, with its number from 0."""

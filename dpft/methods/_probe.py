@@ -11,7 +11,7 @@ import torch
 from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
-from dpft.batch import Batch
+from dpft.data.batch import Batch
 from dpft.models.heads import Classifier
 
 Way = Literal["hooks", "copies", "loops", "single"]

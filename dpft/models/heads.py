@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpft.batch import Batch
+from dpft.data.batch import Batch
 from dpft.models.blocks import architecture, block_paths, replace
 from dpft.models.one_token import OneTokenBlock
 from dpft.models.prompts import with_room, without_room

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dpft.batch import Batch
+from dpft.data.batch import Batch
 from dpft.hardware import Hardware
 from dpft.models.blocks import POOLER, architecture, longest, without_pooler
 from dpft.models.heads import Classifier, initialise_head

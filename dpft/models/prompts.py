@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from dpft.batch import Batch
+from dpft.data.batch import Batch
 from dpft.models.blocks import longest
 from dpft.spec import UserError
 

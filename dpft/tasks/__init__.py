@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from dpft.answers import Answer, Classes
+from dpft import objectives
+from dpft.data.examples import Rows
+from dpft.objectives import Objective
 from dpft.spec import Spec, UserError
 from dpft.tasks import files, glue, ner
-from dpft.tasks._task import Rows, Task, check_rows
-from dpft.tasks.words import found_in
+from dpft.tasks._task import Task, check_rows
 
 SAMPLE = "sample"
-_MOST_NAMED = 8
-__all__ = ["Rows", "Task", "check", "judged", "load", "made_up", "metrics", "names", "settled"]
+__all__ = ["Task", "check", "judged", "load", "metrics", "names", "settled"]
 
 
 def names() -> dict[str, str]:
@@ -67,67 +66,41 @@ def weighted(task: Task, spec: Spec) -> Task:
     """`task` with the class weights that `spec` states. Raises UserError where they do not fit its labels."""
     if spec.class_weights is None:
         return task
-    if type(task.answer) is not Classes:
-        raise UserError(
-            f"class-weights go with one label of several, got a task of {task.answer.kind}; drop --class-weights"
-        )
-    stated: Mapping[str, float] = spec.shares or {}
-    if spec.class_weights != "balanced":
-        stated = spec.class_weights
-    if set(stated) != set(task.labels):
-        flag = "shares" if spec.class_weights == "balanced" else "class-weights"
-        unknown, missing = sorted(set(stated) - set(task.labels)), len(set(task.labels) - set(stated))
-        named = f" ({', '.join(unknown[:_MOST_NAMED])})" if unknown else ""
-        raise UserError(  # the task's own names are not told: they may have been read off training rows
-            f"{flag} must name every class once, got {len(unknown)} unknown{named} and {missing} left out; "
-            f"mend --{flag}"
-        )
-    weights = tuple(float(stated[name]) for name in task.labels)
-    if spec.class_weights == "balanced":
-        weights = tuple(1 / share for share in weights)
-    return replace(task, answer=Classes(weights))
+    objective = task.objective.weighted(task.labels, spec.class_weights, spec.shares or {})
+    return replace(task, objective=objective)
 
 
 def settled(spec: Spec) -> Spec:
-    """`spec` with the representation that its task needs: where words are labelled, the head reads every token."""
-    words = spec.task in ner.NAMES
-    if words and spec.representation not in (Spec.representation, "token"):
-        raise UserError(
-            f"the head reads every token where words are labelled, got representation {spec.representation!r}; "
-            "drop --representation"
-        )
-    if not words and spec.representation == "token":
-        raise UserError(
-            f"representation token goes with tasks that label words, got {spec.task}; pass mask, cls or mean"
-        )
-    return replace(spec, representation="token") if words else spec
+    """`spec` with the representation that its task needs. Raises UserError for one that it cannot use."""
+    objective = objectives.plain(1) if spec.kind is None else objectives.of_column(spec.kind)
+    if spec.task in ner.NAMES:
+        objective = ner.OBJECTIVE
+    return replace(spec, representation=objective.representation_for(spec.representation, spec.task))
 
 
-def made_up(texts: Sequence[str], pairs: Sequence[str] | None, answer: Answer, labels: int) -> Rows:
-    """Public texts as rows of a task with such answers, with labels that anything can be computed with."""
-    words = found_in(texts) if answer.spoken else None
-    count = len(texts) if words is None else len(words.spans)
-    return Rows(texts, pairs, answer.blank(count, labels), words=words)
-
-
-def judged(spec: Spec, data: str | None, answer: Answer, labels: tuple[str, ...]) -> dict[str, Rows]:
+def judged(spec: Spec, data: str | None, objective: Objective, labels: tuple[str, ...]) -> dict[str, Rows]:
     """The rows that a run of `spec` is judged by, as `Task.judged` has them; with `data`, those of other data."""
-    parts = _judged(spec, data, answer, labels)
-    check_rows(parts, "validation", answer, labels)
+    parts = _judged(spec, data, objective, labels)
+    check_rows(parts, "validation", objective, labels)
     return parts
 
 
-def _judged(spec: Spec, data: str | None, answer: Answer, labels: tuple[str, ...]) -> dict[str, Rows]:
-    if spec.task == files.NAME or spec.task in ner.NAMES:
-        rows = ner.judged(spec, data, labels) if answer.spoken else files.judged(spec, data, answer, labels)
-        return {} if rows is None else {"": rows}
+def _judged(spec: Spec, data: str | None, objective: Objective, labels: tuple[str, ...]) -> dict[str, Rows]:
+    if spec.task in ner.NAMES:
+        return _main(ner.judged(spec, data, labels))
+    if spec.task == files.NAME:
+        return _main(files.judged(spec, data, objective, labels))
     other = spec if data is None else replace(spec, data=data)
     return glue.judged(other) if spec.task in glue.NAMES else load(other).judged
 
 
-def metrics(spec: Spec, answer: Answer) -> tuple[str, ...]:
+def _main(rows: Rows | None) -> dict[str, Rows]:
+    return {} if rows is None else {"": rows}
+
+
+def metrics(spec: Spec, objective: Objective) -> tuple[str, ...]:
     """The metrics of a task, the main one first."""
-    return glue.metrics(spec.task) if spec.task in glue.NAMES else answer.metrics
+    return glue.metrics(spec.task) if spec.task in glue.NAMES else tuple(one.name for one in objective.metrics)
 
 
 def _sample() -> Task:

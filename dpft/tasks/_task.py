@@ -1,29 +1,29 @@
-"""What a task is: rows, labels, a metric. It knows nothing of models."""
+"""What a task is: rows, labels, an objective, a metric. It knows nothing of models."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dpft.answers import CLASSES, Answer
 from dpft.data.examples import Rows
+from dpft.objectives import Objective, plain
 from dpft.spec import UserError
 
 
-def check_rows(parts: Mapping[str, Rows], split: str, answer: Answer, labels: tuple[str, ...]) -> None:
+def check_rows(parts: Mapping[str, Rows], split: str, objective: Objective, labels: tuple[str, ...]) -> None:
     """Raise UserError where a part of a split has no row, or labels that are none of the task's."""
     for part, rows in parts.items():
         named = f"{part} {split}".strip()
         if len(rows) == 0:
             raise UserError(f"{named} data must hold at least one row, got none; check --data")
-        answer.check(rows.labels, labels, named)
+        objective.check(rows.labels, labels, named)
 
 
 @dataclass(frozen=True)
 class Task:
     """Rows to train on, rows to judge by (None where there are none), label names (empty for a score), the metric.
 
-    `answer`: the kind of answer that each row has. `further`: metrics beside the main one. `others`: more rows to
+    `objective`: the kind of task that it is. `further`: metrics beside the main one. `others`: more rows to
     judge by, by name. `notes`: what a user should know of how the data were read. `taken`: what was read off the
     training data instead of being stated beforehand, for the privacy card.
     """
@@ -33,15 +33,15 @@ class Task:
     validation: Rows | None
     labels: tuple[str, ...]
     metric: str
-    answer: Answer = CLASSES
+    objective: Objective = field(default_factory=lambda: plain(1))
     further: tuple[str, ...] = ()
     others: Mapping[str, Rows] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     taken: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_rows({"": self.train}, "training", self.answer, self.labels)
-        check_rows(self.judged, "validation", self.answer, self.labels)
+        check_rows({"": self.train}, "training", self.objective, self.labels)
+        check_rows(self.judged, "validation", self.objective, self.labels)
 
     @property
     def judged(self) -> dict[str, Rows]:
@@ -59,5 +59,5 @@ class Task:
 
     @property
     def outputs(self) -> int:
-        """Rows of the head: one per class, or one for a score."""
-        return len(self.labels) or 1
+        """Rows of the head."""
+        return self.objective.outputs(len(self.labels))

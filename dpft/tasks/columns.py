@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dpft.data.bio_tags import is_tag
 from dpft.spec import UserError
-from dpft.tasks.tags import is_tag
 
 DOCUMENT = "-DOCSTART-"
 

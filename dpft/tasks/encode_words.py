@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dpft.data.encoded import Encoded, Template, clean
+from dpft.data.examples import Rows
+from dpft.data.units import Units
+from dpft.data.words import IGNORED, Spoken, Words, first_tokens
 from dpft.spec import UserError
-from dpft.tasks._task import Rows
-from dpft.tasks.encode import Encoded, Template, clean
-from dpft.tasks.units import Units
-from dpft.tasks.words import IGNORED, Spoken, Words, first_tokens
 
 _CHUNK = 4096
 

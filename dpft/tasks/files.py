@@ -12,14 +12,16 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from dpft.answers import Answer
+from dpft import objectives
+from dpft.data.examples import Rows
+from dpft.data.label_column import Column, ticked
+from dpft.data.units import kept, name_of
+from dpft.objectives import Objective
 from dpft.spec import Spec, UserError, canonical_json
 from dpft.tasks import hub
-from dpft.tasks._task import Rows, Task
-from dpft.tasks.labelling import MANY, RULES, Column, answer_of, kind_of, names_in, scored, ticked, values
+from dpft.tasks._task import Task
 from dpft.tasks.reading import FORMATS, in_folder, of_file
 from dpft.tasks.source import Source
-from dpft.tasks.units import kept, name_of
 
 NAME = "files"
 ABOUT = "your own data: --data FILE.csv|.tsv|.jsonl|.parquet, a folder or a hub id, with --text and --label"
@@ -80,10 +82,11 @@ def check(spec: Spec) -> None:
     if len(set(named)) != len(named):
         raise UserError("text, pair and label must be different columns, got one twice; pass --text, --pair, --label")
     if spec.kind is not None:
-        answer_of(spec.kind)
-    if len(flags) > 1 and (spec.kind not in (None, MANY) or spec.labels is not None):
+        objectives.of_column(spec.kind)
+    several = objectives.of_columns().kind
+    if len(flags) > 1 and (spec.kind not in (None, several) or spec.labels is not None):
         raise UserError(
-            f"several label columns are {MANY} and name their labels, got --kind or --labels too; drop them"
+            f"several label columns are {several} and name their labels, got --kind or --labels too; drop them"
         )
     if spec.labels is not None and len(spec.labels) < 2:
         raise UserError(f"labels must be at least two, got {len(spec.labels)}; pass --labels a,b")
@@ -99,23 +102,28 @@ def load(spec: Spec) -> Task:
     source, judged = _sources(spec)
     read = _Read.of(source, spec, spec.unit)
     flags = label_columns(spec)
-    answer = answer_of(MANY if len(flags) > 1 else spec.kind or kind_of(read.labels))
-    answer = answer if answer.named else scored(spec.labels)
-    labels = flags if len(flags) > 1 else (spec.labels or names_in(read.labels, answer)) if answer.named else ()
-    train = read.rows(spec, answer, labels, "train")
+    several = len(flags) > 1
+    objective, labels = _objective(spec, several, read.labels).named(read.labels, flags if several else spec.labels)
+    train = read.rows(spec, objective, labels, "train")
     validation = None
     if judged is not None:
-        validation = _Read.of(judged, spec).rows(spec, answer, labels, "validation")
-    notes, taken = _told(spec, answer, labels, validation is None)
-    return Task(
-        NAME, train, validation, labels, answer.metrics[0], answer, answer.metrics[1:], notes=notes, taken=taken
-    )
+        validation = _Read.of(judged, spec).rows(spec, objective, labels, "validation")
+    notes, taken = _told(spec, objective, labels, validation is None)
+    metric, *further = (one.name for one in objective.metrics)
+    return Task(NAME, train, validation, labels, metric, objective, tuple(further), notes=notes, taken=taken)
 
 
-def judged(spec: Spec, data: str | None, answer: Answer, labels: tuple[str, ...]) -> Rows | None:
+def _objective(spec: Spec, several: bool, column: Column) -> Objective:
+    """As stated, or as several columns or the one column tell."""
+    if several:
+        return objectives.of_columns()
+    return objectives.found_in(column) if spec.kind is None else objectives.of_column(spec.kind)
+
+
+def judged(spec: Spec, data: str | None, objective: Objective, labels: tuple[str, ...]) -> Rows | None:
     """The validation rows of a run, or those of `data`, with the run's columns, kind and labels; None without any."""
     source = _sources(spec)[1] if data is None else _other(Path(data))
-    return None if source is None else _Read.of(source, spec).rows(spec, answer, labels, "validation")
+    return None if source is None else _Read.of(source, spec).rows(spec, objective, labels, "validation")
 
 
 def _other(path: Path) -> Source:
@@ -155,7 +163,7 @@ class _Read:
         texts = [column for column in (spec.text, spec.pair) if column is not None]
         flags = label_columns(spec)
         named = unit != Spec.unit
-        labels, numbers = Column(source), []
+        labels, numbers = Column(source.where), []
         known: dict[str, int] = {}
         for number, cells in source.rows([*texts, *flags, *([unit] if named else [])]):
             for column, text in zip(texts, cells, strict=False):
@@ -172,8 +180,8 @@ class _Read:
             raise UserError(f"data must hold at least one row, got none in {source.name}; pass another file")
         return cls(source, labels, np.array(numbers, np.int64) if named else None)
 
-    def rows(self, spec: Spec, answer: Answer, labels: tuple[str, ...], split: str) -> Rows:
-        found = values(self.labels, answer, labels, split)
+    def rows(self, spec: Spec, objective: Objective, labels: tuple[str, ...], split: str) -> Rows:
+        found = objective.parse(self.labels, labels, split)
         chosen = None if self.units is None else kept(self.units, spec.max_per_unit or 1)
         count = len(found) if chosen is None else len(chosen)
         texts, pairs = (
@@ -190,16 +198,15 @@ class _Read:
 
 
 def _told(
-    spec: Spec, answer: Answer, labels: tuple[str, ...], unjudged: bool
+    spec: Spec, objective: Objective, labels: tuple[str, ...], unjudged: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What a user should know of how the data were read, and what was taken from them."""
     notes, taken = [], []
     several = len(label_columns(spec)) > 1  # which says both
     if spec.kind is None and not several:
         taken.append("the kind of answer")
-        notes.append(f"found {answer.kind} in the label column ({RULES}; --kind states it)")
-    if not labels and spec.labels is None:
-        notes.append("scores are taken to lie around 0: state their range, as --labels 0,5, and fewer steps are wasted")
+        notes.append(f"found {objective.kind} in the label column ({objectives.rules()}; --kind states it)")
+    notes += objective.notes
     if labels and spec.labels is None and not several:
         taken.append("the label names")
         notes.append(

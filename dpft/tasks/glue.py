@@ -9,10 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from dpft.answers import CLASSES, Answer, Score
+from dpft.data.examples import Rows
+from dpft.data.units import kept, numbered
+from dpft.objectives import Objective
+from dpft.objectives.classification import Classification
+from dpft.objectives.regression import Regression
 from dpft.spec import Spec, UserError
-from dpft.tasks._task import Rows, Task
-from dpft.tasks.units import kept, numbered
+from dpft.tasks._task import Task
+
+_CLASSES = Classification()
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Config:
     validation: str = "validation"
     further: tuple[str, ...] = ()
     others: tuple[tuple[str, str], ...] = ()
-    answer: Answer = CLASSES
+    objective: Objective = _CLASSES
 
 
 _ENTAILS = ("entailment", "not_entailment")
@@ -35,7 +40,9 @@ CONFIGS = {
     "cola": Config(("sentence",), ("unacceptable", "acceptable"), "matthews"),
     "mrpc": Config(("sentence1", "sentence2"), ("not_equivalent", "equivalent"), "f1", further=("accuracy",)),
     "qqp": Config(("question1", "question2"), ("not_duplicate", "duplicate"), "f1", further=("accuracy",)),
-    "stsb": Config(("sentence1", "sentence2"), (), "pearson", further=("spearman",), answer=Score(0, 5, stated=True)),
+    "stsb": Config(
+        ("sentence1", "sentence2"), (), "pearson", further=("spearman",), objective=Regression(0, 5, stated=True)
+    ),
     "mnli": Config(
         ("premise", "hypothesis"),
         ("entailment", "neutral", "contradiction"),
@@ -57,7 +64,7 @@ def load(spec: Spec) -> Task:
     others = judged(spec)
     validation = others.pop("")
     return Task(
-        spec.task, train, validation, config.labels, config.metric, config.answer, config.further, others,
+        spec.task, train, validation, config.labels, config.metric, config.objective, config.further, others,
     )  # fmt: skip
 
 
@@ -176,5 +183,5 @@ def _labels(column: Any, config: Config, split: str) -> Any:
             "map them first"
         )
     found = values.astype(np.int64)
-    config.answer.check(found, config.labels, split)
+    config.objective.check(found, config.labels, split)
     return found

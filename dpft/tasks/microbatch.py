@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dpft.batch import Batch
-from dpft.tasks.encode import Encoded
-from dpft.tasks.units import Units
-from dpft.tasks.words import IGNORED
+from dpft.data.batch import Batch
+from dpft.data.encoded import Encoded
+from dpft.data.units import Units
 
 
 def cut(lengths: NDArray[np.int64], tokens: int) -> Iterator[slice]:
@@ -72,22 +70,12 @@ def collate(data: Encoded, rows: NDArray[np.int64], device: torch.device | str =
     source = np.where(inside, data.starts[rows][:, None] + columns, 0)
     ids = np.where(inside, data.ids[source], data.padding).astype(np.int64)
     types = (inside & (columns >= data.second[rows][:, None])).astype(np.int64) if data.typed else None
+    features = data.features_of(rows, source)
     return Batch(
         ids=torch.from_numpy(ids).to(device),
         allowed=None if inside.all() else torch.from_numpy(inside).to(device),
         types=None if types is None else torch.from_numpy(types).to(device),
         read=torch.from_numpy(data.read[rows].astype(np.int64)).to(device),
-        labels=torch.from_numpy(_labels(data, rows, inside, source)).to(device),
-        features=None if data.features is None else torch.from_numpy(_features(data, rows, source)).to(device),
+        labels=torch.from_numpy(data.labels_of(rows, inside, source)).to(device),
+        features=None if features is None else torch.from_numpy(features).to(device),
     )
-
-
-def _labels(data: Encoded, rows: NDArray[np.int64], inside: NDArray[np.bool_], source: NDArray[np.int64]) -> Any:
-    """(B,), or (B, T) where words are labelled."""
-    return data.labels[rows] if data.words is None else np.where(inside, data.labels[source], IGNORED)
-
-
-def _features(data: Encoded, rows: NDArray[np.int64], source: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(B, D), or (B, T, D) where words are labelled."""
-    assert data.features is not None
-    return data.features[rows] if data.words is None else data.features[source]

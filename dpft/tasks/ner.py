@@ -6,16 +6,18 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dpft.answers import Tags
+from dpft.data import bio_tags
+from dpft.data.examples import Rows
+from dpft.data.units import kept
+from dpft.data.words import joined
+from dpft.objectives.tagging import Tagging
 from dpft.spec import Spec, UserError
-from dpft.tasks import hub, tags
-from dpft.tasks._task import Rows, Task
+from dpft.tasks import hub
+from dpft.tasks._task import Task
 from dpft.tasks.reading import of_file
 from dpft.tasks.sentences import TAGS, Sentences, names_of, of_columns, of_table
-from dpft.tasks.units import kept
-from dpft.tasks.words import joined
 
-ANSWER = Tags()
+OBJECTIVE = Tagging()
 # Where the hub keeps its conversions of data sets whose own form is a script: no script is run.
 PARQUET = "refs/convert/parquet"
 # What files of a split are called: ours, and as CoNLL-2003 and WNUT-17 are handed out.
@@ -59,12 +61,12 @@ def load(spec: Spec) -> Task:
     train, validation = _sentences(spec, config, "train"), _sentences(spec, config, "validation")
     assert train is not None
     stated = config.types if config else _types(spec.labels)
-    types = stated or tags.types_in(train.tags)
+    types = stated or bio_tags.types_in(train.tags)
     if not any(train.tokens):
         raise UserError("training data must hold at least one row with a token, got none; check --data")
     if not types:
         raise UserError("training data must hold an entity, got tags of O alone; check --data")
-    labels = tags.names(types)
+    labels = bio_tags.names(types)
     notes, taken = [], []
     if stated is None:
         taken.append("the entity types")
@@ -73,9 +75,9 @@ def load(spec: Spec) -> Task:
         notes.append("no validation set: all sentences are trained on, none is held out; judge with dpft evaluate RUN "
                      "--data FILE")  # fmt: skip
     judged = None if validation is None else _rows(validation, labels, "validation")
-    metric, *further = ANSWER.metrics
+    metric, *further = (one.name for one in OBJECTIVE.metrics)
     return Task(
-        spec.task, _rows(_limited(train, spec), labels, "train"), judged, labels, metric, ANSWER, tuple(further),
+        spec.task, _rows(_limited(train, spec), labels, "train"), judged, labels, metric, OBJECTIVE, tuple(further),
         notes=tuple(notes), taken=tuple(taken),
     )  # fmt: skip
 
@@ -94,7 +96,7 @@ def judged(spec: Spec, data: str | None, labels: tuple[str, ...]) -> Rows | None
 def _sentences(spec: Spec, config: Config | None, split: str) -> Sentences | None:
     """A split; None for validation where one's own data have none."""
     unit = spec.unit if split == "train" and spec.unit != Spec.unit else None
-    named = tags.names(config.types) if config else ()
+    named = bio_tags.names(config.types) if config else ()
     if split == "validation" and spec.validation is not None:
         return _read(_file(Path(spec.validation), "--validation"), named, unit)
     if spec.data is None:
@@ -166,7 +168,7 @@ def _from_hub(config: Config, task: str, split: str) -> hub.HubSplit:
 def _types(stated: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """Entity types as they were stated. Raises UserError for tags: their types are asked for."""
     for name in stated or ():
-        if tags.is_tag(name):
+        if bio_tags.is_tag(name):
             raise UserError(
                 f"labels of words are entity types, without O, B- and I-, got {name!r}; pass --labels PER,LOC"
             )
@@ -176,7 +178,7 @@ def _types(stated: tuple[str, ...] | None) -> tuple[str, ...] | None:
 def _rows(found: Sentences, labels: tuple[str, ...], split: str) -> Rows:
     _check_types(found, set(labels), split)
     texts, words = joined(found.tokens)
-    return Rows(texts, None, tags.numbered(found.tags, labels), found.units, words=words)
+    return Rows(texts, None, bio_tags.numbered(found.tags, labels), found.units, words=words)
 
 
 def _limited(train: Sentences, spec: Spec) -> Sentences:
@@ -189,8 +191,8 @@ def _limited(train: Sentences, spec: Spec) -> Sentences:
 def _check_types(found: Sentences, labels: set[str], split: str) -> None:
     """The message names the types, which are public, and never the one that was found."""
     for number, marks in zip(found.numbers, found.tags, strict=True):
-        if not set(tags.begun(marks)) <= labels:
-            types = ", ".join(sorted({tags.type_of(label) for label in labels} - {""}))
+        if not set(bio_tags.begun(marks)) <= labels:
+            types = ", ".join(sorted({bio_tags.type_of(label) for label in labels} - {""}))
             raise UserError(
                 f"entities of {split} must be of the types {types}, got another in the sentence at "
                 f"{found.where(number)}; mend the data, or state all types with --labels"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpft.tasks._task import Rows
+from dpft.data.examples import Rows
 
 
 def spelled(rows: Rows) -> Iterator[bytes]:
@@ -21,8 +21,7 @@ def spelled(rows: Rows) -> Iterator[bytes]:
             spelt = text.encode("utf-8", "surrogatepass")
             yield _long(len(spelt))
             yield spelt
-    words = (None, None) if rows.words is None else (rows.words.spans, rows.words.starts)
-    for array in (rows.labels, rows.units, *words):
+    for array in rows.arrays:
         yield from _array(array)
 
 

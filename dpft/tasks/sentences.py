@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dpft.data.bio_tags import is_tag
+from dpft.data.units import numbered
 from dpft.spec import UserError
 from dpft.tasks import columns
 from dpft.tasks.source import Source
-from dpft.tasks.tags import is_tag
-from dpft.tasks.units import numbered
 
 TOKENS = ("tokens", "words")
 TAGS = ("ner_tags", "tags", "labels")

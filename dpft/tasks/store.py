@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from dpft.data.encoded import Encoded
+from dpft.data.examples import Rows
 from dpft.spec import Representation, canonical_json
-from dpft.tasks._task import Rows
-from dpft.tasks.encode import Chunk, Encoded, chunks, encode, joined
+from dpft.tasks.encode import Chunk, chunks, encode, joined
 
 _FORMAT = 1
 _TYPES = {"ids": np.int32, "lengths": np.int64, "second": np.int32, "read": np.int32}

@@ -25,7 +25,7 @@ def make_trained(tiny_bert: Path) -> MakeTrained:
         budget = Budget(8.0, 1e-4)
         spec = Spec(
             model=str(tiny_bert), method=method, options=options, budget=budget, batch_size=72, learning_rate=0.1,
-            clip=0.7, max_length=32,
+            clip=0.7, max_length=32, optimizer="adam",
         )  # fmt: skip
         settled = settle(spec, Machine(device="cpu", precision="fp32"))
         made = adapt(spec, labels, False, settled)

@@ -15,11 +15,12 @@ import pytest
 from dpft import Budget, Machine, Spec, loop, resume, train
 from dpft.audit import membership, planting
 from dpft.audit.planting import Planted
+from dpft.data.examples import Rows
 from dpft.exports import export
+from dpft.objectives.classification import Classification
 from dpft.progress import Progress
 from dpft.run import Run
 from dpft.spec import UserError
-from dpft.tasks import Rows
 
 FP32 = Machine(device="cpu", precision="fp32")
 CANARIES = 40
@@ -48,6 +49,12 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     return rows
 
 
+def canaries_of(spec: Spec) -> Rows:
+    found = planting.canaries(spec, Classification(), 2)
+    assert found is not None
+    return found
+
+
 def trained(spec: Spec, folder: Path) -> Run:
     return Run.open(train(spec, runs=folder / "runs", ledger=folder / "l", machine=FP32).path)
 
@@ -57,7 +64,7 @@ def test_a_canary_whose_coin_fell_the_other_way_is_never_trained_on(
 ) -> None:
     # Catches coins that are tossed and not heeded, and canaries that are all left out.
     run = trained(spec, tmp_path)
-    truth = planting.reveal(run, 2)
+    truth = planting.reveal(run, Classification(), 2)
     assert truth is not None
     drawn = np.unique(np.concatenate(seen))
     canaries = drawn[drawn >= 80] - 80
@@ -121,10 +128,10 @@ def test_of_two_processes_that_toss_coins_both_go_on_with_the_first_ones(tmp_pat
 
 
 def test_canaries_are_public_and_distinct_and_half_of_them_are_mislabelled_messages(spec: Spec) -> None:
-    one, again = planting.canaries(spec, 2), planting.canaries(spec, 2)
+    one, again = canaries_of(spec), canaries_of(spec)
     assert list(one.texts) == list(again.texts)
     assert len(set(one.texts)) == CANARIES
-    assert list(planting.canaries(dataclasses.replace(spec, seed=1), 2).texts) != list(one.texts)
+    assert list(canaries_of(dataclasses.replace(spec, seed=1)).texts) != list(one.texts)
 
 
 @pytest.mark.parametrize("count", [-1, 3, 7, 1.5, True])
@@ -144,7 +151,7 @@ def test_damaged_coins_are_refused_in_one_line(spec: Spec, tmp_path: Path) -> No
     for content in ("", "{}", json.dumps({"included": [True]})):
         (run.path / "private" / "canaries.json").write_text(content)
         with pytest.raises(UserError, match="restore"):
-            planting.reveal(run, 2)
+            planting.reveal(run, Classification(), 2)
 
 
 # What is made of scores.

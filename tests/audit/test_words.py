@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from dpft.adapt import adapt, settle
-from dpft.answers import Tags
 from dpft.audit import canaries, exact
 from dpft.audit.marked import Marked
 from dpft.audit.path import Path
+from dpft.objectives.tagging import Tagging
 from dpft.privacy.plan import Plan
 from dpft.run import Run
 from dpft.spec import Budget, Machine, Spec
@@ -35,7 +35,7 @@ def trained(request: pytest.FixtureRequest, tiny_bert: File) -> Trained:
         learning_rate=0.1, clip=0.7, max_length=32, representation="token",
     )  # fmt: skip
     settled = settle(spec, Machine(device="cpu", precision="fp32"))
-    made = adapt(spec, 3, False, settled, answer=Tags(), rehearsed=True)
+    made = adapt(spec, 3, False, settled, objective=Tagging(), rehearsed=True)
     plan = Plan(72 / EXAMPLES, 70, 0.9, spec.clip, 72, budget, 7.9, "test")
     run = Run(File("unsaved"), spec, plan, "test", File("unsaved"), "")
     return Trained(run, made.adapted, ("O", "B-x", "I-x"), False, made.tokenizer, settled)

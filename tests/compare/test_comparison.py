@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from dpft import probe
-from dpft.answers import ANSWERS
+from dpft import objectives, probe
 from dpft.compare.charges import Bill, charges
 from dpft.compare.conduct import OneByOne, conduct
 from dpft.compare.folder import Folder
@@ -19,13 +18,14 @@ from dpft.compare.planning import outlook
 from dpft.compare.summary import lines
 from dpft.compare.watch import Silent
 from dpft.compare.work import Work
+from dpft.data.examples import Rows
 from dpft.privacy.ledger import Ledger, OverLimit, Reservation
 from dpft.privacy.losses import heterogeneous_pld
 from dpft.progress import Progress
 from dpft.run import Run
 from dpft.shelf import Kept
 from dpft.spec import UserError
-from dpft.tasks import Rows, Task
+from dpft.tasks import Task
 from tests.compare.conftest import FP32, Cells, Heard, reserved
 from tests.stopping import StopAt
 
@@ -226,15 +226,15 @@ def test_time_is_measured_on_public_texts_alone(cells: Cells, method: str, epsil
     assert cost.trained == (78 if method == "slash" else 66)
 
 
-@pytest.mark.parametrize("kind", sorted(ANSWERS))
+@pytest.mark.parametrize("kind", objectives.names())
 @pytest.mark.parametrize("method", ["slash", "linear"])
-def test_time_is_measured_for_every_kind_of_answer(cells: Cells, method: str, kind: str) -> None:
+def test_time_is_measured_for_every_kind_of_task(cells: Cells, method: str, kind: str) -> None:
     """Catches: a probe that takes each text for one of some classes (a comparison on named entities failed so)."""
     (cell,) = cells(methods={method: {"slash": {"options": {"dim": 12}}, "linear": {}}[method]}, epsilons=[8])
-    labels = () if kind == "regression" else ("O", "B-LOC", "I-LOC")
-    rows = Rows(Untouchable(["?"] * 400), None, ANSWERS[kind].blank(400, len(labels)))
-    task = Task("files", rows, rows, labels, "accuracy", answer=ANSWERS[kind])
-    spec = replace(cell.spec, representation="token") if ANSWERS[kind].spoken else cell.spec
+    labels, objective = () if kind == "regression" else ("O", "B-LOC", "I-LOC"), objectives.load(kind)
+    rows = Rows(Untouchable(["?"] * 400), None, objective.blank(400, len(labels)))
+    task = Task("files", rows, rows, labels, "accuracy", objective=objective)
+    spec = replace(cell.spec, representation=objective.representation_for(cell.spec.representation, "files"))
     cost = probe.measure(probe.kind(spec, task), task, FP32)
     assert min(cost.setup, cost.step, cost.judged, cost.mebibytes) > 0
     assert cost.trained == 33 * max(1, len(labels)) + (12 if method == "slash" else 0)

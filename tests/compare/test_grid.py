@@ -12,11 +12,12 @@ import pytest
 
 from dpft.compare.cells import Cell
 from dpft.compare.grid import made, read
+from dpft.data.examples import Rows
 from dpft.privacy.plan import Plan
 from dpft.privacy.secret import Secret
 from dpft.probe import Cost
 from dpft.spec import Budget, Spec, UserError
-from dpft.tasks import Rows, Task
+from dpft.tasks import Task
 from tests.compare.conftest import Cells
 
 

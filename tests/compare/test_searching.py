@@ -90,7 +90,7 @@ def test_a_charged_search_shows_its_best_run_alone_under_the_label_of_all(
     pass whatever the card says of the search.
     """
     values = iter([0.25, 0.75, 0.5, 0.5])  # of the second stage, the last
-    monkeypatch.setattr("dpft.evaluate.score", lambda *_: next(values))
+    monkeypatch.setattr("dpft.objectives.classification.measure", lambda *_: next(values))
     (outcome,) = conduct([cell], work, OneByOne(), Silent())
     assert outcome.error is None
     assert outcome.result is not None
@@ -240,7 +240,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, *values: float | None) -> list[floa
         return one
 
     monkeypatch.setattr(module, "train", counted)
-    monkeypatch.setattr("dpft.evaluate.score", value)
+    monkeypatch.setattr("dpft.objectives.classification.measure", value)
     return rates
 
 

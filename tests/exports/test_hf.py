@@ -17,11 +17,11 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from dpft import Machine, load
+from dpft.data.examples import Rows
 from dpft.exports import export, own_code, stock_heads, tokens, verify
 from dpft.exports.source import Source
 from dpft.methods.compacter import KroneckerBottleneck, Rules
 from dpft.spec import UserError
-from dpft.tasks import Rows
 from dpft.tasks.encode import encode
 from dpft.tasks.microbatch import collate
 

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from dpft import Spec, methods
-from dpft.batch import Batch
+from dpft.data.batch import Batch
 from dpft.exports import own_code
 from dpft.exports.source import Source, _folded_head
 from dpft.models.blocks import ARCHITECTURES, without_pooler

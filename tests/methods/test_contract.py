@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dpft import methods
-from dpft.batch import Batch
+from dpft.data.batch import Batch
 from dpft.methods._method import Adapted, CannotMerge
 from dpft.models.blocks import architecture
 from dpft.models.heads import Classifier

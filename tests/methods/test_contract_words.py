@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from dpft import methods
-from dpft.answers import Tags
-from dpft.batch import Batch
+from dpft.data.batch import Batch
 from dpft.methods._method import Adapted, CannotMerge
 from dpft.models import heads
 from dpft.models.heads import Classifier
 from dpft.models.prompts import with_room
+from dpft.objectives.tagging import Tagging
 from dpft.privacy.clipping import Single
 from tests import families
 from tests.methods import test_contract as contract
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 
 
 def adapted(family: str, name: str, dtype: torch.dtype = torch.float64) -> Adapted:
-    return dataclasses.replace(contract.adapted(family, name, OPTIONS[name], "token", dtype), answer=Tags())
+    return dataclasses.replace(contract.adapted(family, name, OPTIONS[name], "token", dtype), objective=Tagging())
 
 
 def batch() -> Batch:
@@ -153,7 +153,7 @@ def test_tuners_of_peft_find_their_way_to_gradients_of_words(kind: str) -> None:
     method = methods.load(
         "peft", {"type": kind, "target_modules": "query,value", **({"r": 2} if kind == "vera" else {})}
     )
-    made = dataclasses.replace(method.attach(model, 3), answer=Tags())
+    made = dataclasses.replace(method.attach(model, 3), objective=Tagging())
     made.model.double().per_example = True
     with torch.no_grad():
         for parameter in made.private:
@@ -166,19 +166,19 @@ def test_tuners_of_peft_find_their_way_to_gradients_of_words(kind: str) -> None:
 
 def _coupled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean over the batch's words instead of the example's own: one person's loss depends on the others'."""
-    right = Tags.losses
+    right = Tagging.losses
 
-    def wrong(self: Tags, outputs: Tensor, labels: Tensor) -> Tensor:
+    def wrong(self: Tagging, outputs: Tensor, labels: Tensor) -> Tensor:
         counts = (labels >= 0).sum(1)
         return right(self, outputs, labels) * counts / counts.sum().clamp(min=1) * len(counts)
 
-    monkeypatch.setattr(Tags, "losses", wrong)
+    monkeypatch.setattr(Tagging, "losses", wrong)
 
 
 def _padded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens that have no label count as outside: padding, and so the mates' lengths, would enter the loss."""
-    right = Tags.losses
-    monkeypatch.setattr(Tags, "losses", lambda self, outputs, labels: right(self, outputs, labels.clamp(min=0)))
+    right = Tagging.losses
+    monkeypatch.setattr(Tagging, "losses", lambda self, outputs, labels: right(self, outputs, labels.clamp(min=0)))
 
 
 def _shifted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertModel
 pytest.importorskip("peft", reason="needs the extra `peft`; pip install 'dpft[peft]'")
 
 from dpft import methods
-from dpft.batch import Batch
+from dpft.data.batch import Batch
 from dpft.methods import _peft_config
 from dpft.methods._copies import Copied, with_copies
 from dpft.methods._method import Adapted

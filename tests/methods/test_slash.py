@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
 from dpft import methods
-from dpft.batch import Batch
+from dpft.data.batch import Batch
 from dpft.methods._method import Adapted
 from dpft.methods.slash import ShiftedDense, Slash
 from dpft.models.blocks import blocks

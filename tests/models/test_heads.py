@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from dpft import models
-from dpft.batch import Batch
+from dpft.data.batch import Batch
+from dpft.data.encoded import Encoded
+from dpft.data.examples import Rows
 from dpft.hardware import Hardware
 from dpft.models.heads import Classifier, initialise_head
 from dpft.spec import Representation, Spec
-from dpft.tasks import Rows
-from dpft.tasks.encode import Encoded, encode
+from dpft.tasks.encode import encode
 from dpft.tasks.microbatch import collate
 
 PLAIN = Hardware(torch.device("cpu"), torch.float32, "sdpa", 2048)

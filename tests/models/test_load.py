@@ -207,7 +207,7 @@ def test_more_tokens_than_the_model_has_positions_are_refused(tiny_model: Path, 
 
 
 def test_as_many_tokens_as_the_model_has_positions_run(tiny_model: Path) -> None:
-    from dpft.batch import Batch
+    from dpft.data.batch import Batch
 
     model = load(tiny_model, max_length=128, representation="cls")
     ids = torch.full((1, 128), 7)

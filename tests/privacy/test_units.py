@@ -20,13 +20,14 @@ from torch import Tensor
 
 from dpft import Budget, Machine, Spec, UserError, hardware, tasks, train
 from dpft.adapt import Model, adapt
+from dpft.data.encoded import Encoded
+from dpft.data.units import Units, kept, numbered
 from dpft.privacy import clipping
 from dpft.privacy.clipping import clipper, per_unit
 from dpft.resuming import resume
 from dpft.run import Run
-from dpft.tasks.encode import Encoded, encode
+from dpft.tasks.encode import encode
 from dpft.tasks.microbatch import microbatches
-from dpft.tasks.units import Units, kept, numbered
 
 FP32 = Machine(device="cpu", precision="fp32")
 CLIP = 2.0

@@ -159,11 +159,11 @@ def test_every_cell_of_every_table_is_a_spec_that_training_takes() -> None:
 
 def test_words_are_compared_by_what_runs_on_words_find() -> None:
     """Catches: a metric's name of the paper's that no run has, so that ours would never stand beside it."""
-    from dpft.answers import Tags
+    from dpft.objectives.tagging import Tagging
 
     (recipe,) = (r for r in recipes("table4") if r.row == "SLaSh d 5K")
-    metric, *_ = Tags().metrics
-    assert reading({"metric": metric, "value": 0.5}, recipe.metric) == 0.5
+    metric, *_ = Tagging().metrics
+    assert reading({"metric": metric.name, "value": 0.5}, recipe.metric) == 0.5
 
 
 def test_what_cannot_be_run_is_said() -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from dpft import models
+from dpft.data.encoded import Encoded
+from dpft.data.examples import Rows
 from dpft.spec import UserError
-from dpft.tasks import Rows
-from dpft.tasks.encode import Encoded, encode
+from dpft.tasks.encode import encode
 
 TEXTS = [
     "a good film",

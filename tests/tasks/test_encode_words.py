@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from dpft import models
+from dpft.data.encoded import Encoded
+from dpft.data.examples import Rows
+from dpft.data.words import IGNORED, joined
 from dpft.spec import UserError
-from dpft.tasks import Rows
-from dpft.tasks.encode import Encoded, encode
+from dpft.tasks.encode import encode
 from dpft.tasks.microbatch import collate, microbatches
-from dpft.tasks.words import IGNORED, joined
 
 SENTENCES = [["the", "unbelievable", "film"], ["a"], [], ["xyzzy,", "Rio", "!"], ["\u200b", "dog"], ["é" * 20, "cat"]]
 

@@ -13,7 +13,9 @@ import pandas as pd
 import pytest
 
 from dpft import tasks
-from dpft.answers import Classes, ManyLabels, Score
+from dpft.objectives.classification import Classification
+from dpft.objectives.multilabel import MultiLabel
+from dpft.objectives.regression import Regression
 from dpft.privacy.ledger.sketch import Sketch
 from dpft.spec import Spec, UserError
 
@@ -63,7 +65,7 @@ def test_every_format_gives_the_same_rows_in_their_order(tmp_path: Path, end: st
     assert task.train.pairs is not None
     assert list(task.train.pairs) == [pair for _, pair, _ in ROWS]
     assert (task.labels, task.train.labels.tolist()) == (("power", "water"), [1, 0, 1])
-    assert (task.answer, task.metrics) == (Classes(), ("accuracy", "f1_macro"))
+    assert (task.objective, task.metrics) == (Classification(), ("accuracy", "f1_macro"))
     assert task.train.texts[1:] == [text for text, _, _ in ROWS[1:]]
     assert task.train.texts[-1] == ROWS[-1][0]
 
@@ -100,25 +102,25 @@ def test_without_a_validation_set_every_row_is_trained_on_and_that_is_said(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("labels", "answer", "names", "values"),
+    ("labels", "objective", "names", "values"),
     [
-        (["b", "a", "b"], Classes(), ("a", "b"), [1, 0, 1]),
-        (["10", "9", "9"], Classes(), ("9", "10"), [1, 0, 0]),
-        ([1.0, 0.0, 1.0], Classes(), ("0", "1"), [1, 0, 1]),
-        ([True, False, True], Classes(), ("false", "true"), [1, 0, 1]),
-        (["1", "2.5", "-3"], Score(), (), [1.0, 2.5, -3.0]),
-        ([["a", "c"], [], ["b"]], ManyLabels(), ("a", "b", "c"), [[1, 0, 1], [0, 0, 0], [0, 1, 0]]),
-        (["a|c", "", "b"], ManyLabels(), ("a", "b", "c"), [[1, 0, 1], [0, 0, 0], [0, 1, 0]]),
+        (["b", "a", "b"], Classification(), ("a", "b"), [1, 0, 1]),
+        (["10", "9", "9"], Classification(), ("9", "10"), [1, 0, 0]),
+        ([1.0, 0.0, 1.0], Classification(), ("0", "1"), [1, 0, 1]),
+        ([True, False, True], Classification(), ("false", "true"), [1, 0, 1]),
+        (["1", "2.5", "-3"], Regression(), (), [1.0, 2.5, -3.0]),
+        ([["a", "c"], [], ["b"]], MultiLabel(), ("a", "b", "c"), [[1, 0, 1], [0, 0, 0], [0, 1, 0]]),
+        (["a|c", "", "b"], MultiLabel(), ("a", "b", "c"), [[1, 0, 1], [0, 0, 0], [0, 1, 0]]),
     ],
     ids=lambda value: str(value)[:30],
 )
 def test_the_kind_is_found_by_the_rules_that_are_told(
-    tmp_path: Path, labels: list[Any], answer: Any, names: tuple[str, ...], values: list[Any]
+    tmp_path: Path, labels: list[Any], objective: Any, names: tuple[str, ...], values: list[Any]
 ) -> None:
     end = "jsonl" if any(not isinstance(label, str) for label in labels) else "csv"
     task = tasks.load(spec(labelled(tmp_path / f"own.{end}", *labels)))
-    assert (task.answer, task.labels, task.train.labels.tolist()) == (answer, names, values)
-    assert task.train.labels.dtype == (np.int64 if answer == Classes() else np.float32)
+    assert (task.objective, task.labels, task.train.labels.tolist()) == (objective, names, values)
+    assert task.train.labels.dtype == (np.int64 if objective == Classification() else np.float32)
     assert task.taken == (("the kind of answer", "the label names") if names else ("the kind of answer",))
 
 
@@ -126,8 +128,8 @@ def test_what_is_stated_is_not_taken_from_the_data(tmp_path: Path) -> None:
     file = labelled(tmp_path / "own.csv", "b", "a", "b")
     task = tasks.load(spec(file, kind="classification", labels=("b", "never", "a")))
     assert (task.labels, task.train.labels.tolist(), task.taken) == (("b", "never", "a"), [0, 2, 0], ())
-    assert tasks.load(spec(labelled(tmp_path / "n.csv", 1, 2, 3), kind="regression")).answer == Score()
-    assert tasks.load(spec(tmp_path / "n.csv", kind="regression", labels=("1", "5"))).answer == Score(1, 5)
+    assert tasks.load(spec(labelled(tmp_path / "n.csv", 1, 2, 3), kind="regression")).objective == Regression()
+    assert tasks.load(spec(tmp_path / "n.csv", kind="regression", labels=("1", "5"))).objective == Regression(1, 5)
 
 
 @pytest.mark.parametrize("end", ["csv", "jsonl", "parquet"])
@@ -135,7 +137,7 @@ def test_a_column_for_each_label_is_multi_label(tmp_path: Path, end: str) -> Non
     """Catches: labels by the order of the file's columns, one that nobody has left out, false taken for true."""
     rows = [("one", 1, False, 0), ("two", 0, True, 0), ("three", 1, True, 0)]
     found = tasks.load(spec(write(tmp_path / f"own.{end}", rows, ("text", "b", "a", "c")), label="a, b,c"))
-    assert (found.labels, found.answer) == (("a", "b", "c"), ManyLabels())
+    assert (found.labels, found.objective) == (("a", "b", "c"), MultiLabel())
     np.testing.assert_array_equal(found.train.labels, [[0, 1, 0], [1, 0, 0], [1, 1, 0]])
     assert found.taken == (), "nothing is read off the rows"
 
@@ -261,7 +263,7 @@ def test_decimal_numbers_are_numbers(tmp_path: Path) -> None:
 
     rows = [(f"t{i}", Decimal(value)) for i, value in enumerate(("1.50", "2.00", "-3.25"))]
     task = tasks.load(spec(write(tmp_path / "own.parquet", rows, ("text", "label"))))
-    assert (task.answer, task.train.labels.tolist()) == (Score(), [1.5, 2.0, -3.25])
+    assert (task.objective, task.train.labels.tolist()) == (Regression(), [1.5, 2.0, -3.25])
 
 
 def test_a_score_beyond_the_stated_range_is_refused_with_its_row(tmp_path: Path) -> None:
@@ -299,7 +301,7 @@ def test_a_label_that_training_did_not_have_is_refused_with_its_row(tmp_path: Pa
         ({"label": "text"}, "different columns"),
         ({"pair": "partner"}, "none named 'partner'"),
         ({"unit": "who"}, "none named 'who'"),
-        ({"kind": "ranking"}, "kind must be one of classification, regression, multi-label"),
+        ({"kind": "ranking"}, "kind must be one of classification, multi-label, regression"),
         ({"kind": "regression"}, "a score must be a finite number, got another in line 2"),
         ({"kind": "regression", "labels": ("a", "b")}, "its lowest and highest"),
         ({"kind": "regression", "labels": ("5", "0")}, "its lowest and highest"),

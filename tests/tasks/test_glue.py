@@ -114,12 +114,12 @@ def test_other_rows_are_judged_without_training_rows(glue_folder: Folder) -> Non
     folder = glue_folder(train=2, validation=3)
     spec, task = Spec(task="glue/sst2", data=str(folder)), load(folder)
     (folder / "train.parquet").unlink()
-    found = tasks.judged(spec, str(folder), task.answer, task.labels)
+    found = tasks.judged(spec, str(folder), task.objective, task.labels)
     assert [len(rows) for rows in found.values()] == [3]
     table = pd.read_parquet(folder / "validation.parquet")
     table.iloc[:0].to_parquet(folder / "validation.parquet")
     with pytest.raises(UserError, match="validation data must hold at least one row, got none"):
-        tasks.judged(spec, str(folder), task.answer, task.labels)
+        tasks.judged(spec, str(folder), task.objective, task.labels)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_scores_of_other_rows_are_checked_like_those_of_training(glue_folder: Fo
     table = pd.read_parquet(folder / "validation.parquet").assign(label=[1.0, np.inf])
     table.to_parquet(folder / "validation.parquet")
     with pytest.raises(UserError, match="validation scores must be finite numbers"):
-        tasks.judged(spec, str(folder), task.answer, task.labels)
+        tasks.judged(spec, str(folder), task.objective, task.labels)
 
 
 def test_a_score_beyond_the_tasks_range_is_refused(glue_folder: Folder) -> None:

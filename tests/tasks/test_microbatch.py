@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpft.tasks.encode import Encoded
+from dpft.data.encoded import Encoded
+from dpft.data.units import Units
 from dpft.tasks.microbatch import collate, cut, microbatches
-from dpft.tasks.units import Units
 
 PADDING = 7
 

@@ -15,8 +15,11 @@ import pytest
 from dpft.cli import main
 
 from dpft import tasks
+from dpft.data import bio_tags as tags
+from dpft.data.examples import Rows
+from dpft.objectives.tagging import Tagging
 from dpft.spec import Spec, UserError
-from dpft.tasks import ner, tags
+from dpft.tasks import ner
 
 SECRET = "patient-4711"
 Folder = Callable[..., Path]
@@ -58,7 +61,7 @@ def refusal(folder: Path | None, name: str = "files", **fields: Any) -> str:
     return line
 
 
-def words_of(rows: tasks.Rows) -> list[list[str]]:
+def words_of(rows: Rows) -> list[list[str]]:
     assert rows.words is not None
     return [[text[a:b] for a, b in rows.words.of_text(n)] for n, text in enumerate(rows.texts)]
 
@@ -70,7 +73,7 @@ def test_column_files_are_a_task_and_its_types_are_read_off_them(folder: Path) -
     assert [task.labels[n] for n in task.train.labels] == ["B-who", "O", "O", "B-where", "O"]
     assert task.metrics == ("entity_f1", "entity_precision", "entity_recall")
     assert task.taken == ("the entity types",)
-    assert task.answer.spoken
+    assert task.objective == Tagging()
 
 
 def test_stated_types_are_taken_as_they_are(folder: Path) -> None:
@@ -118,10 +121,10 @@ def test_a_single_file_trains_without_judging_and_says_so(folder: Path) -> None:
     judged = load(folder / "train.conll", validation=str(folder / "dev.conll")).judged
     assert words_of(judged[""]) == [["Anna"]]
     spec = Spec(task="ner/files", data=str(folder / "train.conll"))
-    other = tasks.judged(spec, str(folder / "dev.conll"), task.answer, task.labels)
+    other = tasks.judged(spec, str(folder / "dev.conll"), task.objective, task.labels)
     assert words_of(other[""]) == [["Anna"]]
-    assert words_of(tasks.judged(spec, str(folder), task.answer, task.labels)[""]) == [["Anna"]]
-    assert tasks.judged(spec, None, task.answer, task.labels) == {}
+    assert words_of(tasks.judged(spec, str(folder), task.objective, task.labels)[""]) == [["Anna"]]
+    assert tasks.judged(spec, None, task.objective, task.labels) == {}
 
 
 def test_the_unit_is_a_column_of_a_table_or_the_document_of_a_column_file(folder: Path) -> None:
@@ -239,9 +242,9 @@ def test_a_run_is_not_judged_by_a_file_without_a_sentence(folder: Path) -> None:
     empty.write_text("\n\n")
     spec = Spec(task="ner/files", data=str(folder))
     with pytest.raises(UserError, match="validation data must hold at least one row, got none"):
-        tasks.judged(spec, str(empty), task.answer, task.labels)
+        tasks.judged(spec, str(empty), task.objective, task.labels)
     with pytest.raises(UserError, match="--data must name what is there"):
-        tasks.judged(spec, str(folder / "nowhere.conll"), task.answer, task.labels)
+        tasks.judged(spec, str(folder / "nowhere.conll"), task.objective, task.labels)
 
 
 def test_types_that_training_lacks_are_refused(folder: Path) -> None:

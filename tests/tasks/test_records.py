@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dpft.tasks import Rows
+from dpft.data.examples import Rows
+from dpft.data.words import Words
 from dpft.tasks.records import spelled
-from dpft.tasks.words import Words
 
 ROWS = Rows(
     ["ab", "c", ""], ["x", "yz", "w"], np.array([0, 1, 2]), np.array([0, 1, 1]),

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from dpft.tasks import Rows, files, store
-from dpft.tasks.encode import Encoded, encode
+from dpft.data.encoded import Encoded
+from dpft.data.examples import Rows
+from dpft.tasks import files, store
+from dpft.tasks.encode import encode
 from dpft.tasks.reading import of_file
 
 TEXTS = ["a good film", "", "the story is not dull at all, and the cast is fresh", "bad"] * 3

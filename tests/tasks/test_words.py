@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dpft.data import bio_tags as tags
+from dpft.data.words import Words, first_tokens, found_in, joined
 from dpft.spec import UserError
-from dpft.tasks import columns, tags
-from dpft.tasks.words import Words, first_tokens, found_in, joined
+from dpft.tasks import columns
 
 SECRET = "patient-4711"
 

@@ -7,9 +7,9 @@ from random import Random
 import numpy as np
 import pytest
 
-from dpft import tagged
-from dpft.tasks import tags
-from dpft.tasks.words import Words, found_in, joined
+from dpft.data import bio_tags as tags
+from dpft.data.words import Words, found_in, joined
+from dpft.objectives import tagging
 
 LABELS = tags.names(("PER", "creative-work"))
 
@@ -48,7 +48,7 @@ def test_figures_are_those_counted_by_hand() -> None:
         count = len(words.spans)
         gold = np.array([rng.randrange(len(LABELS)) for _ in range(count)], np.int64)
         outputs = np.array([[rng.random() + (i == g) * 0.6 for i in range(len(LABELS))] for g in gold], np.float32)
-        found = tagged.figures(outputs.reshape(count, len(LABELS)), gold, words, LABELS)
+        found = tagging.figures(outputs.reshape(count, len(LABELS)), gold, words, LABELS)
         right, guessed = sentences(gold, words), sentences(outputs.argmax(1) if count else gold, words)
         for name, kind in (("entity", ""), ("PER", "PER"), ("creative-work", "creative-work")):
             own = tuple(found[f"{name}_{of}"] for of in ("precision", "recall", "f1"))
@@ -58,19 +58,19 @@ def test_figures_are_those_counted_by_hand() -> None:
 def test_an_entity_does_not_cross_into_the_next_sentence() -> None:
     _, words = joined([["a"], ["b"]])
     gold = np.array([1, 2], np.int64)  # two entities: the second sentence begins anew
-    joint = tagged.figures(np.eye(len(LABELS), dtype=np.float32)[gold], gold, words, LABELS)
+    joint = tagging.figures(np.eye(len(LABELS), dtype=np.float32)[gold], gold, words, LABELS)
     assert joint["entity_f1"] == 1
-    one = tagged.figures(np.eye(len(LABELS), dtype=np.float32)[[1, 0]], gold, words, LABELS)
+    one = tagging.figures(np.eye(len(LABELS), dtype=np.float32)[[1, 0]], gold, words, LABELS)
     assert (one["entity_precision"], one["entity_recall"]) == (1, 0.5)
 
 
 def test_nothing_to_find_and_a_model_that_has_diverged_score_zero() -> None:
     _, words = joined([["a", "b"]])
     gold = np.array([0, 0], np.int64)
-    none = tagged.figures(np.eye(len(LABELS), dtype=np.float32)[gold], gold, words, LABELS)
+    none = tagging.figures(np.eye(len(LABELS), dtype=np.float32)[gold], gold, words, LABELS)
     assert set(none.values()) == {0.0}
     bad = np.full((2, len(LABELS)), np.nan, np.float32)
-    assert set(tagged.figures(bad, np.array([1, 0]), words, LABELS).values()) == {0.0}
+    assert set(tagging.figures(bad, np.array([1, 0]), words, LABELS).values()) == {0.0}
 
 
 def test_entities_stand_where_they_are_in_the_given_text() -> None:
@@ -78,7 +78,7 @@ def test_entities_stand_where_they_are_in_the_given_text() -> None:
     words = found_in(texts)
     chosen = {"Anna": 1, "Rossi": 2, "Rio": 3}
     numbers = [chosen.get(texts[t][a:b], 0) for t in range(3) for a, b in words.of_text(t)]
-    found = tagged.read(texts, words, 5 * np.eye(len(LABELS), dtype=np.float32)[numbers], LABELS)
+    found = tagging.read(texts, words, 5 * np.eye(len(LABELS), dtype=np.float32)[numbers], LABELS)
     assert [[(e.text, e.label) for e in one.entities] for one in found] == [
         [("Anna Rossi", "PER"), ("Rio", "creative-work")], [], [],
     ]  # fmt: skip
@@ -92,5 +92,5 @@ def test_a_type_that_is_called_like_all_of_them_keeps_its_own_figures() -> None:
     """Catches: the type's figures written over those of all entities."""
     labels = ("O", "B-entity", "I-entity", "B-PER", "I-PER")
     words = Words.of([[(0, 1), (1, 2)]])
-    found = tagged.figures(np.eye(5, dtype=np.float32)[[1, 0]], np.array([1, 3]), words, labels)
+    found = tagging.figures(np.eye(5, dtype=np.float32)[[1, 0]], np.array([1, 3]), words, labels)
     assert (found["entity_recall"], found["type entity_recall"], found["PER_recall"]) == (0.5, 1, 0)

@@ -1,4 +1,4 @@
-"""Kinds of answer: a loss of one example is its own, and what is read off the outputs is what was asked."""
+"""Objectives: a loss of one example is its own, and what is read off the outputs is what was asked."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from dpft.answers import ANSWERS, Answer, Classes, ManyLabels, Score
-from dpft.evaluate import figures, score
+from dpft import objectives
+from dpft.data.examples import Rows
+from dpft.evaluate import judge
+from dpft.objectives import Objective
+from dpft.objectives.classification import Classification
+from dpft.objectives.multilabel import MultiLabel
+from dpft.objectives.regression import Regression
 from dpft.spec import UserError
 
+NONE = Rows([], None, np.zeros(0))  # reading single labels looks at no rows
 OUTPUTS = torch.tensor([[0.5, -1.0, 2.0], [-0.1, 0.0, 3.0], [1.0, 1.0, -4.0], [0.2, 0.3, 0.4]])
 LABELS: dict[str, Tensor] = {
     "classification": torch.tensor([2, 0, 1, 1]),
@@ -19,15 +25,20 @@ LABELS: dict[str, Tensor] = {
 }
 
 
-def couples(answer: Answer, outputs: Tensor, labels: Tensor) -> bool:
+def rows_of(labels: object) -> Rows:
+    found = np.asarray(labels)
+    return Rows([""] * len(found), None, found)
+
+
+def couples(objective: Objective, outputs: Tensor, labels: Tensor) -> bool:
     """Whether a loss depends on another example's outputs, or on how many others there are."""
     outputs = outputs.clone().requires_grad_(True)
-    losses = answer.losses(outputs, labels)
+    losses = objective.losses(outputs, labels)
     if losses.shape != (len(outputs),):
         return True
     for row, loss in enumerate(losses):
         (slope,) = torch.autograd.grad(loss, outputs, retain_graph=True)
-        alone = answer.losses(outputs[row : row + 1], labels[row : row + 1])[0]
+        alone = objective.losses(outputs[row : row + 1], labels[row : row + 1])[0]
         (own,) = torch.autograd.grad(alone, outputs)
         if not torch.allclose(slope, own) or slope[torch.arange(len(outputs)) != row].any():
             return True
@@ -36,12 +47,12 @@ def couples(answer: Answer, outputs: Tensor, labels: Tensor) -> bool:
 
 @pytest.mark.parametrize("kind", LABELS)
 def test_the_loss_of_an_example_is_its_own(kind: str) -> None:
-    assert not couples(ANSWERS[kind], OUTPUTS, LABELS[kind])
-    empty = ANSWERS[kind].losses(OUTPUTS[:0], LABELS[kind][:0])
+    assert not couples(objectives.load(kind), OUTPUTS, LABELS[kind])
+    empty = objectives.load(kind).losses(OUTPUTS[:0], LABELS[kind][:0])
     assert empty.shape == (0,)
 
 
-class MeanOverBatch(ManyLabels):
+class MeanOverBatch(MultiLabel):
     """The injected bug: the mean over the batch, as the stock loss takes it."""
 
     def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -55,41 +66,41 @@ def test_a_loss_that_couples_examples_is_caught() -> None:
 def test_many_labels_lose_the_sum_of_their_binary_cross_entropies() -> None:
     labels, chances = LABELS["multi-label"].double(), OUTPUTS.double().sigmoid()
     by_hand = -(labels * chances.log() + (1 - labels) * (1 - chances).log()).sum(1)
-    torch.testing.assert_close(ManyLabels().losses(OUTPUTS, LABELS["multi-label"]).double(), by_hand)
+    torch.testing.assert_close(MultiLabel().losses(OUTPUTS, LABELS["multi-label"]).double(), by_hand)
 
 
 def test_a_label_applies_from_one_half_on() -> None:
-    first, second, *_ = ManyLabels().read(OUTPUTS.numpy(), ("a", "b", "c"))
+    first, second, *_ = MultiLabel().read(OUTPUTS.numpy(), NONE, ("a", "b", "c"))
     assert (first.label, second.label) == (("a", "c"), ("b", "c"))
     assert second.probability == pytest.approx((0.5, 1 / (1 + np.exp(-3))))
-    assert ManyLabels().read(np.full((1, 2), -9.0, np.float32), ("a", "b"))[0].label == ()
-    assert Classes().read(OUTPUTS.numpy()[:0], ("a", "b", "c")) == []
+    assert MultiLabel().read(np.full((1, 2), -9.0, np.float32), NONE, ("a", "b"))[0].label == ()
+    assert Classification().read(OUTPUTS.numpy()[:0], NONE, ("a", "b", "c")) == []
 
 
 def test_a_score_starts_in_the_middle_of_its_range_where_errors_have_two_signs() -> None:
     """From 0 every error of a score of 0 to 5 has one sign: clipped, their gradients would all be alike."""
-    answer, labels = Score(0, 5), torch.tensor([0.0, 1.0, 4.0, 5.0])
+    objective, labels = Regression(0, 5), torch.tensor([0.0, 1.0, 4.0, 5.0])
     slopes = {}
-    for start in (answer.start, 0.0):
+    for start in (objective.start, 0.0):
         outputs = torch.full((4, 1), start, requires_grad=True)
-        (slope,) = torch.autograd.grad(answer.losses(outputs, labels).sum(), outputs)
+        (slope,) = torch.autograd.grad(objective.losses(outputs, labels).sum(), outputs)
         slopes[start] = slope[:, 0].sign().tolist()
     assert slopes == {2.5: [1, 1, -1, -1], 0.0: [0, -1, -1, -1]}
 
 
 @pytest.mark.parametrize("kind", LABELS)
 def test_an_audits_rows_pull_on_two_sides_and_turned_ones_on_the_other(kind: str) -> None:
-    answer, outputs = ANSWERS[kind], torch.zeros(4, 2, requires_grad=True)
-    labels = answer.opposing(np.array([0, 1, 0, 1]), np.array([False, False, True, True]), 2)
-    (slope,) = torch.autograd.grad(answer.losses(outputs, labels).sum(), outputs)
+    objective, outputs = objectives.load(kind), torch.zeros(4, 2, requires_grad=True)
+    labels = objective.opposing(np.array([0, 1, 0, 1]), np.array([False, False, True, True]), 2)
+    (slope,) = torch.autograd.grad(objective.losses(outputs, labels).sum(), outputs)
     alike = (slope @ slope.T).sign().tolist()
     assert alike == [[1, -1, -1, 1], [-1, 1, 1, -1], [-1, 1, 1, -1], [1, -1, -1, 1]]
 
 
 @pytest.mark.parametrize("kind", LABELS)
 def test_the_least_likely_label_has_a_slope_in_every_row(kind: str) -> None:
-    answer, outputs = ANSWERS[kind], (OUTPUTS * 10).requires_grad_(True)
-    answer.losses(outputs, answer.least_likely(outputs.detach())).sum().backward()
+    objective, outputs = objectives.load(kind), (OUTPUTS * 10).requires_grad_(True)
+    objective.losses(outputs, objective.least_likely(outputs.detach())).sum().backward()
     assert outputs.grad is not None
     assert (outputs.grad.norm(dim=1) > 0.4).all()
 
@@ -97,22 +108,27 @@ def test_the_least_likely_label_has_a_slope_in_every_row(kind: str) -> None:
 @pytest.mark.parametrize("values", [np.array([[0.5, 1.0]]), np.array([[1.0, 0.0, 1.0]]), np.array([1.0, 0.0])])
 def test_labels_of_another_shape_or_value_are_refused(values: np.ndarray) -> None:  # type: ignore[type-arg]
     with pytest.raises(UserError, match="0 or 1 for each of 2 names"):
-        ManyLabels().check(values, ("a", "b"), "training")
+        MultiLabel().check(values, ("a", "b"), "training")
     with pytest.raises(UserError, match="finite"):
-        Score().check(np.array([np.nan], np.float32), (), "training")
+        Regression().check(np.array([np.nan], np.float32), (), "training")
 
 
 def test_every_metric_of_every_part_is_named() -> None:
     outputs, labels = OUTPUTS.numpy(), LABELS["multi-label"].numpy()
-    found = figures(("f1_micro", "f1_macro"), {"": (outputs, labels), "other": (outputs[:2], labels[:2])})
+    parts = {"": (outputs, rows_of(labels)), "other": (outputs[:2], rows_of(labels[:2]))}
+    found = judge(MultiLabel(), ("f1_micro", "f1_macro"), ("a", "b", "c"), parts)
     assert list(found) == ["f1_micro", "f1_macro", "f1_micro_other", "f1_macro_other"]
     applies = outputs >= 0
     right = 2 * (applies * labels).sum() / (applies.sum() + labels.sum())
     assert found["f1_micro"] == pytest.approx(right)
 
 
-@pytest.mark.parametrize("metric", ["pearson", "spearman", "accuracy", "f1_macro", "f1_micro"])
-def test_a_model_that_diverged_has_a_score_of_none(metric: str) -> None:
-    assert score(metric, np.full((3, 2), np.nan, np.float32), np.array([0, 1, 1])) == 0.0
-    if metric in ("pearson", "spearman"):
-        assert score(metric, OUTPUTS.numpy(), np.ones(4)) == 0.0
+@pytest.mark.parametrize("kind", LABELS)
+def test_a_model_that_diverged_has_a_score_of_none(kind: str) -> None:
+    objective, labels = objectives.load(kind), LABELS[kind].numpy()
+    names = [metric.name for metric in (*objective.metrics, *objective.further)]
+    bad = objective.judged(names, np.full((4, 3), np.nan, np.float32), rows_of(labels), ("a", "b", "c"))
+    assert bad == dict.fromkeys(names, 0.0)
+    if kind == "regression":
+        alike = objective.judged(names, OUTPUTS.numpy(), rows_of(np.ones(4)), ())
+        assert alike == dict.fromkeys(names, 0.0)

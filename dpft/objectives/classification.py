@@ -1,0 +1,154 @@
+"""One label of several for each text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dpft.data.examples import Rows
+from dpft.data.label_column import SEPARATOR, Cell, Column, distinct
+from dpft.objectives._objective import ExportTarget, Floats, Labels, Metric, Objective, Prediction
+from dpft.spec import UserError
+
+_MOST_NAMED = 8
+
+
+@dataclass(frozen=True)
+class Classification(Objective):
+    """One label of several: softmax and cross-entropy. Labels: (N,) int64.
+
+    `weights`: what a mistake on each class costs, (C,) above 0; () for the same on all. The loss is the cross-entropy
+    of outputs - log weights (Menon et al. 2021, the logit-adjusted loss, with 1 / shares), so that the outputs
+    themselves come to be the logarithms of weighted probabilities. A weight on the loss would do the same without
+    privacy; here the clip would take it off again.
+    """
+
+    weights: tuple[float, ...] = ()
+
+    kind = "classification"
+    metrics = (Metric("accuracy"), Metric("f1_macro"))
+    further = (Metric("f1"), Metric("f1_micro"), Metric("matthews"))
+    export = ExportTarget("single_label_classification", "[labels[i] for i in logits.argmax(1)]")
+
+    def named(self, column: Column, stated: Labels | None) -> tuple[Objective, Labels]:
+        return self, stated or distinct({_name(column, *each) for each in column.each()})
+
+    def parse(self, column: Column, labels: Labels, split: str) -> NDArray[Any]:
+        places = {name: place for place, name in enumerate(labels)}
+        found = []
+        for cell, first in column.each():
+            name = _name(column, cell, first)
+            if name not in places:
+                raise column.unknown(first, split, labels)
+            found.append(places[name])
+        return column.spread(found, np.int64)
+
+    def check(self, values: NDArray[Any], labels: Labels, split: str) -> None:
+        check_numbers(values, labels, split)
+
+    def blank(self, rows: int, labels: int) -> NDArray[Any]:
+        return np.zeros(rows, np.int64)
+
+    def weighted(self, labels: Labels, weights: str | Mapping[str, float], shares: Mapping[str, float]) -> Objective:
+        balanced = isinstance(weights, str)
+        stated = shares if isinstance(weights, str) else weights
+        if set(stated) != set(labels):
+            flag = "shares" if balanced else "class-weights"
+            unknown, missing = sorted(set(stated) - set(labels)), len(set(labels) - set(stated))
+            named = f" ({', '.join(unknown[:_MOST_NAMED])})" if unknown else ""
+            raise UserError(  # the task's own names are not told: they may have been read off training rows
+                f"{flag} must name every class once, got {len(unknown)} unknown{named} and {missing} left out; "
+                f"mend --{flag}"
+            )
+        values = [float(stated[name]) for name in labels]
+        return replace(self, weights=tuple(1 / value if balanced else value for value in values))
+
+    def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        if self.weights:
+            outputs = outputs - torch.tensor(self.weights, dtype=outputs.dtype, device=outputs.device).log()
+        return nn.functional.cross_entropy(outputs, labels, reduction="none")
+
+    def score(self, metrics: Sequence[str], outputs: Floats, rows: Rows, labels: Labels) -> dict[str, float]:
+        return {metric: measure(metric, outputs, rows.labels) for metric in metrics}
+
+    def by_class(self, outputs: Floats, rows: Rows, labels: Labels) -> dict[str, Any]:
+        """The largest class with its share, which is the accuracy of naming it for all, macro-F1, and the recall of
+        each class that these rows have; {} where there are no rows."""
+        from sklearn.metrics import recall_score
+
+        if not len(rows.labels):
+            return {}
+        counts = np.bincount(rows.labels, minlength=len(labels))
+        there = np.flatnonzero(counts)
+        recalls = recall_score(rows.labels, outputs.argmax(1), labels=there, average=None, zero_division=0.0)
+        largest = int(counts.argmax())
+        return {
+            "largest": {"label": labels[largest], "share": float(counts[largest] / len(rows.labels))},
+            "f1_macro": measure("f1_macro", outputs, rows.labels),
+            "recall": {labels[int(number)]: float(value) for number, value in zip(there, recalls, strict=True)},
+        }
+
+    def read(self, outputs: Floats, rows: Rows, labels: Labels) -> list[Prediction]:
+        return [Prediction(labels[int(c.argmax())], float(c.max())) for c in chances(outputs)]
+
+    def least_likely(self, outputs: Tensor) -> Tensor:
+        return outputs.argmin(1)
+
+    def opposing(self, sides: NDArray[np.int64], turned: NDArray[np.bool_], outputs: int) -> Tensor:
+        return two_sides(sides, turned, outputs)
+
+    def canary_labels(self, true: Sequence[int], rest: int, labels: int, rng: Random) -> NDArray[Any] | None:
+        if self.weights:  # an audit of a finished run knows none, and would judge by other losses
+            return None
+        # On tasks of other labels, where no label of a message is right, the second one is as wrong as any.
+        wrong = [(label + 1) % labels for label in true]
+        return np.array([*wrong, *(rng.randrange(labels) for _ in range(rest))], np.int64)
+
+
+OBJECTIVE = Classification
+
+
+def _name(column: Column, cell: Cell, first: int) -> str:
+    if not cell:
+        raise column.missing(first)
+    return SEPARATOR.join(cell) if isinstance(cell, tuple) else cell
+
+
+def measure(metric: str, outputs: Floats, labels: NDArray[Any]) -> float:
+    """Accuracy, f1 (of class 1), f1_macro, f1_micro or matthews. outputs: (N, C) logits; labels: (N,)."""
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+    chosen = outputs.argmax(1)
+    if metric in ("f1_macro", "f1_micro"):
+        return float(f1_score(labels, chosen, average=metric.removeprefix("f1_"), zero_division=0.0))
+    by_name = {"accuracy": accuracy_score, "f1": f1_score, "matthews": matthews_corrcoef}
+    return float(by_name[metric](labels, chosen))
+
+
+def check_numbers(values: NDArray[Any], labels: Labels, split: str) -> None:
+    """Raise UserError where a label is no place in `labels`."""
+    bad = np.flatnonzero(~np.isin(values, np.arange(len(labels))))
+    if len(bad):
+        raise UserError(
+            f"{split} labels must be whole numbers from 0 to {len(labels) - 1}, got others or missing ones, the "
+            f"first in row {bad[0] + 1}; drop unlabelled rows (GLUE's test split has none)"
+        )
+
+
+def chances(outputs: Floats) -> NDArray[np.float64]:
+    """Softmax: (N, C) logits -> same, in float64."""
+    shifted = np.exp(outputs.astype(np.float64) - outputs.max(1, keepdims=True, initial=-np.inf))
+    found: NDArray[np.float64] = shifted / shifted.sum(1, keepdims=True)
+    return found
+
+
+def two_sides(sides: NDArray[np.int64], turned: NDArray[np.bool_], outputs: int) -> Tensor:
+    """Each side's own class, and the next one for rows that are turned."""
+    return torch.as_tensor((sides + turned) % outputs)
