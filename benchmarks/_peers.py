@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 
 from dpft import models
 from dpft.data.batch import Batch
-from dpft.tasks.microbatch import microbatches
+from dpft.tokens.microbatch import microbatches
 
 RANK = 8  # Hu et al. 2022, on the query and value projections
 PHYSICAL = 64  # rows that BatchMemoryManager lets through at once

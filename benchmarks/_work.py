@@ -15,19 +15,20 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dpft import evaluate, models, tasks
-from dpft.adapt import adapt, settle
+from dpft import models, tasks
 from dpft.data.batch import Batch
 from dpft.data.encoded import Encoded
-from dpft.hardware import Hardware
+from dpft.inference import outputs
+from dpft.inference.build import adapt, settle
+from dpft.machine.hardware import Hardware
+from dpft.machine.team import ALONE, Team
 from dpft.privacy.ledger import Ledger
-from dpft.privacy.plan import Plan
-from dpft.privacy.ranks import ALONE, Team
-from dpft.privacy.secret import Secret
-from dpft.privacy.step import PlainStep, PrivateStep, SharedStep
+from dpft.privacy.mechanism.plan import Plan
+from dpft.privacy.mechanism.step import PlainStep, PrivateStep, SharedStep
+from dpft.privacy.randomness import Secret
 from dpft.spec import Budget, Machine, Precision, Representation, Spec
-from dpft.tasks.encode import encode
-from dpft.tasks.microbatch import microbatches
+from dpft.tokens.encode import encode
+from dpft.tokens.microbatch import microbatches
 
 BUDGET = Budget(8.0, 1e-6)
 BATCH = 2048  # the paper's
@@ -89,14 +90,14 @@ class Work:
 
 
 class Ours:
-    """A step as dpft.training joins it: sorted micro-batches, one clip, one noise, one charge; on `ranks` dealt too."""
+    """A step as training joins it: sorted micro-batches, one clip, one noise, one charge; on `ranks` dealt too."""
 
     def __init__(self, work: Work, at: Hardware, private: bool, ranks: Team = ALONE) -> None:
         self.ranks = ranks
         self.at, self.rows = at, work.encoded(work.spec.representation)
         self.adapted = adapt(work.spec, len(work.task.labels), work.task.train.pairs is not None, at).adapted
         if self.adapted.frozen:  # computed once, before the first step, as a run does
-            self.rows = self.rows.with_features(evaluate.features(self.adapted.model, self.rows, at))
+            self.rows = self.rows.with_features(outputs.features(self.adapted.model, self.rows, at))
         self.adapted.model.per_example = private
         optimizer = torch.optim.Adam(list(self.adapted.updated.values()), lr=1e-3)
         self.numbers = itertools.count()

@@ -12,12 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
-from dpft.privacy.accountants import CLOSED_FORM, PLD, PRV, RDP, heterogeneous_prv
-from dpft.privacy.closed_form import epsilon_gaussian
-from dpft.privacy.losses import heterogeneous_pld
-from dpft.privacy.renyi import heterogeneous_rdp
-from dpft.privacy.rounding import Part, attempt
-from dpft.privacy.segments import Segment, epsilon_of
+from dpft.privacy.accounting.accountants import CLOSED_FORM, PLD, PRV, RDP, heterogeneous_prv
+from dpft.privacy.accounting.closed_form import epsilon_gaussian
+from dpft.privacy.accounting.pld import heterogeneous_pld
+from dpft.privacy.accounting.rdp import heterogeneous_rdp
+from dpft.privacy.accounting.rounding import Part, attempt
+from dpft.privacy.accounting.segments import Segment, epsilon_of
 
 SHORT = {"PRV": PRV, "PLD": PLD, "RDP": RDP, "closed form": CLOSED_FORM}
 Setting = tuple[tuple[Part, ...], float]  # parts of (noise, rate, steps), delta

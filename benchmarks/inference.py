@@ -18,11 +18,13 @@ from dpft.benchmarks._meter import spread
 from dpft.benchmarks.methods import parse
 from torch import nn
 
-from dpft import hardware, methods, models, tasks
+from dpft import methods, models, tasks
+from dpft.errors import UserError
+from dpft.machine import hardware
 from dpft.methods import CannotMerge
-from dpft.spec import Machine, Spec, UserError
-from dpft.tasks.encode import encode
-from dpft.tasks.microbatch import microbatches
+from dpft.spec import Machine, Spec
+from dpft.tokens.encode import encode
+from dpft.tokens.microbatch import microbatches
 
 
 def measure(name: str, task: str, data: str | None, model: str, rows: int, repeats: int) -> dict[str, Any]:

@@ -20,9 +20,10 @@ from dpft.benchmarks._meter import interleaved, peak_memory, spread
 from dpft.benchmarks._work import BATCH, Ours, Work
 
 from dpft import methods
-from dpft.privacy.sampler import poisson_batches
-from dpft.privacy.secret import Secret
-from dpft.spec import Spec, UserError
+from dpft.errors import UserError
+from dpft.privacy.mechanism.poisson_sampler import poisson_batches
+from dpft.privacy.randomness import Secret
+from dpft.spec import Spec
 
 
 def parse(text: str) -> tuple[str, dict[str, str]]:

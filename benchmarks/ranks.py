@@ -24,10 +24,11 @@ from dpft.benchmarks._meter import spread
 from dpft.benchmarks._work import BATCH, Ours, Work
 from torch.distributed.rendezvous import rendezvous
 
-from dpft.privacy.ranks import Ranks
-from dpft.privacy.sampler import poisson_batches
-from dpft.privacy.secret import Secret
-from dpft.spec import Spec, UserError
+from dpft.errors import UserError
+from dpft.machine.team import Ranks
+from dpft.privacy.mechanism.poisson_sampler import poisson_batches
+from dpft.privacy.randomness import Secret
+from dpft.spec import Spec
 
 
 class Crew:

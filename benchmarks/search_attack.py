@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import ndtr
 
-from dpft.privacy.search_budget import calibrate_search
+from dpft.privacy.calibration.search_noise import calibrate_search
 from dpft.spec import Budget
 
 EPSILONS, MEANS, DELTA = (1.0, 3.0, 6.7), (2.0, 8.0, 64.0), 1e-6

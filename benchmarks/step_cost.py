@@ -23,9 +23,10 @@ import typer
 from dpft.benchmarks._meter import Cost, interleaved, peak_memory, ratio, spread
 from dpft.benchmarks._work import BATCH, Ours, Variant, Work
 
-from dpft.privacy.sampler import poisson_batches
-from dpft.privacy.secret import Secret
-from dpft.spec import Spec, UserError
+from dpft.errors import UserError
+from dpft.privacy.mechanism.poisson_sampler import poisson_batches
+from dpft.privacy.randomness import Secret
+from dpft.spec import Spec
 
 BY_HAND, SORTED = "opacus-lora", "opacus-lora-sorted"
 ABOUT = {

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sys
 
-from dpft.spec import UserError
+from dpft.errors import UserError
 
 
 def main() -> None:
     """The `dpft` command."""
     from dpft.cli.app import app
 
-    from dpft.launch import is_silent
+    from dpft.machine.launch import is_silent
 
     try:
         code = app(standalone_mode=False)

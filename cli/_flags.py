@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dpft.spec import Machine, UserError
+from dpft.errors import UserError
+from dpft.spec import Machine
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 RunArgument = Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN", show_default=False)]
@@ -77,7 +78,7 @@ def executor(name: str, address: str | None, cpus: int | None) -> Any:
         if address is not None or cpus is not None:
             raise UserError("--ray-address and --cpus-per-cell go with ray, got executor local; pass --executor ray")
         return None
-    from dpft.compare.on_ray import OnRay
+    from dpft.compare.running.ray_executor import OnRay
 
     return OnRay(address or "auto", 1 if cpus is None else cpus)
 

@@ -18,7 +18,7 @@ from rich.status import Status
 import dpft.progress
 
 if TYPE_CHECKING:
-    from dpft.result import Result
+    from dpft.runs.result import Result
 
 
 def say(line: str = "") -> None:
@@ -106,8 +106,8 @@ class Bar(dpft.progress.Progress):
 def follow(bar: Bar, work: Callable[[], Result], as_json: bool) -> None:
     """Run `work` under `bar`, then print what it found; of several processes of one training, the first does."""
     from dpft.exports import needs_code
-    from dpft.launch import is_silent
-    from dpft.run import Run
+    from dpft.machine.launch import is_silent
+    from dpft.runs.folder import Run
 
     try:
         result = work()
@@ -186,7 +186,7 @@ def by_class(classes: dict[str, Any]) -> list[str]:
 
 def upward(epsilon: float | None) -> str:
     """Four digits, rounded up."""
-    from dpft.card import rounded_up
+    from dpft.runs.privacy_card import rounded_up
 
     return "without bound" if epsilon is None else rounded_up(epsilon)
 
@@ -197,7 +197,7 @@ def _took(seconds: float | None) -> str:
 
 def outcome(result: dict[str, Any], card: dict[str, Any], *, with_code: bool) -> None:
     """What a run found, what it promises, where it lies and what to do next."""
-    from dpft.wording import stated
+    from dpft.runs.statements import stated
 
     run = shlex.quote(result["path"])
     if result["value"] is None:

@@ -3,21 +3,9 @@
 from __future__ import annotations
 
 import typer
-from dpft.cli import (
-    audit,
-    budget,
-    compare,
-    evaluate,
-    export,
-    ledger,
-    methods,
-    predict,
-    report,
-    reproduce,
-    resume,
-    tasks,
-    train,
-)
+from dpft.cli.comparison import compare, report, reproduce
+from dpft.cli.planning import budget, ledger, methods, tasks
+from dpft.cli.run import audit, evaluate, export, predict, resume, train
 
 app = typer.Typer(
     name="dpft",

@@ -10,15 +10,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from dpft.spec import Budget, Machine, Spec, UserError
+from dpft.errors import UserError
+from dpft.spec import Budget, Machine, Spec
 
 if TYPE_CHECKING:
     from dpft.exports import export
-    from dpft.privacy.plan import Plan, make_plan
-    from dpft.result import Result
-    from dpft.resuming import resume
-    from dpft.trained import Trained, load
-    from dpft.training import train
+    from dpft.inference.trained_model import Trained, load
+    from dpft.privacy.mechanism.plan import Plan, make_plan
+    from dpft.runs.result import Result
+    from dpft.training.resume import resume
+    from dpft.training.train import train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,13 +29,13 @@ __all__ = [
 
 _LAZY = {
     "export": "dpft.exports",
-    "Plan": "dpft.privacy.plan",
-    "make_plan": "dpft.privacy.plan",
-    "Result": "dpft.result",
-    "resume": "dpft.resuming",
-    "train": "dpft.training",
-    "Trained": "dpft.trained",
-    "load": "dpft.trained",
+    "Plan": "dpft.privacy.mechanism.plan",
+    "make_plan": "dpft.privacy.mechanism.plan",
+    "Result": "dpft.runs.result",
+    "resume": "dpft.training.resume",
+    "train": "dpft.training.train",
+    "Trained": "dpft.inference.trained_model",
+    "load": "dpft.inference.trained_model",
 }
 
 

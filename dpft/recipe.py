@@ -1,8 +1,8 @@
 """The recipe: batch, steps, clip and learning rates that nobody has to tune, from public numbers alone.
 
 What is chosen here looks at no training row: at how many units there are, the budget, how fast this machine is where
-a time is given, and at what made-up texts tell of the model (dpft.drift). So it costs no privacy, and the same numbers
-give the same recipe.
+a time is given, and at what made-up texts tell of the model (dpft.inference.drift). So it costs no privacy, and the
+same numbers give the same recipe.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dpft.spec import HEAD, Spec, UserError, steps_of
+from dpft.errors import UserError
+from dpft.spec import HEAD, Spec, steps_of
 
 STEPS = 200  # of a private run, where the units are enough for it
 LEAST_UNITS = 8
@@ -73,10 +74,11 @@ def rated(
     spec: Spec, steps: int, tolerances: Mapping[str, float], *, drift: float, free_rate: float = 1e-3,
     scalable: bool = True,
 ) -> Chosen:  # fmt: skip
-    """`spec` with the optimizer and the learning rates of a run of `steps`. `tolerances`: of each trained tensor
-    (dpft.drift), without the head's; empty where the head alone is trained. `drift`: of the outputs, by the head's
-    noise of all steps. `free_rate`: the method's without privacy. `scalable`: gradients can be privatised in the
-    optimizer's geometry.
+    """`spec` with the optimizer and the learning rates of a run of `steps`.
+
+    `tolerances`: of each trained tensor (dpft.inference.drift), without the head's; empty where the head alone is
+    trained. `drift`: of the outputs, by the head's noise of all steps. `free_rate`: the method's without privacy.
+    `scalable`: gradients can be privatised in the optimizer's geometry.
 
     Adam turns noise into steps of about the rate: after all steps a coordinate has wandered by rate * sqrt(steps / 3),
     in a falling schedule. The rates are those at which all tensors together would move what the head reads by DRIFT;

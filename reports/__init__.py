@@ -10,15 +10,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dpft.reports.figures import plot_privacy_utility
-    from dpft.reports.frame import load_runs
+    from dpft.reports.drawing.figures import plot_privacy_utility
     from dpft.reports.output import write_report
+    from dpft.reports.reading.frame import load_runs
 
 __all__ = ["load_runs", "plot_privacy_utility", "write_report"]
 
 _LAZY = {
-    "load_runs": "dpft.reports.frame",
-    "plot_privacy_utility": "dpft.reports.figures",
+    "load_runs": "dpft.reports.reading.frame",
+    "plot_privacy_utility": "dpft.reports.drawing.figures",
     "write_report": "dpft.reports.output",
 }
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from dpft.reports import figures, page, style
-from dpft.reports.cells import Setting
-from dpft.reports.files import write
-from dpft.reports.folders import find, read
+from dpft.reports import page
+from dpft.reports.drawing import figures, style
+from dpft.reports.reading.cells import Setting
+from dpft.reports.reading.files import write
+from dpft.reports.reading.folders import find, read
 from dpft.reports.report import CAVEAT, Report, build, check_any
-from dpft.reports.spending import Ledger
-from dpft.reports.tables import Table, latex, markdown, plain, safe_for_spreadsheets
+from dpft.reports.tables.spending import Ledger
+from dpft.reports.tables.tables import Table, latex, markdown, plain, safe_for_spreadsheets
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from importlib.metadata import version
 from importlib.resources import files
 
 import jinja2
-from dpft.reports import charts, words
-from dpft.reports.cells import Setting
+from dpft.reports.drawing import charts
+from dpft.reports.reading import formatting
+from dpft.reports.reading.cells import Setting
 from dpft.reports.report import CAVEAT, Report
 from markupsafe import Markup
 
@@ -22,7 +23,7 @@ def render(report: Report, watched: str = "") -> str:
     return _template().render(
         report=report, places=report.places, privacy=report.of_privacy(), covered=covered, uncovered=uncovered,
         heading=_heading(report), facts=_facts(report), caveat=CAVEAT, version=version("dpft"), watched=watched,
-        about=about, points=_points, epsilon=words.epsilon, swatch=charts.swatch, wide=charts.WIDE,
+        about=about, points=_points, epsilon=formatting.epsilon, swatch=charts.swatch, wide=charts.WIDE,
         narrow=charts.NARROW, chart=lambda s, frame: charts.privacy_utility(s, report.places, frame),
         parameters=lambda s, budget: charts.parameters(s, report.places, budget),
         css=Markup(_asset("page.css")), js=Markup(script), policy=_policy(script, bool(watched)),
@@ -41,7 +42,7 @@ def _heading(report: Report) -> str:
     tasks = list(dict.fromkeys(run.spec.rows_name for run in report.runs if run.spec))
     methods = {run.spec.method for run in report.runs if run.spec}
     named = ", ".join(tasks[:4]) + (" …" if len(tasks) > 4 else "")
-    return f"{words.plural(len(methods), 'method')} on {named}" if tasks else "no run yet"
+    return f"{formatting.plural(len(methods), 'method')} on {named}" if tasks else "no run yet"
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:
@@ -81,7 +82,7 @@ def _points(setting: Setting) -> str:
         return "A point is one run; hollow, for one run has no spread."
     hollow = " Hollow: one run, no spread." if any(cell.n == 1 for cell in cells) else ""
     return (
-        f"A point is the mean of {words.counts(cells)} (small circles), its bar one standard deviation to each "
+        f"A point is the mean of {formatting.counts(cells)} (small circles), its bar one standard deviation to each "
         f"side.{hollow}"
     )
 

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from dpft.reports import promises, results, spending, words
-from dpft.reports.cells import Setting, gather, placed
-from dpft.reports.folders import Read
-from dpft.reports.frame import population, records, to_frame
-from dpft.reports.names import name_of
-from dpft.reports.spending import Ledger
-from dpft.reports.tables import Column, Table, Text
-from dpft.reports.words import MISSING
+from dpft.reports.reading import formatting
+from dpft.reports.reading.cells import Setting, gather, placed
+from dpft.reports.reading.folders import Read
+from dpft.reports.reading.formatting import MISSING
+from dpft.reports.reading.frame import population, records, to_frame
+from dpft.reports.reading.names import name_of
+from dpft.reports.tables import promises, results, spending
+from dpft.reports.tables.spending import Ledger
+from dpft.reports.tables.tables import Column, Table, Text
 
-from dpft.spec import UserError
-from dpft.wording import VALIDATION
+from dpft.errors import UserError
+from dpft.runs.statements import VALIDATION
 
 CAVEAT = f"No privacy promise covers {VALIDATION}."
 
@@ -96,7 +97,7 @@ def every_run(report: Report) -> Table:
 
 def _run(row: Mapping[str, object]) -> list[Text]:
     values = {key: math.nan if value is None else value for key, value in row.items()}
-    scale = words.scale(str(values["metric"]))
+    scale = formatting.scale(str(values["metric"]))
 
     def number(key: str, spelt: str) -> Text:
         value = values[key]
@@ -106,7 +107,7 @@ def _run(row: Mapping[str, object]) -> list[Text]:
 
     found, proven = number("value", "{}"), number("epsilon", "{}")
     shown = MISSING if found.by is None else f"{scale.show(found.by)}{' %' if scale.unit == '%' else ''}"
-    upper = "none" if proven.by == math.inf else words.proven(proven.by)
+    upper = "none" if proven.by == math.inf else formatting.proven(proven.by)
     return [
         Text(str(row["run"])), Text(str(row["task"])), Text(name_of(str(row["model"]))), _method(row),
         number("budget", "{:g}"), Text(upper, proven.by), number("delta", "{:g}"), number("seed", "{:.0f}"),
@@ -143,7 +144,7 @@ def _notes(runs: Sequence[Read], settings: Sequence[Setting]) -> list[str]:
     notes += [f"{run.path.name}: {run.note}." for run in runs if run.state == "finished" and run.note]
     if unfinished := [run.path.name for run in runs if run.state == "unfinished"]:
         names = ", ".join(unfinished[:3]) + (" …" if len(unfinished) > 3 else "")
-        notes.append(f"{words.plural(len(unfinished), 'run')} without a result so far: {names}.")
+        notes.append(f"{formatting.plural(len(unfinished), 'run')} without a result so far: {names}.")
     if len(settings) > 1:
         notes.append(
             f"These runs are not all alike: {len(settings)} groups, told apart by their titles, share no curve or mean."

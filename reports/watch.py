@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from dpft.reports import page
-from dpft.reports.folders import FILES, find, read
+from dpft.reports.reading.folders import FILES, find, read
 from dpft.reports.report import build
 
-from dpft.spec import UserError
+from dpft.errors import UserError
 
 LOOPBACK = "127.0.0.1"
 

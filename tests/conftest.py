@@ -55,9 +55,9 @@ def quick_bound(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
     """
     if getattr(request.module, "REAL_ACCOUNTANTS", False):
         return
-    from dpft.privacy import segments
-    from dpft.privacy.accountants import RDP
-    from dpft.privacy.renyi import heterogeneous_rdp
+    from dpft.privacy.accounting import segments
+    from dpft.privacy.accounting.accountants import RDP
+    from dpft.privacy.accounting.rdp import heterogeneous_rdp
 
     def quick(every: Iterable[segments.Segment], delta: float) -> segments.Bound:
         return segments.Bound(heterogeneous_rdp([(s.noise, s.rate, s.steps) for s in every], delta), RDP, {})
@@ -80,7 +80,7 @@ def drawn_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same batches, coins and noise in every training: whether a method learns must not hang on the draw."""
     from tests.audit.faults import Seeded
 
-    monkeypatch.setattr("dpft.running.Secret", Seeded)
+    monkeypatch.setattr("dpft.training.complete.Secret", Seeded)
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import torch
 import transformers
 
 from dpft.data.batch import Batch
-from dpft.models.blocks import without_pooler
-from dpft.models.heads import Classifier, initialise_head
+from dpft.models.architectures import without_pooler
+from dpft.models.classifier import Classifier, initialise_head
 
 VOCABULARY, PADDING, FIRST = 60, 1, 2
 SMALL: dict[str, Any] = {

@@ -58,10 +58,10 @@ def after(owner: Any, name: str, count: int = 1) -> None:
 
 def arm(point: str, step: int) -> None:
     """Have this process die at `point`, in its `step`-th step where the point is one of a step's."""
-    import dpft.run
-    from dpft.checkpoint import Checkpoints
+    import dpft.runs.folder
     from dpft.privacy.ledger import Ledger
-    from dpft.privacy.step import PrivateStep
+    from dpft.privacy.mechanism.step import PrivateStep
+    from dpft.training.checkpoints import Checkpoints
 
     def forget(*_words: Any) -> None:
         die()
@@ -74,7 +74,7 @@ def arm(point: str, step: int) -> None:
         "after charge": lambda: after(Ledger, "charge", step),
         "after noise": lambda: after(PrivateStep, "_noise", 3 * step - 1),
         "before save": lambda: before(Checkpoints, "save_when_due", forget, step),
-        "half a save": lambda: before(dpft.run.os, "replace", forget, 3 + step),
+        "half a save": lambda: before(dpft.runs.folder.os, "replace", forget, 3 + step),
         "after save": lambda: after(Checkpoints, "save_when_due", step),
         "before settle": lambda: before(Ledger, "settle", forget),
         "after settle": lambda: after(Ledger, "settle"),
@@ -84,7 +84,7 @@ def arm(point: str, step: int) -> None:
 
 def count_releases(file: Path) -> None:
     """Write down each step whose noise was drawn, at once."""
-    from dpft.privacy.step import PrivateStep
+    from dpft.privacy.mechanism.step import PrivateStep
 
     take, draw = PrivateStep.__call__, PrivateStep._noise
 
@@ -157,14 +157,14 @@ def prepare() -> None:
     put_off = (
         "sqlalchemy.dialects.sqlite", "torch._dynamo", "transformers.models.auto.modeling_auto",
         "transformers.models.auto.tokenization_auto", "transformers.models.bert.modeling_bert",
-        "transformers.models.bert.tokenization_bert", "dpft.compare.work", "dpft.privacy.ledger.report",
-        "dpft.privacy.search", "dpft.training",
+        "transformers.models.bert.tokenization_bert", "dpft.compare.running.work", "dpft.privacy.ledger.export",
+        "dpft.privacy.accounting.random_search", "dpft.training.train",
     )  # fmt: skip
     for name in put_off:
         importlib.import_module(name)
-    from dpft.privacy import segments
-    from dpft.privacy.accountants import RDP
-    from dpft.privacy.renyi import heterogeneous_rdp
+    from dpft.privacy.accounting import segments
+    from dpft.privacy.accounting.accountants import RDP
+    from dpft.privacy.accounting.rdp import heterogeneous_rdp
 
     def in_process(every: Any, delta: float) -> segments.Bound:
         """The population's bound at a run's end, without a process for each accountant: it is not what is tested."""
@@ -176,10 +176,10 @@ def prepare() -> None:
 
 def answer(runs: Path) -> None:
     """Ask the accountants what the run in `runs` asked them: they keep their answers, and every fork has them then."""
-    from dpft.privacy.accountants import epsilon_curve
-    from dpft.privacy.calibrate import calibrate
-    from dpft.privacy.renyi import heterogeneous_rdp
-    from dpft.run import Run
+    from dpft.privacy.accounting.accountants import epsilon_curve
+    from dpft.privacy.accounting.rdp import heterogeneous_rdp
+    from dpft.privacy.calibration.calibrate import calibrate
+    from dpft.runs.folder import Run
 
     (folder,) = runs.iterdir()
     plan = Run.open(folder).plan
@@ -193,7 +193,7 @@ def resumable(folder: Path) -> bool:
     """Reserved and not finished. One that was killed before its reservation has spent nothing."""
     if not (folder / "run.json").exists():
         from dpft.privacy.ledger import Ledger
-        from dpft.run import Run
+        from dpft.runs.folder import Run
 
         run = Run.intended(folder)
         if run is None:

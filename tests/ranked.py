@@ -16,21 +16,22 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dpft import evaluate, hardware
-from dpft.adapt import adapt
 from dpft.data.encoded import Encoded
 from dpft.data.examples import Rows
 from dpft.data.units import Units
-from dpft.methods._method import Adapted
-from dpft.privacy.clipping import clipped_sum
-from dpft.privacy.plan import Plan
-from dpft.privacy.ranks import Ranks, Team
-from dpft.privacy.secret import Secret
-from dpft.privacy.step import PlainStep, PrivateStep, SharedStep
+from dpft.inference import outputs as evaluate
+from dpft.inference.build import adapt
+from dpft.machine import hardware
+from dpft.machine.team import Ranks, Team
+from dpft.models.adapted import Adapted
+from dpft.privacy.mechanism.clipping import clipped_sum
+from dpft.privacy.mechanism.plan import Plan
+from dpft.privacy.mechanism.step import PlainStep, PrivateStep, SharedStep
+from dpft.privacy.randomness import Secret
 from dpft.spec import Budget, Machine, Spec
 from dpft.tasks import sample
-from dpft.tasks.encode import encode
-from dpft.tasks.microbatch import microbatches
+from dpft.tokens.encode import encode
+from dpft.tokens.microbatch import microbatches
 
 CLIP, NOISE, EXPECTED, NOISY_STEPS = 0.7, 1.5, 10, 200
 COUNTS = (0, 1, 2, 23)  # drawn: nobody; one, so that a rank has none; one each; unequal parts

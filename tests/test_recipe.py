@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpft.privacy.plan import make_plan
+from dpft.errors import UserError
+from dpft.privacy.mechanism.plan import make_plan
 from dpft.recipe import BATCHES, CLIP, DRIFT, LEAST_STEPS, MOST_EPOCHS, PROBE, STEPS, planned, rated, rates_of
-from dpft.run import Run
-from dpft.spec import Budget, Machine, Spec, UserError, steps_of
-from dpft.training import train
+from dpft.runs.folder import Run
+from dpft.spec import Budget, Machine, Spec, steps_of
+from dpft.training.train import train
 
 Folder = Callable[..., Path]
 FP32 = Machine(device="cpu", precision="fp32")

@@ -30,8 +30,8 @@ def freeze(*_words: Any) -> None:
 def misfit(moment: str, step: int) -> None:
     """Have this process die, hang or differ from the others."""
     from dpft import tasks
-    from dpft.privacy.step import SharedStep
-    from dpft.spec import UserError
+    from dpft.errors import UserError
+    from dpft.privacy.mechanism.step import SharedStep
 
     load = tasks.load
 
@@ -62,7 +62,7 @@ def child(rank: int, port: int, job: dict[str, Any], asked: dict[str, Any]) -> N
     """One rank, as torchrun would start it."""
     from dpft.cli import main
 
-    from dpft import launch
+    from dpft.machine import launch
 
     count = job["ranks"]
     if count:

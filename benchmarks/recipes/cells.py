@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpft.benchmarks.recipes.book import Recipe
+from dpft.benchmarks.recipes.read import Recipe
 
 from dpft import methods, models, tasks
 from dpft.compare.cells import Cell
-from dpft.compare.watch import Outcome
-from dpft.preparing import settled_spec
-from dpft.spec import Spec, UserError
+from dpft.compare.events import Outcome
+from dpft.errors import UserError
+from dpft.spec import Spec
+from dpft.training.preparation import settled_spec
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dpft.benchmarks.recipes.book import ROWS, Recipe, recipes
+from dpft.benchmarks.recipes.read import ROWS, Recipe, recipes
 
 GPU = "Quadro RTX 8000"
 # Methods that table 5 does not time, by the nearest one that it does: prompts by prompts.

@@ -9,18 +9,19 @@ import math
 from fractions import Fraction
 from typing import Any
 
-from dpft.audit.report import Check, Level, fact
-from dpft.card import adjacency, promise
-from dpft.charging import terms
+from dpft.audit.evidence.report import Check, Level, fact
+from dpft.errors import UserError
+from dpft.privacy.accounting.random_search import search_rdp
+from dpft.privacy.accounting.rdp import ORDERS, epsilon_of_divergences
+from dpft.privacy.accounting.segments import Segment, epsilon_of
+from dpft.privacy.calibration.search_noise import SHAPE
 from dpft.privacy.ledger import Ledger, LedgerError, Search, is_there
-from dpft.privacy.ledger.entries import PUBLIC
-from dpft.privacy.renyi import ORDERS, epsilon_of_divergences
-from dpft.privacy.search import search_rdp
-from dpft.privacy.search_budget import SHAPE
-from dpft.privacy.segments import Segment, epsilon_of
-from dpft.run import Run, adapter_digest
-from dpft.spec import Spec, UserError
-from dpft.wording import BROKEN, is_broken
+from dpft.privacy.ledger.storage.entries import PUBLIC
+from dpft.runs.folder import Run, adapter_digest
+from dpft.runs.ledger_charges import terms
+from dpft.runs.privacy_card import adjacency, promise
+from dpft.runs.statements import BROKEN, is_broken
+from dpft.spec import Spec
 
 _LEVEL: Level = "bookkeeping"
 _PATIENCE = 300.0  # seconds that an accountant may take on a busy machine; it needs one or two

@@ -8,16 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from dpft import evaluate, tasks
-from dpft.adapt import adapt
-from dpft.audit import bounds, planting
-from dpft.audit.games import GUESSED, guess
-from dpft.audit.planting import Planted
-from dpft.audit.report import Check, Level, Test, bound, judge
+from dpft import tasks
+from dpft.audit.evidence import lower_bounds as bounds
+from dpft.audit.evidence.report import Check, Level, Test, bound, judge
+from dpft.audit.mechanism.attacks import GUESSED, guess
 from dpft.data.examples import Rows
-from dpft.run import write
-from dpft.tasks.encode import encode
-from dpft.trained import Trained
+from dpft.inference import outputs
+from dpft.inference.build import adapt
+from dpft.inference.trained_model import Trained
+from dpft.runs import canary_rows
+from dpft.runs.canary_rows import Planted
+from dpft.runs.folder import write
+from dpft.tokens.encode import encode
 
 _LEVEL: Level = "model"
 _PEOPLE = 2000  # of each side that the comparison without canaries looks at
@@ -26,7 +28,7 @@ Floats = NDArray[np.float64]
 
 def checks(trained: Trained, risk: float) -> list[Check]:
     """All of level three: on planted canaries where there are some, else training beside validation rows."""
-    found = planting.reveal(trained.run, trained.objective, len(trained.labels))
+    found = canary_rows.reveal(trained.run, trained.objective, len(trained.labels))
     if found is None:
         return _people(trained)
     reference = _untrained(trained)
@@ -105,7 +107,7 @@ def _losses(trained: Trained, rows: Rows) -> Floats:
     """Each row's loss."""
     spec = trained.run.spec
     data = encode(rows, trained.tokenizer, spec.representation, spec.max_length)
-    return trained.objective.row_losses(evaluate.logits(trained.adapted.model, data, trained.hardware), rows)
+    return trained.objective.row_losses(outputs.logits(trained.adapted.model, data, trained.hardware), rows)
 
 
 def _untrained(trained: Trained) -> Trained:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dpft.compare.trials import Trials
-from dpft.spec import Spec, UserError, canonical_json
+from dpft.compare.search_space import Trials
+from dpft.errors import UserError
+from dpft.spec import Spec, canonical_json
 
 
 @dataclass(frozen=True)

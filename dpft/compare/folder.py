@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from dpft.compare.cells import Cell, digest_of
-from dpft.recovery import has_ledger, taken_up
-from dpft.run import Run, write
-from dpft.spec import Spec, UserError
+from dpft.errors import UserError
+from dpft.runs.folder import Run, write
+from dpft.runs.recovery import has_ledger, taken_up
+from dpft.spec import Spec
 
 FORMAT = 1
 _NAME = "comparison.json"

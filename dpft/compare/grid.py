@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from dpft.compare.cells import Cell, check_distinct
-from dpft.compare.trials import around
-from dpft.preparing import chosen_alone, settled_spec
-from dpft.rows import rows_of
-from dpft.shelf import Shelf
-from dpft.spec import Budget, Machine, Spec, UserError
+from dpft.compare.search_space import around
+from dpft.errors import UserError
+from dpft.inference.inputs import rows_of
+from dpft.machine.memo import Shelf
+from dpft.spec import Budget, Machine, Spec
+from dpft.training.preparation import chosen_alone, settled_spec
 
 # What a grid says of every cell, and what an arm may say of its own; the rest follows from methods, epsilons and seeds.
 _ROWS = (

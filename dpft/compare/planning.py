@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpft import probe
 from dpft.compare.cells import Cell
-from dpft.compare.charges import Bill, Charge, Terms, charges
+from dpft.compare.costs import Bill, Charge, Terms, charges
+from dpft.compare.events import Watch
 from dpft.compare.folder import Folder
-from dpft.compare.watch import Watch
+from dpft.errors import UserError
+from dpft.inference import speed
+from dpft.inference.inputs import rows_key, rows_of
+from dpft.machine.memo import Shelf
+from dpft.privacy.calibration.search_noise import ACCOUNTANT, SHAPE, calibrate_search
 from dpft.privacy.ledger import Ledger, Reservation, Search, is_there, written
-from dpft.privacy.plan import Plan, make_plan
-from dpft.privacy.search_budget import ACCOUNTANT, SHAPE, calibrate_search
-from dpft.rows import rows_key, rows_of
-from dpft.shelf import Shelf
-from dpft.spec import Machine, Spec, UserError, canonical_json
+from dpft.privacy.mechanism.plan import Plan, make_plan
+from dpft.spec import Machine, Spec, canonical_json
 from dpft.tasks import Task
 
 _COPIES = 4  # of the trained numbers on the disk: the adapter, and a checkpoint with Adam's two moments
@@ -124,7 +125,7 @@ def outlook(
             owed = charges(bills, book, place.population)
     else:
         owed = charges(bills, None, place.population)
-    costs: dict[str, probe.Cost] = {}
+    costs: dict[str, speed.Cost] = {}
     found = []
     for cell, plan in zip(cells, plans, strict=True):
         done = cell.digest in started and (started[cell.digest] / "result.json").is_file()
@@ -151,16 +152,16 @@ def _bills(cells: Sequence[Cell], plans: Sequence[Plan], started: Mapping[str, P
     ]
 
 
-def _cost(cell: Cell, task: Task, machine: Machine, known: dict[str, probe.Cost], watch: Watch) -> probe.Cost:
-    alike = probe.kind(cell.spec, task)
+def _cost(cell: Cell, task: Task, machine: Machine, known: dict[str, speed.Cost], watch: Watch) -> speed.Cost:
+    alike = speed.kind(cell.spec, task)
     key = canonical_json(alike.to_json())
     if key not in known:
         watch.stage(f"measuring {cell.arm} on made-up texts")
-        known[key] = probe.measure(alike, task, machine)
+        known[key] = speed.measure(alike, task, machine)
     return known[key]
 
 
-def _planned(cell: Cell, plan: Plan, cost: probe.Cost | None, task: Task, done: bool) -> Planned:
+def _planned(cell: Cell, plan: Plan, cost: speed.Cost | None, task: Task, done: bool) -> Planned:
     if cost is None:
         return Planned(cell, plan, None, None, None, done)
     runs = cell.trials.count if cell.trials is not None else 1

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from dpft.compare.watch import Outcome
+from dpft.compare.events import Outcome
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dpft.data.units import Units
 from dpft.data.words import IGNORED, Spoken
-from dpft.spec import UserError
+from dpft.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpft.spec import UserError
+from dpft.errors import UserError
 
 MOST_NAMES = 100  # a column of more different labels, none of which was stated, is rather a number or a text
 SEPARATOR = "|"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpft.spec import UserError
+from dpft.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpft.spec import UserError
+from dpft.errors import UserError
 
 if TYPE_CHECKING:
     from dpft.exports.source import Source
@@ -89,9 +89,9 @@ def _write(source: Source, folder: Path, format: str, with_code: bool) -> list[s
 
 def _describe(source: Source, folder: Path, format: str, usage: Sequence[str]) -> None:
     """The model card, and privacy.json as it is."""
-    from dpft.exports import card
+    from dpft.exports import model_card
 
-    (folder / "README.md").write_text(card.readme(source, usage, FORMATS[format]), encoding="utf-8")
+    (folder / "README.md").write_text(model_card.readme(source, usage, FORMATS[format]), encoding="utf-8")
     shutil.copyfile(source.trained.run.path / "privacy.json", folder / "privacy.json")
 
 

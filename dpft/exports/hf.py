@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from dpft.exports import own_code, stock_heads, tokens, verify
+from dpft.errors import UserError
+from dpft.exports import custom_code, stock_heads, tokenizer_files, verify
 from dpft.exports.source import Source
 from dpft.methods import CannotMerge
-from dpft.models.load import quiet
-from dpft.spec import UserError
+from dpft.models.loading import quiet
 
 _REASONS = {
     "mask": "a stock classifier reads the first token, not the mask",
@@ -32,11 +32,11 @@ def write(source: Source, folder: Path, with_code: bool = False) -> list[str]:
         except CannotMerge as reason:
             if not with_code:
                 raise UserError(_refusal(source, str(reason))) from None
-            model, trusted = own_code.model(source), True
+            model, trusted = custom_code.model(source), True
         model.save_pretrained(folder)
-        tokens.save(source, folder)
+        tokenizer_files.save(source, folder)
         if trusted:
-            own_code.add_code(folder)
+            custom_code.add_code(folder)
         verify.check(source, folder, type(model))
     return _usage(source, trusted)
 
@@ -51,7 +51,7 @@ def stock(source: Source) -> Any:
         raise CannotMerge(_REASONS[source.spec.representation])
     encoder = source.merged()
     config: Any = copy.deepcopy(encoder.config)
-    for name, value in own_code.labelling(source).items():
+    for name, value in custom_code.labelling(source).items():
         setattr(config, name, value)
     config.dtype = torch.float32
     with torch.random.fork_rng(devices=[]):  # it starts from random weights, all of which are replaced

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from dpft.data.examples import Rows
-from dpft.exports import own_code, tokens, verify
+from dpft.errors import UserError
+from dpft.exports import custom_code, tokenizer_files, verify
 from dpft.exports.source import Source
 from dpft.methods import CannotMerge
-from dpft.models.load import quiet
-from dpft.spec import Representation, UserError
+from dpft.models.loading import quiet
+from dpft.spec import Representation
 
 _FILE = "model.onnx"
 
@@ -87,7 +88,7 @@ def write(source: Source, folder: Path) -> list[str]:
         raise UserError(
             f"format onnx needs the extra `onnx`, got an installation without {error.name}; pip install 'dpft[onnx]'"
         ) from None
-    tokenizer = tokens.tokenizer(source)
+    tokenizer = tokenizer_files.tokenizer(source)
     with _silent():
         _trace(source, tokenizer, folder)
         tokenizer.save_pretrained(folder)
@@ -98,7 +99,7 @@ def write(source: Source, folder: Path) -> list[str]:
 def _trace(source: Source, tokenizer: Any, folder: Path) -> None:
     """The plain form of the run, as a stranger's computer would run it, into a graph of any batch and length."""
     try:
-        model = own_code.model(source)
+        model = custom_code.model(source)
     except CannotMerge as reason:
         raise UserError(
             f"format onnx needs a method with a plain form, got {source.spec.method}: {reason}; export another run"

@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpft.exports import tokens, verify
-from dpft.exports.card import base_model
+from dpft.errors import UserError
+from dpft.exports import tokenizer_files, verify
+from dpft.exports.model_card import base_model
 from dpft.exports.source import Source
-from dpft.methods._method import modules_named
 from dpft.methods.lora import LowRankDense
 from dpft.methods.slash import ShiftedDense
-from dpft.models.load import locate, quiet
-from dpft.spec import HEAD, Representation, UserError
+from dpft.models.adapted import modules_named
+from dpft.models.loading import locate, quiet
+from dpft.spec import HEAD, Representation
 
 _ADAPTER = "default"
 _HEAD = "head.safetensors"
@@ -38,7 +39,7 @@ def write(source: Source, folder: Path) -> list[str]:
             f"format peft needs a run of the method {', '.join(_WAYS)}, got {source.spec.method}; pass --format hf "
             "--with-code, or --format onnx"
         )
-    from dpft.methods._peft_config import library
+    from dpft.methods.peft.config_parsing import library
 
     library()
     with quiet(), _silent(), torch.random.fork_rng(devices=[]):
@@ -139,7 +140,7 @@ def _finish(source: Source, folder: Path) -> None:
     weights = {name: t.detach().contiguous() for name, t in source.head.state_dict().items()}
     about = {"labels": json.dumps(source.labels), "representation": source.spec.representation}
     save_file(weights, folder / _HEAD, about)
-    tokens.tokenizer(source).save_pretrained(folder)
+    tokenizer_files.tokenizer(source).save_pretrained(folder)
 
 
 def _check(source: Source, folder: Path) -> None:
@@ -176,7 +177,7 @@ def _reading(source: Source) -> list[str]:
 def _masked(source: Source) -> list[str]:
     lines = ['ids = inputs["input_ids"]', "masked = ids == tokenizer.mask_token_id"]
     if source.trained.paired:  # the first mask that a separator follows; a text may hold one of its own
-        after = tokens.separator(source.trained.tokenizer, True)
+        after = tokenizer_files.separator(source.trained.tokenizer, True)
         lines += [f"masked &= ids.roll(-1, 1) == {after}", "place = masked.int().argmax(1)"]
     else:
         lines += ["place = ids.shape[1] - 1 - masked.int().flip(1).argmax(1)  # the last mask"]

@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from dpft import methods, trained
+from dpft import methods
+from dpft.errors import UserError
+from dpft.inference import trained_model
 from dpft.objectives import Objective
-from dpft.spec import Machine, Spec, UserError
+from dpft.spec import Machine, Spec
 
 
 @dataclass(frozen=True)
 class Source:
     """A trained run and its `head`, which reads the representation itself: (B, D) -> (B, outputs)."""
 
-    trained: trained.Trained
+    trained_model: trained_model.Trained
     head: nn.Linear
     privacy: dict[str, Any]
     result: dict[str, Any]
@@ -26,7 +28,7 @@ class Source:
     @classmethod
     def open(cls, run: str | Path) -> Source:
         """Raises UserError for a run that is unfinished, whose encoder has changed, or whose card is another run's."""
-        found = trained.load(run, machine=Machine(device="cpu", precision="fp32"))
+        found = trained_model.load(run, machine=Machine(device="cpu", precision="fp32"))
         privacy, result = found.run.read_json("privacy"), found.run.read_json("result")
         if privacy is None or result is None:
             raise UserError(

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dpft import evaluate
 from dpft.data.examples import Rows
+from dpft.errors import UserError
 from dpft.exports.source import Source
-from dpft.spec import UserError
+from dpft.inference import outputs
 from dpft.tasks import sample
-from dpft.tasks.encode import encode
+from dpft.tokens.encode import encode
 
 TOLERANCE = 1e-4
 
@@ -55,7 +55,7 @@ def logits(source: Source, rows: Rows) -> NDArray[np.float32]:
     trained, spec = source.trained, source.spec
     own = source.objective.placeholder_rows(rows.texts, rows.pairs, len(source.labels))
     data = encode(own, trained.tokenizer, spec.representation, spec.max_length)
-    return evaluate.logits(trained.adapted.model, data.at_every_token(), trained.hardware)
+    return outputs.logits(trained.adapted.model, data.at_every_token(), trained.hardware)
 
 
 def flat(found: NDArray[np.float32], there: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -10,8 +10,8 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
-from dpft.methods._method import CannotMerge, Method
-from dpft.spec import UserError
+from dpft.errors import UserError
+from dpft.models.adapted import CannotMerge, Method
 
 __all__ = ["CannotMerge", "Method", "describe", "load", "method_class", "names"]
 

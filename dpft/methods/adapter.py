@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from dpft.methods._method import Adapted, CannotMerge, Traits, attached, check_choice, check_count
-from dpft.models.blocks import Dense, dense_layers, replace
-from dpft.models.dense import Dense as Trained
-from dpft.models.heads import Classifier
+from dpft.models.adapted import Adapted, CannotMerge, Traits, attached, check_choice, check_count
+from dpft.models.architectures import Dense, dense_layers, replace
+from dpft.models.classifier import Classifier
+from dpft.models.dense_modules import Dense as Trained
 from dpft.models.sizes import dense_sizes
 
 Style = Literal["houlsby", "pfeiffer"]

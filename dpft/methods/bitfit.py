@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from dpft.methods._method import Adapted, Traits, attached, fold, modules_named, way
-from dpft.models.blocks import replace
-from dpft.models.dense import Shift
-from dpft.models.heads import Classifier
+from dpft.errors import UserError
+from dpft.models.adapted import Adapted, Traits, attached, fold, modules_named, way
+from dpft.models.architectures import replace
+from dpft.models.classifier import Classifier
+from dpft.models.dense_modules import Shift
 from dpft.models.sizes import skeleton
-from dpft.spec import UserError
 
 
 class Biased(nn.Module):

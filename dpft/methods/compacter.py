@@ -8,13 +8,13 @@ from typing import Any, ClassVar, get_args
 import torch
 from torch import Tensor, nn
 
-from dpft.methods._method import Adapted, CannotMerge, Traits, attached, check_choice, check_count
+from dpft.errors import UserError
 from dpft.methods.adapter import PLACES, Style, put
-from dpft.models.dense import Dense, Shift
-from dpft.models.heads import Classifier
-from dpft.models.per_example import PerExample
+from dpft.models.adapted import Adapted, CannotMerge, Traits, attached, check_choice, check_count
+from dpft.models.classifier import Classifier
+from dpft.models.dense_modules import Dense, Shift
+from dpft.models.shared_vector import PerExample
 from dpft.models.sizes import dense_sizes
-from dpft.spec import UserError
 
 
 class Rules(nn.Module):

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from dpft.methods._method import Adapted, Traits, attached, fold, plain
-from dpft.models.blocks import architecture
-from dpft.models.heads import Classifier
+from dpft.models.adapted import Adapted, Traits, attached, fold, plain
+from dpft.models.architectures import architecture
+from dpft.models.classifier import Classifier
 from dpft.models.sizes import skeleton
 
 

@@ -8,13 +8,13 @@ from typing import Any, ClassVar, get_args
 
 from torch import Tensor, nn
 
-from dpft.methods._method import Adapted, CannotMerge, Traits, attached, check_choice, check_count, check_size
 from dpft.methods.slash import Init, check_dim, fitting, precision, start
-from dpft.models.blocks import architecture, called, replace
-from dpft.models.heads import Classifier
-from dpft.models.per_example import PerExample
-from dpft.models.projections import Projection
-from dpft.models.prompts import PromptedEmbedding, check_room, filled
+from dpft.models.adapted import Adapted, CannotMerge, Traits, attached, check_choice, check_count, check_size
+from dpft.models.architectures import architecture, called, replace
+from dpft.models.classifier import Classifier
+from dpft.models.prompt_slots import PromptedEmbedding, check_room, filled
+from dpft.models.random_projections import Projection
+from dpft.models.shared_vector import PerExample
 from dpft.models.sizes import skeleton
 
 

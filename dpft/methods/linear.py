@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from dpft.methods._method import Adapted, Traits, attached, fold
-from dpft.models.heads import Classifier
+from dpft.models.adapted import Adapted, Traits, attached, fold
+from dpft.models.classifier import Classifier
 
 
 @dataclass(frozen=True)

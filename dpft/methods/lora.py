@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dpft.methods._method import Adapted, Traits, attached, check_count, fold, modules_named, way
-from dpft.models.blocks import DENSE, Dense, dense_layers, replace
-from dpft.models.dense import Dense as Trained
-from dpft.models.heads import Classifier
+from dpft.errors import UserError
+from dpft.models.adapted import Adapted, Traits, attached, check_count, fold, modules_named, way
+from dpft.models.architectures import DENSE, Dense, dense_layers, replace
+from dpft.models.classifier import Classifier
+from dpft.models.dense_modules import Dense as Trained
 from dpft.models.sizes import dense_sizes
-from dpft.spec import UserError
 
 
 class LowRankDense(nn.Module):

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dpft.methods._method import Adapted, Traits, attached, check_count, fold, modules_named, way
 from dpft.methods.lora import dense_names
-from dpft.models.blocks import dense_layers, replace
-from dpft.models.dense import Dense as Trained
-from dpft.models.heads import Classifier
+from dpft.models.adapted import Adapted, Traits, attached, check_count, fold, modules_named, way
+from dpft.models.architectures import dense_layers, replace
+from dpft.models.classifier import Classifier
+from dpft.models.dense_modules import Dense as Trained
 from dpft.models.sizes import dense_sizes
 from dpft.spec import HEAD
 

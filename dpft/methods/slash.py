@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Literal, Protocol, get_args
 import torch
 from torch import Tensor, nn
 
-from dpft.methods._method import Adapted, Traits, attached, check_choice, check_count, check_size, fold, with_bias
-from dpft.models.blocks import Position, dense_layers, replace
-from dpft.models.heads import Classifier
-from dpft.models.per_example import PerExample
-from dpft.models.projections import Draw, Kept, Projection, Regenerated, Same
+from dpft.errors import UserError
+from dpft.models.adapted import Adapted, Traits, attached, check_choice, check_count, check_size, fold, with_bias
+from dpft.models.architectures import Position, dense_layers, replace
+from dpft.models.classifier import Classifier
+from dpft.models.random_projections import Draw, Kept, Projection, Regenerated, Same
+from dpft.models.shared_vector import PerExample
 from dpft.models.sizes import dense_sizes
-from dpft.spec import UserError
 
 Init = Literal["normal", "uniform", "zeros", "identity"]
 

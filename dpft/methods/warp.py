@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dpft.methods._method import Adapted, CannotMerge, Traits, attached, check_count
-from dpft.models.blocks import architecture, replace
-from dpft.models.heads import Classifier
-from dpft.models.per_example import PerExample
-from dpft.models.prompts import PromptedEmbedding, check_room
+from dpft.models.adapted import Adapted, CannotMerge, Traits, attached, check_count
+from dpft.models.architectures import architecture, replace
+from dpft.models.classifier import Classifier
+from dpft.models.prompt_slots import PromptedEmbedding, check_room
+from dpft.models.shared_vector import PerExample
 from dpft.models.sizes import skeleton
 
 

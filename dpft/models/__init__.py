@@ -1,5 +1,5 @@
 """Stock Hugging Face encoders with our modules inside."""
 
-from dpft.models.load import BUILTIN, BUILTIN_NAME, check, check_length, configuration, load, locate, tokenizer
+from dpft.models.loading import BUILTIN, BUILTIN_NAME, check, check_length, configuration, load, locate, tokenizer
 
 __all__ = ["BUILTIN", "BUILTIN_NAME", "check", "check_length", "configuration", "load", "locate", "tokenizer"]

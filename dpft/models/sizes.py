@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dpft.models.blocks import Dense, dense_layers, without_pooler
+from dpft.models.architectures import Dense, dense_layers, without_pooler
 
 
 def skeleton(config: Any) -> nn.Module:

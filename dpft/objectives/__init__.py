@@ -7,8 +7,8 @@ import pkgutil
 from collections.abc import Iterator
 
 from dpft.data.label_column import Column
+from dpft.errors import UserError
 from dpft.objectives._objective import ExportTarget, Metric, Objective, Prediction, Wording
-from dpft.spec import UserError
 
 __all__ = [
     "ExportTarget", "Metric", "Objective", "Prediction", "Wording", "every", "found_in", "load", "names", "of_column",

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from dpft.data.examples import Rows
 from dpft.data.label_column import Column
-from dpft.spec import Representation, Spec, UserError
+from dpft.errors import UserError
+from dpft.spec import Representation, Spec
 
 Labels = tuple[str, ...]  # names of labels; none for a score
 Floats = NDArray[np.float32]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from dpft.data.examples import Rows
 from dpft.data.label_column import SEPARATOR, Cell, Column, distinct
+from dpft.errors import UserError
 from dpft.objectives._objective import ExportTarget, Floats, Labels, Metric, Objective, Prediction
-from dpft.spec import UserError
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dpft.data.examples import Rows
 from dpft.data.label_column import SEPARATOR, Cell, Column, number
+from dpft.errors import UserError
 from dpft.objectives._objective import ExportTarget, Floats, Labels, Metric, Objective, Prediction, Wording
-from dpft.spec import UserError
 
 _MOST = 1e30
 _NOT_FINITE = ("nan", "inf", "infinity")

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from dpft.data.bio_tags import entities
 from dpft.data.examples import Rows
 from dpft.data.words import Words, found_in
+from dpft.errors import UserError
 from dpft.objectives._objective import ExportTarget, Floats, Labels, Metric, Objective, Wording, labels_of
 from dpft.objectives.classification import chances, check_numbers, two_sides
-from dpft.spec import Representation, Spec, UserError
+from dpft.spec import Representation, Spec
 
 _ALL, _TYPE = "entity", "type {}"  # what figures of all entities are called, and of a type that is called so
 _FIGURES = {"f1": "f1-score", "precision": "precision", "recall": "recall"}

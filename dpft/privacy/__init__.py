@@ -1,0 +1,1 @@
+"""The promise and what keeps it. Knows no models."""

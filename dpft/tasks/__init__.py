@@ -9,10 +9,11 @@ import numpy as np
 
 from dpft import objectives
 from dpft.data.examples import Rows
+from dpft.errors import UserError
 from dpft.objectives import Objective
-from dpft.spec import Spec, UserError
-from dpft.tasks import files, glue, ner
-from dpft.tasks._task import Task, check_rows
+from dpft.spec import Spec
+from dpft.tasks import files, glue, named_entities
+from dpft.tasks.task import Task, check_rows
 
 SAMPLE = "sample"
 __all__ = ["Task", "check", "judged", "load", "metrics", "names", "settled"]
@@ -24,7 +25,7 @@ def names() -> dict[str, str]:
         SAMPLE: "built-in: short support messages, generated, metric accuracy",
         files.NAME: files.ABOUT,
         **glue.NAMES,
-        **ner.NAMES,
+        **named_entities.NAMES,
     }
 
 
@@ -42,7 +43,7 @@ def check(spec: Spec) -> None:
         files.check(spec)
         return
     for flag in ("text", "pair", "label", "validation", "kind", "labels"):
-        if getattr(spec, flag) is not None and flag not in ner.FLAGS.get(spec.task, ()):
+        if getattr(spec, flag) is not None and flag not in named_entities.FLAGS.get(spec.task, ()):
             raise UserError(
                 f"only the task files takes --{flag}, got the task {spec.task}; pass --task files or drop it"
             )
@@ -57,8 +58,8 @@ def load(spec: Spec) -> Task:
 def _load(spec: Spec) -> Task:
     if spec.task == SAMPLE:
         return _sample()
-    if spec.task in ner.NAMES:
-        return ner.load(spec)
+    if spec.task in named_entities.NAMES:
+        return named_entities.load(spec)
     return files.load(spec) if spec.task == files.NAME else glue.load(spec)
 
 
@@ -73,8 +74,8 @@ def weighted(task: Task, spec: Spec) -> Task:
 def settled(spec: Spec) -> Spec:
     """`spec` with the representation that its task needs. Raises UserError for one that it cannot use."""
     objective = objectives.plain(1) if spec.kind is None else objectives.of_column(spec.kind)
-    if spec.task in ner.NAMES:
-        objective = ner.OBJECTIVE
+    if spec.task in named_entities.NAMES:
+        objective = named_entities.OBJECTIVE
     return replace(spec, representation=objective.representation_for(spec.representation, spec.task))
 
 
@@ -86,8 +87,8 @@ def judged(spec: Spec, data: str | None, objective: Objective, labels: tuple[str
 
 
 def _judged(spec: Spec, data: str | None, objective: Objective, labels: tuple[str, ...]) -> dict[str, Rows]:
-    if spec.task in ner.NAMES:
-        return _main(ner.judged(spec, data, labels))
+    if spec.task in named_entities.NAMES:
+        return _main(named_entities.judged(spec, data, labels))
     if spec.task == files.NAME:
         return _main(files.judged(spec, data, objective, labels))
     other = spec if data is None else replace(spec, data=data)

@@ -16,12 +16,13 @@ from dpft import objectives
 from dpft.data.examples import Rows
 from dpft.data.label_column import Column, ticked
 from dpft.data.units import kept, name_of
+from dpft.errors import UserError
 from dpft.objectives import Objective
-from dpft.spec import Spec, UserError, canonical_json
-from dpft.tasks import hub
-from dpft.tasks._task import Task
-from dpft.tasks.reading import FORMATS, in_folder, of_file
-from dpft.tasks.source import Source
+from dpft.spec import Spec, canonical_json
+from dpft.tasks.readers import hub
+from dpft.tasks.readers.source import Source
+from dpft.tasks.readers.tables import FORMATS, in_folder, of_file
+from dpft.tasks.task import Task
 
 NAME = "files"
 ABOUT = "your own data: --data FILE.csv|.tsv|.jsonl|.parquet, a folder or a hub id, with --text and --label"

@@ -11,11 +11,12 @@ import numpy as np
 
 from dpft.data.examples import Rows
 from dpft.data.units import kept, numbered
+from dpft.errors import UserError
 from dpft.objectives import Objective
 from dpft.objectives.classification import Classification
 from dpft.objectives.regression import Regression
-from dpft.spec import Spec, UserError
-from dpft.tasks._task import Task
+from dpft.spec import Spec
+from dpft.tasks.task import Task
 
 _CLASSES = Classification()
 

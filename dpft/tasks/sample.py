@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import TypeVar
 
-from dpft.tasks import _sample_words as words
+from dpft.tasks import sample_words as words
 
 LABELS: tuple[str, ...] = ("can wait", "urgent")
 TRAIN_EXAMPLES = 20_000

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
-from dpft.audit import whitebox
-from dpft.audit.path import Path
-from dpft.trained import Trained
+from dpft.audit.mechanism import checks
+from dpft.audit.mechanism.driver import Path
+from dpft.inference.trained_model import Trained
 from tests.audit.conftest import EXAMPLES
 
 Found = TypeVar("Found", bound=Collection[object])
@@ -27,7 +27,7 @@ def of_the_shipped_path(trained: Trained) -> list[tuple[str, float, float]]:
     """What the last of three audits of it found, each at a risk of 1e-4: name, value, upper limit."""
 
     def look() -> list[tuple[str, float, float]]:
-        found = whitebox.checks(trained, Path(), EXAMPLES, 8, 1e-4)
+        found = checks.checks(trained, Path(), EXAMPLES, 8, 1e-4)
         return [(check.name, check.value, check.high) for check in found if not check.passed]
 
     return lasting(look)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from dpft.adapt import adapt, settle
-from dpft.privacy.plan import Plan
-from dpft.run import Run
+from dpft.inference.build import adapt, settle
+from dpft.inference.trained_model import Trained
+from dpft.privacy.mechanism.plan import Plan
+from dpft.runs.folder import Run
 from dpft.spec import Budget, Machine, Spec
-from dpft.trained import Trained
 
 EXAMPLES = 1000
 MakeTrained = Callable[..., Trained]

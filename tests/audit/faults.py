@@ -14,13 +14,13 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 from torch import Tensor
 
-from dpft.audit.path import Path
-from dpft.methods._method import Adapted
-from dpft.privacy.clipping import Hooks, clipped_sum
-from dpft.privacy.plan import Plan
-from dpft.privacy.sampler import poisson_batches
-from dpft.privacy.secret import Secret
-from dpft.privacy.step import PrivateStep
+from dpft.audit.mechanism.driver import Path
+from dpft.models.adapted import Adapted
+from dpft.privacy.mechanism.clipping import Hooks, clipped_sum
+from dpft.privacy.mechanism.plan import Plan
+from dpft.privacy.mechanism.poisson_sampler import poisson_batches
+from dpft.privacy.mechanism.step import PrivateStep
+from dpft.privacy.randomness import Secret
 
 
 class HalvedNoise(PrivateStep[Any]):

@@ -11,12 +11,12 @@ import pytest
 
 from dpft import Budget, Machine, Spec, train
 from dpft.audit import bookkeeping
-from dpft.audit.report import Check, Report
-from dpft.charging import terms
+from dpft.audit.evidence.report import Check, Report
+from dpft.privacy.accounting.pld import epsilon_pld
+from dpft.privacy.accounting.segments import Bound, Segment
 from dpft.privacy.ledger import Event, Ledger
-from dpft.privacy.losses import epsilon_pld
-from dpft.privacy.segments import Bound, Segment
-from dpft.run import Run
+from dpft.runs.folder import Run
+from dpft.runs.ledger_charges import terms
 
 Tamper = Callable[[Path], None]
 

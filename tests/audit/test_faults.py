@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 from scipy import stats
 
-from dpft.audit import whitebox
-from dpft.audit.path import Path
-from dpft.audit.report import Check
-from dpft.trained import Trained
+from dpft.audit.evidence.report import Check
+from dpft.audit.mechanism import checks
+from dpft.audit.mechanism.driver import Path
+from dpft.inference.trained_model import Trained
 from tests.audit.conftest import EXAMPLES
 from tests.audit.faults import PATHS, MeanLoss
 
@@ -42,7 +42,7 @@ LONGER = {"clip per micro-batch": 64}  # in 32 steps its check misses it once in
 
 def audit(trained: Trained, path: Path, steps: int = STEPS, risk: float = RISK) -> dict[str, Check]:
     """The checks that failed, by name."""
-    found = whitebox.checks(trained, path, EXAMPLES, steps, risk)
+    found = checks.checks(trained, path, EXAMPLES, steps, risk)
     return {check.name: check for check in found if not check.passed}
 
 

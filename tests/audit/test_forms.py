@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dpft import optimizers
-from dpft.audit import whitebox
-from dpft.audit.path import Path
-from dpft.privacy.step import PrivateStep
-from dpft.trained import Trained
+from dpft.audit.mechanism import checks
+from dpft.audit.mechanism.driver import Path
+from dpft.inference.trained_model import Trained
+from dpft.privacy.mechanism.step import PrivateStep
+from dpft.training import optimizers
 from tests.audit.alarms import lasting
 from tests.audit.conftest import EXAMPLES
 from tests.audit.test_faults import RISK, STEPS
-from tests.privacy.test_forms import ClippedFirst, NoisedLast
+from tests.privacy.mechanism.test_forms import ClippedFirst, NoisedLast
 
 
 def with_form(trained: Trained, **changes: Any) -> Trained:
@@ -29,7 +29,7 @@ def with_form(trained: Trained, **changes: Any) -> Trained:
 
 
 def failed(trained: Trained, path: Path) -> set[str]:
-    return {c.name for c in whitebox.checks(trained, path, EXAMPLES, STEPS, RISK) if not c.passed}
+    return {c.name for c in checks.checks(trained, path, EXAMPLES, STEPS, RISK) if not c.passed}
 
 
 FORMS = [{"clipping": "normalise"}, {"optimizer": "adam_scaled"}]

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from dpft.adapt import adapt, settle
-from dpft.audit import canaries, exact
-from dpft.audit.marked import Marked
-from dpft.audit.path import Path
+from dpft.audit.mechanism import gradient_canaries, sensitivity
+from dpft.audit.mechanism.canary_gradients import Marked
+from dpft.audit.mechanism.driver import Path
+from dpft.inference.build import adapt, settle
+from dpft.inference.trained_model import Trained
 from dpft.objectives.tagging import Tagging
-from dpft.privacy.plan import Plan
-from dpft.run import Run
+from dpft.privacy.mechanism.plan import Plan
+from dpft.runs.folder import Run
 from dpft.spec import Budget, Machine, Spec
-from dpft.tasks.microbatch import collate, microbatches
-from dpft.trained import Trained
+from dpft.tokens.microbatch import collate, microbatches
 from tests.audit.alarms import of_the_shipped_path
 from tests.audit.conftest import EXAMPLES
 
@@ -42,7 +42,7 @@ def trained(request: pytest.FixtureRequest, tiny_bert: File) -> Trained:
 
 
 def test_a_planted_rows_clipped_gradient_is_the_clip_along_its_own_axis(trained: Trained) -> None:
-    planted, clip = canaries.plant(trained, 0.7), 0.7
+    planted, clip = gradient_canaries.plant(trained, 0.7), 0.7
     trained.adapted.begin(0)
     trained.adapted.model.per_example = True
     with Marked(trained.adapted, planted.marks, clip) as marked:
@@ -59,7 +59,7 @@ def test_a_planted_rows_clipped_gradient_is_the_clip_along_its_own_axis(trained:
 
 def test_the_path_passes(trained: Trained) -> None:
     assert of_the_shipped_path(trained) == []
-    assert [(c.name, c.value, c.high) for c in exact.checks(trained, Path()) if not c.passed] == []
+    assert [(c.name, c.value, c.high) for c in sensitivity.checks(trained, Path()) if not c.passed] == []
 
 
 def test_a_batch_whose_padding_is_judged_fails(trained: Trained) -> None:
@@ -68,5 +68,5 @@ def test_a_batch_whose_padding_is_judged_fails(trained: Trained) -> None:
         for batch in microbatches(*words):
             yield replace(batch, labels=batch.labels.clamp(min=0))
 
-    found = exact.checks(trained, replace(Path(), batches=judged))
+    found = sensitivity.checks(trained, replace(Path(), batches=judged))
     assert [c.name for c in found if not c.passed] != []

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from dpft.cli import main
 
-from dpft.card import NOT_PRIVATE
-from dpft.privacy.plan import Plan
+from dpft.privacy.mechanism.plan import Plan
+from dpft.runs.privacy_card import NOT_PRIVATE
 from dpft.spec import Budget, Spec
 from tests.calling import Command, Outcome
 
@@ -324,7 +324,7 @@ def test_a_score_task_predicts_numbers(dpft: Command, tiny_bert: Path, glue_fold
 
 def test_a_rate_named_beside_a_spec_file_is_the_heads_too_unless_that_is_named(tmp_path: Path) -> None:
     # Catches the head's rate of another rate's run, or of words, taken along where no flag could take it off.
-    from dpft.cli.train import _spec
+    from dpft.cli.run.train import _spec
 
     file = tmp_path / "spec.json"
     file.write_text(json.dumps(Spec(learning_rate=0.01, head_learning_rate=0.3, budget=Budget(8.0, 1e-5)).to_json()))

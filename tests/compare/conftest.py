@@ -10,13 +10,13 @@ import pytest
 
 from dpft import Machine
 from dpft.compare.cells import Cell
+from dpft.compare.events import Outcome, Silent
 from dpft.compare.folder import Folder
 from dpft.compare.grid import made
 from dpft.compare.planning import Place
-from dpft.compare.watch import Outcome, Silent
-from dpft.compare.work import Work
+from dpft.compare.running.work import Work
+from dpft.machine.memo import Kept
 from dpft.privacy.ledger import Ledger
-from dpft.shelf import Kept
 
 FP32 = Machine(device="cpu", precision="fp32")
 Cells = Callable[..., tuple[Cell, ...]]

@@ -25,11 +25,11 @@ def forked(words: list[str], releases: Path, point: str | None, step: int, secon
         try:
             from dpft.cli import main
 
-            import dpft.compare.conduct
+            import dpft.compare.running.run_cells
 
             killing.count_releases(releases)
             if point is not None:
-                killing.before(dpft.compare.conduct, "conduct", lambda *_: killing.arm(point, step))
+                killing.before(dpft.compare.running.run_cells, "conduct", lambda *_: killing.arm(point, step))
             sys.argv = ["dpft", *words]
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
                 main()

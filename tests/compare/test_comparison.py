@@ -10,21 +10,22 @@ from typing import Any
 
 import pytest
 
-from dpft import objectives, probe
-from dpft.compare.charges import Bill, charges
-from dpft.compare.conduct import OneByOne, conduct
+from dpft import objectives
+from dpft.compare.costs import Bill, charges
+from dpft.compare.events import Silent
 from dpft.compare.folder import Folder
 from dpft.compare.planning import outlook
+from dpft.compare.running.run_cells import OneByOne, conduct
+from dpft.compare.running.work import Work
 from dpft.compare.summary import lines
-from dpft.compare.watch import Silent
-from dpft.compare.work import Work
 from dpft.data.examples import Rows
+from dpft.errors import UserError
+from dpft.inference import speed
+from dpft.machine.memo import Kept
+from dpft.privacy.accounting.pld import heterogeneous_pld
 from dpft.privacy.ledger import Ledger, OverLimit, Reservation
-from dpft.privacy.losses import heterogeneous_pld
 from dpft.progress import Progress
-from dpft.run import Run
-from dpft.shelf import Kept
-from dpft.spec import UserError
+from dpft.runs.folder import Run
 from dpft.tasks import Task
 from tests.compare.conftest import FP32, Cells, Heard, reserved
 from tests.stopping import StopAt
@@ -192,7 +193,7 @@ def test_a_disk_without_room_is_refused_and_one_that_fills_up_stops_all(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("dpft.compare.work.train", full)
+    monkeypatch.setattr("dpft.compare.running.work.train", full)
     heard = Heard()
     with pytest.raises(UserError, match="none left"):
         conduct(cells(), work, OneByOne(), heard)
@@ -218,7 +219,7 @@ def test_time_is_measured_on_public_texts_alone(cells: Cells, method: str, epsil
     (cell,) = cells(methods={method: options}, epsilons=[epsilon])
     rows = Rows(Untouchable(["?"] * 400), None, np.zeros(400, np.int64))
     task = Task("glue/sst2", rows, rows, ("no", "yes"), "accuracy")
-    cost = probe.measure(probe.kind(cell.spec, task), task, FP32)
+    cost = speed.measure(speed.kind(cell.spec, task), task, FP32)
     (planned,) = outlook([cell], place_of(cell), {}, Kept(), Silent(), measured=False).cells
     assert min(cost.setup, cost.step, cost.judged, cost.mebibytes) > 0
     assert cost.seconds(planned.plan, task) > cost.setup
@@ -235,7 +236,7 @@ def test_time_is_measured_for_every_kind_of_task(cells: Cells, method: str, kind
     rows = Rows(Untouchable(["?"] * 400), None, objective.blank(400, len(labels)))
     task = Task("files", rows, rows, labels, "accuracy", objective=objective)
     spec = replace(cell.spec, representation=objective.representation_for(cell.spec.representation, "files"))
-    cost = probe.measure(probe.kind(spec, task), task, FP32)
+    cost = speed.measure(speed.kind(spec, task), task, FP32)
     assert min(cost.setup, cost.step, cost.judged, cost.mebibytes) > 0
     assert cost.trained == 33 * max(1, len(labels)) + (12 if method == "slash" else 0)
 

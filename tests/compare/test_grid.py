@@ -13,10 +13,11 @@ import pytest
 from dpft.compare.cells import Cell
 from dpft.compare.grid import made, read
 from dpft.data.examples import Rows
-from dpft.privacy.plan import Plan
-from dpft.privacy.secret import Secret
-from dpft.probe import Cost
-from dpft.spec import Budget, Spec, UserError
+from dpft.errors import UserError
+from dpft.inference.speed import Cost
+from dpft.privacy.mechanism.plan import Plan
+from dpft.privacy.randomness import Secret
+from dpft.spec import Budget, Spec
 from dpft.tasks import Task
 from tests.compare.conftest import Cells
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dpft import Machine, Spec, train
-from dpft.run import Run
+from dpft.runs.folder import Run
 
 FP32 = Machine(device="cpu", precision="fp32")
 

@@ -18,12 +18,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from dpft import Machine, load
 from dpft.data.examples import Rows
-from dpft.exports import export, own_code, stock_heads, tokens, verify
+from dpft.errors import UserError
+from dpft.exports import custom_code, export, stock_heads, tokenizer_files, verify
 from dpft.exports.source import Source
 from dpft.methods.compacter import KroneckerBottleneck, Rules
-from dpft.spec import UserError
-from dpft.tasks.encode import encode
-from dpft.tasks.microbatch import collate
+from dpft.tokens.encode import encode
+from dpft.tokens.microbatch import collate
 
 Finished = Callable[..., Path]
 FP32 = Machine(device="cpu", precision="fp32")
@@ -236,7 +236,7 @@ def test_a_tokenizer_that_forgets_the_mask_is_refused(
     tiny_bert: Path, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = finished(tiny_bert, options={"dim": 12}, representation="mask")
-    monkeypatch.setattr(tokens, "masking", lambda own: own.backend_tokenizer.post_processor)
+    monkeypatch.setattr(tokenizer_files, "masking", lambda own: own.backend_tokenizer.post_processor)
     with pytest.raises(UserError, match="must give the run's logits"):
         export(run, tmp_path / "out", with_code=True)
 
@@ -273,7 +273,7 @@ def test_a_kronecker_adapter_and_its_plain_form_agree() -> None:
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
-        plain = own_code.plain_bottleneck(adapter)
+        plain = custom_code.plain_bottleneck(adapter)
         torch.testing.assert_close(plain(hidden), hidden + adapter(hidden), rtol=1e-5, atol=1e-5)
 
 

@@ -12,7 +12,7 @@ import torch
 from dpft import Budget, UserError
 from dpft.exports import export
 from dpft.exports.source import Source
-from dpft.run import Run
+from dpft.runs.folder import Run
 
 Finished = Callable[..., Path]
 

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from dpft.exports import stock_heads
 from dpft.methods import CannotMerge
-from dpft.models.blocks import ARCHITECTURES
+from dpft.models.architectures import ARCHITECTURES
 
 _BASE = {
     "vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,

@@ -13,9 +13,9 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForTokenClassification, pipeline
 
 from dpft import Machine, Spec, UserError, load, train
-from dpft.exports import export, own_code
+from dpft.exports import custom_code, export
 from tests.exports.conftest import shake
-from tests.exports.test_own_code import batch, source
+from tests.exports.test_custom_code import batch, source
 
 FP32 = Machine(device="cpu", precision="fp32")
 TEXT = "The man's unbelievable dog, a  good-film!\nRio"
@@ -99,7 +99,7 @@ def test_the_other_formats_give_the_runs_logits(format: str, tiny_bert: Path, ru
 @pytest.mark.parametrize("method", ["slash", "warp", "jr_warp", "adapter"])
 def test_own_code_gives_the_runs_logits_of_every_token(kind: str, method: str) -> None:
     of, rows = source(kind, method, "token"), batch()
-    own = own_code.model(of)
+    own = custom_code.model(of)
     assert rows.allowed is not None
     with torch.no_grad():
         wanted = of.trained.adapted.model(rows)[rows.allowed].numpy()

@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import dpft.finishing as ending
-import dpft.running as line
-from dpft.methods._method import Adapted
-from dpft.privacy import clipping, secret
-from dpft.privacy.plan import Plan
+import dpft.training.complete as line
+import dpft.training.finish as ending
+from dpft.models.adapted import Adapted
+from dpft.privacy import randomness
+from dpft.privacy.mechanism import clipping
+from dpft.privacy.mechanism.plan import Plan
 from tests.faults.world import PLANTED, World
 
 SIZES = (283, 307, 311, 293)  # drawn on purpose: numbers that nothing else in a run's words is
@@ -60,7 +61,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 
     monkeypatch.setattr(Adapted, "losses", losses)
     monkeypatch.setitem(clipping.FACTORS, "cut", factors)
-    monkeypatch.setattr(secret.os, "urandom", keyed)
+    monkeypatch.setattr(randomness.os, "urandom", keyed)
     monkeypatch.setattr(line, "poisson_batches", draws)
     return found
 

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from dpft import methods
 from dpft.data.batch import Batch
-from dpft.methods._method import Adapted, CannotMerge
-from dpft.models.blocks import architecture
-from dpft.models.heads import Classifier
-from dpft.privacy import clipping, layers
-from dpft.privacy.clipping import Ghost, Hooks, Single, clipper
-from dpft.privacy.plan import Plan
-from dpft.privacy.secret import Secret
-from dpft.privacy.step import PrivateStep
+from dpft.models.adapted import Adapted, CannotMerge
+from dpft.models.architectures import architecture
+from dpft.models.classifier import Classifier
+from dpft.privacy.mechanism import clipping, grad_samplers
+from dpft.privacy.mechanism.clipping import Ghost, Hooks, Single, clipper
+from dpft.privacy.mechanism.plan import Plan
+from dpft.privacy.mechanism.step import PrivateStep
+from dpft.privacy.randomness import Secret
 from dpft.spec import HEAD, Budget
 from tests import families
 
@@ -357,7 +357,7 @@ def test_tokens_that_cancel_do_not_slip_past_the_clip() -> None:
     inputs = torch.randn(1, 8, 64, generator=generator) * 1e4
     errors = torch.randn(1, 8, 32, generator=generator)
     inputs, errors = torch.cat([inputs, inputs], 1), torch.cat([errors, -errors * (1 + 1e-7)], 1)
-    part = layers._linear(layer, [inputs], errors)[layer.weight]
+    part = grad_samplers._linear(layer, [inputs], errors)[layer.weight]
     factors = clipping.clip_factors(part.norms, 1e-3)
     found = part.weighted(factors, torch.tensor([True]))
     assert float(found.double().norm()) <= 1e-3 * (1 + 1e-6)

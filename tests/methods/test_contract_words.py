@@ -12,12 +12,12 @@ from torch import Tensor
 
 from dpft import methods
 from dpft.data.batch import Batch
-from dpft.methods._method import Adapted, CannotMerge
-from dpft.models import heads
-from dpft.models.heads import Classifier
-from dpft.models.prompts import with_room
+from dpft.models import classifier
+from dpft.models.adapted import Adapted, CannotMerge
+from dpft.models.classifier import Classifier
+from dpft.models.prompt_slots import with_room
 from dpft.objectives.tagging import Tagging
-from dpft.privacy.clipping import Single
+from dpft.privacy.mechanism.clipping import Single
 from tests import families
 from tests.methods import test_contract as contract
 
@@ -183,7 +183,7 @@ def _padded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _shifted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The prompts' own places are read as the first words, as the reference implementation does by one."""
-    monkeypatch.setattr(heads, "without_room", lambda hidden, places: hidden[:, : hidden.shape[1] - places])
+    monkeypatch.setattr(classifier, "without_room", lambda hidden, places: hidden[:, : hidden.shape[1] - places])
 
 
 @pytest.mark.parametrize(("bug", "name"), [(_coupled, "slash"), (_padded, "slash"), (_coupled, "full")])

@@ -8,7 +8,7 @@ import pytest
 from transformers import BertConfig, RobertaConfig
 
 from dpft import methods
-from dpft.spec import UserError
+from dpft.errors import UserError
 from tests import families
 
 LARGE = RobertaConfig(

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from dpft import methods
-from dpft.methods._method import Adapted
-from dpft.models.blocks import architecture, called
-from dpft.models.heads import Classifier
-from dpft.models.prompts import with_room, without_room
-from dpft.spec import UserError
+from dpft.errors import UserError
+from dpft.models.adapted import Adapted
+from dpft.models.architectures import architecture, called
+from dpft.models.classifier import Classifier
+from dpft.models.prompt_slots import with_room, without_room
 from tests import families
 
 NAMES = {"warp": {"tokens": 3}, "jr_warp": {"dim": 7, "tokens": 3}}

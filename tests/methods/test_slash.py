@@ -12,12 +12,12 @@ from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
 from dpft import methods
 from dpft.data.batch import Batch
-from dpft.methods._method import Adapted
+from dpft.errors import UserError
 from dpft.methods.slash import ShiftedDense, Slash
-from dpft.models.blocks import blocks
-from dpft.models.heads import Classifier, initialise_head
-from dpft.models.projections import Draw, Kept
-from dpft.spec import UserError
+from dpft.models.adapted import Adapted
+from dpft.models.architectures import blocks
+from dpft.models.classifier import Classifier, initialise_head
+from dpft.models.random_projections import Draw, Kept
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 SMALL = {

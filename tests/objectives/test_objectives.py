@@ -9,12 +9,12 @@ from torch import Tensor
 
 from dpft import objectives
 from dpft.data.examples import Rows
-from dpft.evaluate import judge
+from dpft.errors import UserError
+from dpft.inference.outputs import judge
 from dpft.objectives import Objective
 from dpft.objectives.classification import Classification
 from dpft.objectives.multilabel import MultiLabel
 from dpft.objectives.regression import Regression
-from dpft.spec import UserError
 
 NONE = Rows([], None, np.zeros(0))  # reading single labels looks at no rows
 OUTPUTS = torch.tensor([[0.5, -1.0, 2.0], [-0.1, 0.0, 3.0], [1.0, 1.0, -4.0], [0.2, 0.3, 0.4]])

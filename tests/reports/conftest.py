@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from dpft.card import COVERS, DOES_NOT_COVER
+from dpft.runs.privacy_card import COVERS, DOES_NOT_COVER
+from dpft.runs.statements import NOT_PRIVATE, rounded_up
 from dpft.spec import Budget, Spec
-from dpft.wording import NOT_PRIVATE, rounded_up
 
 Maker = Callable[..., Path]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from dpft.reports import page
-from dpft.reports.folders import find, read
+from dpft.reports.reading.folders import find, read
 from dpft.reports.report import build
 from dpft.reports.watch import Server, Watched
 

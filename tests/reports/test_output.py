@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from dpft.reports import write_report
-from dpft.reports.tables import Column, Table, Text, latex, markdown
+from dpft.reports.tables.tables import Column, Table, Text, latex, markdown
 
-from dpft.spec import UserError
+from dpft.errors import UserError
 from tests.reports.conftest import Maker, audit, make_run
 
 NASTY = "a_b & 50% #1 {x} $y$ ~^\\ |`*[z](w) <b>é</b>"

@@ -8,14 +8,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from dpft.reports import charts, page, spending
-from dpft.reports.folders import find, read
+from dpft.reports import page
+from dpft.reports.drawing import charts
+from dpft.reports.reading.folders import find, read
 from dpft.reports.report import CAVEAT, Report, build, check_any
+from dpft.reports.tables import spending
 
-from dpft import card
-from dpft.card import DOES_NOT_COVER
-from dpft.spec import UserError
-from dpft.wording import CHOICE, VALIDATION
+from dpft.errors import UserError
+from dpft.runs import privacy_card
+from dpft.runs.privacy_card import DOES_NOT_COVER
+from dpft.runs.statements import CHOICE, VALIDATION
 from tests.reports.conftest import Maker, audit, change, summary
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
@@ -98,7 +100,7 @@ def test_the_page_says_what_no_promise_covers_in_the_cards_words(make: Maker, tm
     assert VALIDATION in CAVEAT
     text = shown(tmp_path).text
     assert text.count(CAVEAT) == 2  # with the figures, and with the list of runs
-    assert all(line in text for line in (*card.COVERS, *DOES_NOT_COVER))
+    assert all(line in text for line in (*privacy_card.COVERS, *DOES_NOT_COVER))
 
 
 def test_every_run_states_its_own_promise_and_a_search_or_start_that_its_card_tells_of(
@@ -236,7 +238,7 @@ def test_a_page_without_runs_awaits_them_and_a_report_without_any_is_refused(mak
 
 @pytest.mark.parametrize("count", [1, 2, 30])
 def test_names_beside_the_curves_never_meet_or_leave_the_chart(make: Maker, tmp_path: Path, count: int) -> None:
-    from dpft.reports import charts
+    from dpft.reports.drawing import charts
 
     for number in range(count):
         make(f"r{number}", options={"dim": number + 1}, value=0.8 + number * 1e-5)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from dpft.reports.watch import Server, Watched
 
-from dpft.spec import UserError
+from dpft.errors import UserError
 from tests.reports.conftest import Maker, change
 
 

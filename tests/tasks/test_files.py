@@ -13,11 +13,12 @@ import pandas as pd
 import pytest
 
 from dpft import tasks
+from dpft.errors import UserError
 from dpft.objectives.classification import Classification
 from dpft.objectives.multilabel import MultiLabel
 from dpft.objectives.regression import Regression
-from dpft.privacy.ledger.sketch import Sketch
-from dpft.spec import Spec, UserError
+from dpft.privacy.ledger.storage.fingerprints import Sketch
+from dpft.spec import Spec
 
 SECRET = "patient-4711-has-measles"
 ROWS = [

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from dpft import tasks
-from dpft.spec import Spec, UserError
+from dpft.errors import UserError
+from dpft.spec import Spec
 
 SECRET = "patient-4711-has-measles"
 Folder = Callable[..., Path]

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from dpft.privacy.ledger._errors import LedgerError
-from dpft.privacy.ledger.entries import Limit, Reservation, Search
-from dpft.privacy.ledger.spending import Spending
+from dpft.privacy.ledger.composition import Spending
+from dpft.privacy.ledger.storage.entries import Limit, Reservation, Search
+from dpft.privacy.ledger.storage.errors import LedgerError
 
 _ROUNDS = 14  # of bisection: the noise to a part in a thousand
 _MOST_NOISE = 1e4  # times the planned noise; what needs more does not fit
@@ -91,7 +91,7 @@ class Decision:
 
 def _asked(noise: float, terms: Reservation, steps: int) -> str:
     """The --epsilon that is sure to be calibrated to at least `noise`; empty where it would be next to nothing."""
-    from dpft.privacy.accountants import epsilon_quick
+    from dpft.privacy.accounting.accountants import epsilon_quick
 
     epsilon, _ = epsilon_quick(noise, terms.rate, steps, terms.delta)
     return _down(epsilon * 0.999)

@@ -13,9 +13,9 @@ from typing import Any
 
 from sqlalchemy import func, select, text
 
-from dpft.privacy.ledger._errors import refuse
-from dpft.privacy.ledger.entries import Limit, Reservation, Search
-from dpft.privacy.ledger.store import Store, entry
+from dpft.privacy.ledger.storage.database import Store, entry
+from dpft.privacy.ledger.storage.entries import Limit, Reservation, Search
+from dpft.privacy.ledger.storage.errors import refuse
 
 UNKNOWN = "unknown"  # of runs that were reserved before there were populations
 _DECLARED = select(entry.c.body).where(text("kind <> 'charge'")).order_by(entry.c.seq)  # by the partial index

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from dpft.privacy.ledger.entries import Reservation
+from dpft.privacy.ledger.composition import COMPOSITION, FILTER, Spending
 from dpft.privacy.ledger.populations import Population
-from dpft.privacy.ledger.spending import COMPOSITION, FILTER, Spending
+from dpft.privacy.ledger.storage.entries import Reservation
 
 T = TypeVar("T")
 

@@ -17,8 +17,8 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from dpft.privacy.ledger import GENESIS, Event, Ledger, LedgerError, Reservation, is_there, written
-from dpft.privacy.ledger.chain import link
-from dpft.privacy.ledger.report import lines
+from dpft.privacy.ledger.export import lines
+from dpft.privacy.ledger.storage.hash_chain import link
 from tests.postgres_server import PASSWORD
 
 TERMS: dict[str, Any] = {"rate": 0.1, "noise": 0.9, "steps": 10, "delta": 1e-5, "epsilon": 6.7}

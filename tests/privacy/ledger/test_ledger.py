@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 
+from dpft.errors import UserError
 from dpft.privacy.ledger import GENESIS, Event, Ledger, LedgerError, Reservation, default_ledger_place
-from dpft.privacy.ledger.sqlite import SqliteStore
-from dpft.spec import UserError, canonical_json
+from dpft.privacy.ledger.storage.sqlite import SqliteStore
+from dpft.spec import canonical_json
 
 TERMS: dict[str, Any] = {"rate": 0.1, "noise": 0.9, "steps": 10, "delta": 1e-5, "epsilon": 6.7}
 EVENT = Event("a", 0, rate=0.1, noise=0.9)
@@ -430,7 +431,7 @@ def test_a_checkpoint_that_fails_does_not_undo_the_charge_before_it(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches: reporting a durable charge as refused, after which a resumed run would skip that step."""
-    monkeypatch.setattr("dpft.privacy.ledger.book._TIDY_CHARGES", 1)
+    monkeypatch.setattr("dpft.privacy.ledger.ledger._TIDY_CHARGES", 1)
     raw(ledger).set_authorizer(lambda _, first, *__: int(first == "wal_checkpoint"))
     ledger.charge(EVENT)
     assert ledger.charged("a") == 1

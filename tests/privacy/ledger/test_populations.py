@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
+from dpft.privacy.accounting.pld import heterogeneous_pld
+from dpft.privacy.accounting.segments import Bound, Segment, epsilon_filter
 from dpft.privacy.ledger import Event, Ledger, LedgerError, Limit, OverLimit, Reservation
+from dpft.privacy.ledger.composition import Spending
+from dpft.privacy.ledger.export import report
 from dpft.privacy.ledger.populations import UNKNOWN, Population
-from dpft.privacy.ledger.report import report
-from dpft.privacy.ledger.spending import Spending
 from dpft.privacy.ledger.summary import summarize
-from dpft.privacy.losses import heterogeneous_pld
-from dpft.privacy.plan import make_plan
-from dpft.privacy.segments import Bound, Segment, epsilon_filter
+from dpft.privacy.mechanism.plan import make_plan
 from dpft.spec import Budget, Spec
 
 TERMS: dict[str, Any] = {"rate": 0.1, "noise": 0.9, "steps": 10, "delta": 1e-5, "epsilon": 5.0}
@@ -28,7 +28,7 @@ OTHERS = [f"another one {i}" for i in range(400)]
 
 
 def epsilon_of(segments: list[Segment], delta: float) -> Bound:
-    from dpft.privacy import segments as module
+    from dpft.privacy.accounting import segments as module
 
     return module.epsilon_of(segments, delta)
 
@@ -54,7 +54,7 @@ def kinds(book: Ledger) -> list[str]:
 def _bodies() -> Any:
     from sqlalchemy import select
 
-    from dpft.privacy.ledger.store import entry
+    from dpft.privacy.ledger.storage.database import entry
 
     return select(entry.c.body).order_by(entry.c.seq)
 

@@ -45,7 +45,7 @@ def test_no_byte_of_a_ledger_is_written_while_others_may_read_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches: a file that is narrowed only once its key is inside."""
-    import dpft.privacy.ledger.sqlite as module
+    import dpft.privacy.ledger.storage.sqlite as module
 
     seen, real = [], module.SqliteStore.prepare
 

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dpft.privacy.ledger import sketch as module
-from dpft.privacy.ledger.sketch import Sketch, record_key
+from dpft.privacy.ledger.storage import fingerprints as module
+from dpft.privacy.ledger.storage.fingerprints import Sketch, record_key
 
 KEY = b"k" * 32
 TEXTS = [f"café number {i}, on street {i % 7}" for i in range(3000)]

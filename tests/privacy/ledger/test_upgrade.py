@@ -91,7 +91,7 @@ def test_an_upgrade_that_fails_leaves_the_old_ledger(old: Path, monkeypatch: pyt
     def fail(_self: object) -> None:
         raise OSError("no randomness")
 
-    monkeypatch.setattr("dpft.privacy.ledger.store.Store.make_key", fail)
+    monkeypatch.setattr("dpft.privacy.ledger.storage.database.Store.make_key", fail)
     with pytest.raises(LedgerError):
         Ledger(old)
     monkeypatch.undo()

@@ -1,0 +1,137 @@
+"""Runs as lines of numbers that can be kept beside the code, and the table of what is kept.
+
+    python -m dpft.benchmarks.results_store FILE.jsonl… [--runs FOLDER]…
+
+With --runs the only FILE is written anew from the finished runs in these folders: no path, no text, no identity. Then
+the table of all files is printed: mean ± standard deviation over seeds (their number) of 100 times the metric, of runs
+that differ in nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Annotated, Any
+
+import typer
+from dpft.reports.reading.frame import load_runs, records
+
+from dpft.errors import UserError
+from dpft.runs.folder import write
+from dpft.spec import rows_name
+
+Row = dict[str, Any]
+Column = tuple[str, str, float, float]  # task, metric, epsilon, delta
+SAME = ("method", "options", "model", "representation", "batch_size", "epochs", "schedule", "warmup", "clip",
+        "optimizer", "clipping", "max_length", "unit", "precision")  # fmt: skip
+NUMBERS = ("seed", "learning_rate", "head_learning_rate", "noise", "steps", "trainable", "metric", "value")
+
+
+def main(
+    files: Annotated[list[Path], typer.Argument(help="JSON lines.")],
+    runs: Annotated[list[Path] | None, typer.Option(help="Write FILE anew from the runs in this folder.")] = None,
+) -> None:
+    """Keep runs as numbers, and print the table."""
+    if runs and len(files) != 1:
+        raise UserError(f"runs are kept in one file, got {len(files)}; name one")
+    if runs:
+        rows = kept(runs)
+        if not rows:
+            raise UserError("what is kept must hold a finished run with a result, got none; pass --runs of one")
+        write(files[0], "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode())
+    print(table([row for file in files for row in read(file)]))
+
+
+def read(file: Path) -> list[Row]:
+    """What was kept. Raises UserError."""
+    try:
+        return [dict(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, TypeError, ValueError) as error:
+        raise UserError(
+            f"a kept file must be JSON lines, got {type(error).__name__} at {str(file)!r}; restore it"
+        ) from None
+
+
+def kept(folders: Iterable[Path]) -> list[Row]:
+    """What finished runs with a result are compared by; `epsilon` is the budget, None without one."""
+    frame = load_runs(folders)
+    return sorted(
+        (_row(run) for run in records(frame[(frame["state"] == "finished") & frame["value"].notna()])),
+        key=lambda row: (row["task"], row["method"], _epsilon(row), json.dumps(row)),
+    )
+
+
+def _row(run: Row) -> Row:
+    known = {name: _plain(run[name]) for name in (*SAME, *NUMBERS)}
+    budget = {"epsilon": _plain(run["budget"]), "delta": _plain(run["delta"])}
+    own = {"task": rows_name(run["task"], run["data"]), "model": Path(run["model"]).name}
+    return {**own, **{k: v for k, v in known.items() if k not in own}, "options": json.loads(run["options"]), **budget}
+
+
+def _epsilon(row: Row) -> float:
+    return math.inf if row["epsilon"] is None else float(row["epsilon"])
+
+
+def _plain(value: Any) -> Any:
+    """Whole numbers as such, at most seven digits, None for what is not finite."""
+    if not isinstance(value, float):
+        return value
+    return int(value) if value.is_integer() else float(f"{value:.7g}") if math.isfinite(value) else None
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A method a line, and a column for each task and budget, as Markdown."""
+    cells: dict[str, dict[Column, list[float]]] = defaultdict(lambda: defaultdict(list))
+    tasks = [[row for row in rows if row["task"] == task] for task in {row["task"] for row in rows}]
+    telling = [name for name in SAME if any(len({json.dumps(row[name]) for row in same}) > 1 for same in tasks)]
+    tried = defaultdict(set)  # without privacy a method has rates of its own
+    for row in rows:
+        tried[row["task"], row["method"], row["epsilon"] is None].add(_rates(row))
+    several = {method for (_, method, _), rates in tried.items() if len(rates) > 1}
+    for row in rows:
+        said = [row["method"], *(_said(name, row[name]) for name in telling if name != "method")]
+        said += _rates(row) if row["method"] in several else []
+        column = (row["task"], row["metric"], _epsilon(row), row["delta"] or 0.0)
+        cells[" ".join(filter(None, said))][column].append(100 * row["value"])
+    columns = sorted({column for found in cells.values() for column in found})
+    body = [[name, *(_shown(found[column]) for column in columns)] for name, found in cells.items()]
+    lines = (["method", *map(_titled, columns)], ["---"] * (1 + len(columns)), *body)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _titled(column: Column) -> str:
+    task, metric, epsilon, delta = column
+    budget = f"ε {epsilon:g}, δ {delta:g}" if math.isfinite(epsilon) else "none"
+    return f"{task} {metric}, {budget}"
+
+
+def _rates(row: Row) -> tuple[str, ...]:
+    """The learning rate, and the head's where it has its own; files of before it had one know none."""
+    names = ("learning_rate", "head_learning_rate")
+    return tuple(_said(name, row[name]) for name in names if row.get(name) is not None)
+
+
+def _said(name: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key}={one}" for key, one in value.items())
+    return f"{name}={value}"
+
+
+def _shown(values: Sequence[float]) -> str:
+    if not values:
+        return "—"
+    spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{mean(values):.1f}{spread} ({len(values)})"
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except UserError as error:
+        print(f"kept: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,250 @@
+"""What a person sees of a comparison: its plan, one progress view for all cells, its table."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from dpft.cli import _show
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+import dpft.progress
+from dpft.errors import UserError
+
+if TYPE_CHECKING:
+    from dpft.compare.cells import Cell
+    from dpft.compare.events import Outcome
+    from dpft.compare.folder import Folder
+    from dpft.compare.planning import Outlook, Place, Planned
+    from dpft.compare.running.run_cells import Executor
+    from dpft.compare.summary import Line
+
+
+class One(dpft.progress.Progress):
+    """A cell's run inside the view of all."""
+
+    def __init__(self, view: View, title: str, name: str) -> None:
+        self.view, self.title, self.name, self.steps = view, title, name, 0
+        self.share = 0.0
+        self.bar = view.bars.add_task(title, total=None, count="")
+
+    def stage(self, text: str) -> None:
+        self.view.bars.update(self.bar, description=f"{self.title}: {text} …")
+
+    def started(self, done: int, steps: int) -> None:
+        self.steps = steps
+        self.view.bars.reset(self.bar, total=steps, completed=done, description=self.title)  # a search trains often
+        self.stepped(done, None)
+
+    def stepped(self, done: int, epsilon: float | None) -> None:
+        spent = "" if epsilon is None else f" · ε {epsilon:.2f} spent"
+        self.view.bars.update(self.bar, completed=done, count=f"{done}/{self.steps} steps{spent}")
+        self.share = done / max(self.steps, 1)
+        self.view.inner(self.name, done, self.steps)
+
+
+class View:
+    """A bar of all cells and one of each at work; plain lines where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.bars = Progress(
+            TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[count]}"),
+            TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("left"),
+            console=self.console, transient=True,
+        )  # fmt: skip
+        self._all = self.bars.add_task("cells", total=None, count="")
+        self._at_work: dict[str, One] = {}
+        self._count = self._over = 0
+        self._told = time.monotonic()
+        self._live = False
+
+    def stage(self, text: str) -> None:
+        self._start()
+        self.bars.update(self._all, description=f"{text} …")
+
+    def began(self, cell: Cell, number: int, count: int) -> dpft.progress.Progress:
+        self._start()
+        self._forget(cell)
+        self._count = count
+        self._sum_up()
+        name = f"cell {number} of {count}"
+        if not self.console.is_terminal:
+            _show.say(f"{name}: {cell.title}")
+        self._at_work[cell.digest] = One(self, cell.title, name)
+        return self._at_work[cell.digest]
+
+    def inner(self, name: str, done: int, steps: int) -> None:
+        self._sum_up()
+        if not self.console.is_terminal and time.monotonic() - self._told > 10:
+            self._told = time.monotonic()
+            _show.say(f"{name}: step {done} of {steps}")
+
+    def ended(self, outcome: Outcome) -> None:
+        found = outcome.result
+        what = f"failed: {outcome.error}" if found is None else f"{found.metric} {found.value:.4f} ({outcome.how})"
+        line = f"{outcome.cell.title}: {what}"
+        if self._live and self.console.is_terminal:
+            self.bars.print(line, markup=False)
+        else:
+            _show.say(line)
+        self._forget(outcome.cell)
+        self._over += 1
+        self._sum_up()
+
+    def _sum_up(self) -> None:
+        """Of all cells: those over, and the shares of those at work, so that the time left can be told."""
+        done = self._over + sum(one.share for one in self._at_work.values())
+        of = f"{self._over}/{self._count} over"
+        self.bars.update(self._all, description="cells", total=self._count, completed=done, count=of)
+
+    def _forget(self, cell: Cell) -> None:
+        known = self._at_work.pop(cell.digest, None)
+        if known is not None:
+            self.bars.remove_task(known.bar)
+
+    def close(self) -> None:
+        if self._live:
+            self.bars.stop()
+        self._live = False
+
+    def _start(self) -> None:
+        if not self._live and self.console.is_terminal:
+            self.bars.start()
+            self._live = True
+
+
+def planned(outlook: Outlook, folder: Path) -> None:
+    """The plan, on stdout."""
+    groups: dict[tuple[str, str, float | None], list[Planned]] = {}
+    for one in outlook.cells:
+        groups.setdefault((one.cell.spec.rows_name, one.cell.arm, one.cell.epsilon), []).append(one)
+    left = sum(not one.done for one in outlook.cells)
+    print(f"cells       {len(outlook.cells)}, of which {left} are to be run")
+    wide = max(len(f"{task} {arm}") for task, arm, _ in groups)
+    for (task, arm, epsilon), group in groups.items():
+        first = group[0]
+        budget = "NOT PRIVATE" if epsilon is None else f"ε {epsilon:g}, σ {first.plan.noise:.4f}"
+        memory = "" if first.mebibytes is None else f", {first.mebibytes:.0f} MiB"
+        time_each = "" if first.seconds is None else f", about {duration(first.seconds)} each{memory}"
+        search = "" if first.cell.trials is None else f", best of {first.cell.trials.count} trials (expected)"
+        print(f"            {f'{task} {arm}':<{wide}}  {budget:<22} {first.plan.steps} steps, "
+              f"{len(group)} seed{'s' if len(group) > 1 else ''}{search}{time_each}")  # fmt: skip
+    for charge in outlook.charges:
+        whose = "a population that is not in the ledger yet" if charge.population is None else charge.population
+        print(f"charge      {', '.join(charge.tasks)}: {charge.cells} private cells, {whose}")
+        alone = f"ε {_show.upward(charge.epsilon)} at δ {charge.delta:g} for them together by composition"
+        if charge.together is None or charge.filter is None:
+            print(f"            {alone}; no bound with the runs before: {charge.reason}")
+            continue
+        print(f"            {alone}; ε {_show.upward(charge.together)} with all runs before")
+        print(f"            ε {_show.upward(charge.filter)} should any have been chosen after a result (RDP filter)")
+    if outlook.seconds is not None:
+        print(f"time        about {duration(outlook.seconds)} on this machine, by a probe on short made-up texts")
+    print(f"lies in     {folder}")
+
+
+def duration(seconds: float) -> str:
+    """Two figures at most: 40 s, 12 min, 3.5 h, 12 h."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 6000:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 36_000 else f"{round(seconds / 3600):,} h"
+
+
+def table(lines: Sequence[Line]) -> None:
+    """What was found, on stdout."""
+    wide = max((len(f"{one.task} {one.arm}") for one in lines), default=0)
+    for one in lines:
+        budget = "NOT PRIVATE" if one.epsilon is None else f"ε {one.epsilon:g}"
+        took = "" if one.seconds is None else f", {duration(one.seconds)} each"
+        print(f"{f'{one.task} {one.arm}':<{wide}}  {budget:<12} {one.metric} {spread(one.mean, one.sd)}  n {one.n}, "
+              f"{one.trained:,} numbers{took}")  # fmt: skip
+
+
+def spread(mean: float, sd: float | None) -> str:
+    return f"{mean:.4f}" if sd is None else f"{mean:.4f} ± {sd:.4f}"
+
+
+def consent(yes: bool, left: int) -> None:
+    """Ask before anything is spent. Raises UserError where nobody can be asked, typer.Abort where the answer is no."""
+    if yes or not left:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UserError("a comparison asks before it spends, got no terminal to ask at; pass --yes, or --dry-run")
+    typer.confirm(f"run {left} cells?", abort=True, err=True)
+
+
+def carried_out(
+    cells: Sequence[Cell],
+    folder: Folder,
+    place: Place,
+    *,
+    yes: bool,
+    dry: bool,
+    as_json: bool,
+    grows: bool = False,
+    executor: Executor | None = None,
+) -> list[Outcome] | None:
+    """Plan, ask and run, or go on where a folder has these cells already; None after a dry run.
+
+    `executor`: who does the cells; this process, one after the other, where it is None.
+    """
+    from dpft.compare.planning import check_names, outlook
+    from dpft.compare.running.run_cells import OneByOne, conduct
+    from dpft.compare.running.work import Work
+    from dpft.machine.memo import Kept
+
+    view, shelf = View(), Kept()
+    try:
+        check_names(cells, place)
+        going_on = folder.is_of(cells, grows=grows)
+        if dry or not going_on:
+            found = outlook(cells, place, folder.found(), shelf, view)
+            view.close()
+            if as_json and dry:
+                _show.print_json({**found.to_json(), "comparison": str(folder.path)})
+            elif not as_json:
+                planned(found, folder.path)
+            if dry:
+                return None
+            folder.check_room(found.room)
+            consent(yes, sum(not one.done for one in found.cells))
+            folder.write(folder.grown({**place.to_json(), **found.to_json()}))
+        outcomes = conduct(cells, Work(folder, place, shelf), executor or OneByOne(), view)
+    except KeyboardInterrupt:
+        view.close()
+        if folder.plan() is not None:
+            _show.say(f"nothing is lost; to go on: dpft compare --to {shlex.quote(str(folder.path))}")
+        raise
+    finally:
+        view.close()
+    if not as_json and executor is None:
+        shared = [f"{what} made {shelf.made[what]} of {shelf.asked[what]} times" for what in shelf.made]
+        print(f"shared      {', '.join(shared)}")
+    return outcomes
+
+
+def told(outcomes: Sequence[Outcome], folder: Path, extra: dict[str, Any], as_json: bool) -> int:
+    """The end: the table, what failed, where it lies. Exit code 1 where a cell failed."""
+    from dpft.compare.summary import lines
+
+    failed = [one for one in outcomes if one.result is None]
+    if as_json:
+        runs = [{"title": o.cell.title, "arm": o.cell.arm, "digest": o.cell.digest, "how": o.how, "error": o.error,
+                 "result": None if o.result is None else o.result.to_json()} for o in outcomes]  # fmt: skip
+        table_json = [line.to_json() for line in lines(outcomes)]
+        _show.print_json({"comparison": str(folder), "cells": runs, "table": table_json, **extra})
+        return 1 if failed else 0
+    table(lines(outcomes))
+    for one in failed:
+        print(f"FAILED      {one.cell.title}: {one.error}")
+    print(f"lies in     {folder}   (mean ± standard deviation over seeds, on the validation rows, without noise)")
+    return 1 if failed else 0

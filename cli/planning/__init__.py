@@ -1,0 +1,1 @@
+"""Verbs for before a run, and for its budget."""

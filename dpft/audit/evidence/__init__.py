@@ -1,0 +1,1 @@
+"""What follows from observations: lower bounds on epsilon, statistics of noise, and how both are told."""

@@ -1,0 +1,1 @@
+"""The shipped mechanism under attack: sensitivity, noise, sampling, canaries."""

@@ -1,0 +1,68 @@
+"""What the auditor reads off released sums: their noise, tensor by tensor, and each canary's coordinate."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dpft.audit.mechanism.driver import Release
+from dpft.audit.mechanism.gradient_canaries import Canaries
+
+_SAMPLED = 8192  # numbers kept of each release, shared among the tensors: enough for every test but the deviation
+_LEAST = 64
+
+
+class Readings:
+    """Collects releases, in units of the clip. The known clipped sum of the drawn canaries is taken off the noise."""
+
+    def __init__(self, canaries: Canaries, names: list[str], clip: float, noise: float) -> None:
+        self.canaries, self.names, self.clip, self.noise = canaries, names, clip, noise
+        self.squares = dict.fromkeys(names, 0.0)
+        self.counts = dict.fromkeys(names, 0)
+        self.steps: list[float] = []  # each release's squares, over all tensors
+        self.scores: list[NDArray[np.float64]] = []
+        self.drawn: list[NDArray[np.bool_]] = []
+        self._kept: list[list[NDArray[np.float64]]] = []
+
+    def add(self, release: Release) -> None:
+        """One release: the canaries that were drawn, and the noisy sums (...), one a private tensor."""
+        rows, canaries = release.rows, self.canaries
+        if release.scales is not None:
+            canaries = canaries.scaled(release.scales[self.names.index("head.weight")])
+        weight, bias = canaries.expected(rows)
+        kept, total = [], 0.0
+        for name, noisy in zip(self.names, release.sums, strict=True):
+            left = noisy / self.clip
+            if name == "head.weight":
+                self.scores.append(canaries.read(left))
+                left[:, : len(self.canaries)] -= weight
+            elif name == "head.bias":
+                left -= bias
+            left /= self.noise
+            squares = float(left.square().sum())
+            self.squares[name] += squares
+            total += squares
+            self.counts[name] += left.numel()
+            most = max(_LEAST, _SAMPLED // len(self.names))
+            # The columns behind the canaries hold nothing but noise, to the last bit.
+            silent = left[:, len(self.canaries) :] if name == "head.weight" else left
+            kept.append(silent.flatten()[:most].numpy().copy())
+        self._kept.append(kept)
+        self.steps.append(total)
+        self.drawn.append(np.isin(np.arange(len(self.canaries)), rows))
+
+    @property
+    def parts(self) -> list[NDArray[np.float64]]:
+        """For each tensor, some of the noise over what is planned: (steps, n_i)."""
+        return [np.stack([step[i] for step in self._kept]) for i in range(len(self.names))]
+
+    @property
+    def sample(self) -> NDArray[np.float64]:
+        """All of them side by side: (steps, sum of n_i)."""
+        return np.concatenate(self.parts, axis=1)
+
+
+def names_of(named: dict[str, torch.nn.Parameter]) -> list[str]:
+    """The private tensors' names in the order of their releases."""
+    return list(named)

@@ -1,0 +1,116 @@
+"""An audit of a run: its levels in order, one confidence over all of them, and what is written down."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path as File
+from typing import Any, get_args
+
+from dpft.audit import bookkeeping, membership
+from dpft.audit.evidence.report import Check, Level, Report
+from dpft.audit.mechanism import checks
+from dpft.audit.mechanism.driver import Path
+from dpft.errors import UserError
+from dpft.inference import trained_model
+from dpft.inference.trained_model import Trained
+from dpft.progress import Progress
+from dpft.runs.folder import Run, write
+from dpft.spec import Machine
+
+LEVELS: tuple[Level, ...] = get_args(Level)
+CONFIDENCE = 0.99
+_TOLD: dict[Level, str] = {
+    "bookkeeping": "reading the books", "path": "attacking the path", "model": "attacking the model",
+}  # fmt: skip
+
+
+def audit(
+    run: str | File,
+    levels: Sequence[Level] = LEVELS,
+    *,
+    steps: int = checks.STEPS,
+    confidence: float = CONFIDENCE,
+    progress: Progress | None = None,
+) -> Report:
+    """Audit a finished run, and write audit.json into its folder, and what concerns people into private/ alone.
+
+    With probability `confidence` a sound run passes. Raises UserError for a run that is unfinished, or that promises
+    nothing where a promise would be audited.
+    """
+    if not 0.5 <= confidence < 1:
+        raise UserError(f"confidence must lie in 0.5 to 1, got {confidence!r}; pass --confidence 0.99")
+    if not 8 <= steps <= 10_000:
+        raise UserError(f"steps must lie in 8 to 10000, got {steps!r}; pass --steps {checks.STEPS}")
+    opened, card = _finished(File(run))
+    if opened.plan.budget is None and tuple(levels) != ("model",):
+        raise UserError(
+            "books and path are audited beside a promise, got a run that is NOT PRIVATE; pass --level model"
+        )
+    random = [level for level in levels if level != "bookkeeping"]
+    share = (1 - confidence) / max(1, len(random))
+    work, progress = _Work(opened, card, steps, share), progress or Progress()
+    found, seconds = list[Check](), dict[str, float]()
+    for level in levels:
+        progress.stage(_TOLD[level])
+        started = time.monotonic()
+        found += work.checks(level)
+        seconds[level] = round(time.monotonic() - started, 1)
+    progress.ended()
+    budget = opened.plan.budget
+    report = Report(
+        opened.path.name, confidence, opened.plan.epsilon_upper, budget.delta if budget else None, tuple(found), seconds
+    )
+    _write(opened.path, report)
+    return report
+
+
+@dataclass
+class _Work:
+    """The levels on one run; its model is loaded when a level first needs it."""
+
+    run: Run
+    card: dict[str, Any]
+    steps: int
+    risk: float
+
+    def checks(self, level: Level) -> list[Check]:
+        examples = int(self.card.get("units") or 1)
+        work: dict[Level, Callable[[], list[Check]]] = {
+            "bookkeeping": lambda: bookkeeping.checks(self.run, self.card),
+            "path": lambda: checks.checks(self.trained, Path(), examples, self.steps, self.risk),
+            "model": lambda: membership.checks(self.trained, self.risk),
+        }
+        return work[level]()
+
+    @cached_property
+    def trained(self) -> Trained:
+        """In the precision that the run was trained in."""
+        return trained_model.load(self.run.path, machine=Machine(precision=self.card.get("precision", "auto")))
+
+
+def named(level: str) -> tuple[Level, ...]:
+    """The levels that a word names: one of them, or all."""
+    return LEVELS if level == "all" else tuple(one for one in LEVELS if one == level)
+
+
+def _finished(path: File) -> tuple[Run, dict[str, Any]]:
+    run = Run.open(path)
+    card = run.read_json("privacy")
+    if card is None or not (path / "adapter.safetensors").is_file():
+        raise UserError(f"a run must be finished before it is audited, got {str(path)!r}; dpft resume {path}")
+    return run, card
+
+
+def _write(folder: File, report: Report) -> None:
+    public, everything = report.to_json(), report.to_json(private=True)
+    write(folder / "audit.json", _text(public))
+    if public != everything:
+        write(folder / "private" / "audit.json", _text(everything), private=True)
+
+
+def _text(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -1,0 +1,1 @@
+"""The cells of a comparison at work: runs, searches, and Ray."""

@@ -1,0 +1,80 @@
+"""Searches on rows that are declared public: they are free, so the rows must be nobody's that the ledger protects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dpft.compare.cells import Cell
+from dpft.compare.events import How
+from dpft.compare.folder import SEARCHED
+from dpft.compare.running.work import Work
+from dpft.compare.search_space import Trials
+from dpft.data.examples import Rows
+from dpft.errors import UserError
+from dpft.inference.inputs import rows_of
+from dpft.privacy.ledger import Ledger, is_there
+from dpft.privacy.ledger.populations import Population
+from dpft.progress import Progress
+from dpft.runs.folder import Run
+from dpft.runs.result import Result
+from dpft.spec import Spec
+
+
+def tuned_on_public(work: Work, cell: Cell, trials: Trials, progress: Progress) -> tuple[Result, str | None, How]:
+    """Try all trials on the public rows, with the cell's own budget; then run the cell with what did best there."""
+    (work.folder.path / "public").mkdir(parents=True, exist_ok=True)
+    check_public(work, cell, trials)
+    there = work.elsewhere("public", work.folder.path / "public" / "ledger.sqlite")
+    base = trials.on_public(cell.spec)
+    if rows_of(base, work.shelf).validation is None:
+        raise UserError(
+            f"a search needs rows to judge its trials by, got no validation rows of {trials.public}; name another task"
+        )
+    specs = [trials.public_spec(base, number) for number in range(trials.count)]
+    best = max((there.one(spec, progress)[0].merit, -number) for number, spec in enumerate(specs))
+    chosen = specs[-best[1]]
+    spec = cell.spec.stating(learning_rate=chosen.learning_rate, clip=chosen.clip)
+    result, _, how = work.one(spec, progress)
+    says = f"learning rate and clip: the best of {trials.count} on {trials.public}, which are declared public"
+    run = Run.open(result.path)
+    run.write_json("privacy", {**(run.read_json("privacy") or {}), "tuning": {"charged": False, "statement": says}})
+    run.write_json(SEARCHED.removesuffix(".json"), {"cell": cell.digest, "ranges": trials.to_json()})
+    return result, None, how
+
+
+def check_public(work: Work, cell: Cell, trials: Trials) -> None:
+    """Refuse rows as public that are the cell's own, or that the ledger protects, be they to train on or to judge by.
+
+    A population is protected where it has a run or a limit. Data without either are nobody's yet.
+    """
+    public = list(_rows(work, trials.on_public(cell.spec)))
+    own = rows_of(cell.spec, work.shelf).train
+    with Ledger(work.folder.path / "public" / "ledger.sqlite") as scratch:
+        mine = scratch.claim(own.texts, own.pairs).sketch
+        if any(scratch.claim(rows.texts, rows.pairs).sketch.matches(mine) for rows in public):
+            raise UserError(
+                f"a search on public rows must not see the cell's own, got {trials.public}; name another task"
+            )
+    if not is_there(work.place.ledger):
+        return
+    with Ledger(work.place.ledger) as book:
+        view = book.view()
+        for rows in public:
+            for one in book.claim(rows.texts, rows.pairs).matched(view).populations(view):
+                _refuse_protected(one, trials)
+
+
+def _rows(work: Work, spec: Spec) -> Iterator[Rows]:
+    """All rows of the public task that a trial would see."""
+    task = rows_of(spec, work.shelf)
+    yield task.train
+    yield from task.judged.values()
+
+
+def _refuse_protected(population: Population, trials: Trials) -> None:
+    if population.runs or population.limits:
+        held = f"{len(population.runs)} runs" if population.runs else "a limit"
+        raise UserError(
+            f"rows declared public must not be those of a population in the ledger, got {trials.public}, which match "
+            f"{population.title} with {held}; name another task, or search on the cell's own rows, which is charged"
+        )

@@ -1,0 +1,81 @@
+"""What a comparison's worker process on a Ray cluster does."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from dpft.compare.cells import Cell
+from dpft.compare.events import Outcome
+from dpft.compare.folder import Folder
+from dpft.compare.planning import Place
+from dpft.compare.running.run_cell import run_cell
+from dpft.compare.running.work import Work
+from dpft.machine.memo import Kept
+from dpft.progress import Progress
+
+TOLD = 0.5  # seconds between two words of a step
+
+
+class Worker:
+    """In a process of Ray's."""
+
+    def __init__(self, folder: str, home: str, place: Place, threads: int, events: Any) -> None:
+        self.home, self.threads, self.events = home, threads, events
+        self.work = Work(Folder(Path(folder)), place, Kept())
+        self.held: IO[str] | None = None
+
+    def ready(self) -> tuple[str, str] | str:
+        """What must be the same everywhere, or why it cannot be."""
+        import torch
+
+        torch.set_num_threads(self.threads)
+        try:
+            os.chdir(self.home)
+            self.held = self.work.folder.joined()
+            return facts(self.work.folder)
+        except OSError as error:
+            return f"no folder to work in ({error.strerror})"
+
+    def do(self, cell: Cell, number: int) -> Outcome:
+        return run_cell(self.work, cell, Told(self.events, number))
+
+
+class Told(Progress):
+    """Words of a run that are passed on to where the comparison is watched. That nobody listens breaks nothing."""
+
+    def __init__(self, events: Any, number: int) -> None:
+        self.events, self.number, self.last = events, number, 0.0
+
+    def stage(self, text: str) -> None:
+        self._pass("stage", text)
+
+    def note(self, text: str) -> None:
+        self._pass("note", text)
+
+    def started(self, done: int, steps: int) -> None:
+        self._pass("started", done, steps)
+
+    def stepped(self, done: int, epsilon: float | None) -> None:
+        if time.monotonic() - self.last >= TOLD:
+            self.last = time.monotonic()
+            self._pass("stepped", done, epsilon)
+
+    def ended(self) -> None:
+        self._pass("ended")
+
+    def _pass(self, what: str, *words: Any) -> None:
+        with contextlib.suppress(Exception):
+            self.events.put_nowait((self.number, what, words))
+
+
+def facts(folder: Folder) -> tuple[str, str]:
+    """This dpft, and the plan as it lies in the folder."""
+    from importlib.metadata import version
+
+    file = folder.path / "comparison.json"
+    return f"dpft {version('dpft')}", hashlib.sha256(file.read_bytes() if file.is_file() else b"").hexdigest()

@@ -1,0 +1,137 @@
+"""README.md of an export: the hub's model card, with the privacy statement of the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dpft.exports.source import Source
+from dpft.models.loading import BUILTIN
+from dpft.runs.privacy_card import NOT_PRIVATE
+from dpft.runs.statements import stated
+from dpft.spec import Spec
+
+UPSTREAM = "sentence-transformers/all-MiniLM-L6-v2"
+# The hub's names of metrics, where they differ from GLUE's.
+_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
+_NUMBERS = {
+    "adjacency": "neighbouring data sets",
+    "unit": "unit of privacy",
+    "mechanism": "mechanism",
+    "sampler": "sampling",
+    "noise": "noise σ",
+    "clip": "clip C",
+    "rate": "rate q",
+    "steps_charged": "steps",
+    "accountant": "upper bound by",
+    "randomness": "randomness",
+    "ledger_head": "ledger head",
+}
+
+
+def readme(source: Source, usage: Sequence[str], library: str = "transformers") -> str:
+    """The model card. It names no local path and holds nothing of any row."""
+    return "\n".join([*_front(source, library), "", *_about(source, usage), "", *_privacy(source.privacy), ""])
+
+
+def base_model(spec: Spec) -> str | None:
+    """The encoder's hub id; None for a local folder, whose name is nobody's business."""
+    if spec.model == BUILTIN:
+        return UPSTREAM
+    return None if Path(spec.model).is_dir() else spec.model
+
+
+def _front(source: Source, library: str) -> list[str]:
+    """YAML. A JSON value is one, so that every name is quoted as it must be."""
+    metrics = _metrics(source)
+    private = bool(source.privacy.get("private"))
+    values: dict[str, Any] = {
+        "library_name": library,
+        "base_model": base_model(source.spec),
+        "pipeline_tag": source.objective.export.pipeline,
+        "tags": ["dpft", source.spec.method, *(["differential-privacy", "dp-sgd"] if private else ["not-private"])],
+        "metrics": [metric["type"] for metric in metrics] or None,
+        "model-index": [
+            {
+                "name": f"{_task(source.spec)} by dpft",
+                "results": [
+                    {
+                        "task": {"type": source.objective.export.pipeline},
+                        "dataset": {"type": source.spec.task, "name": _task(source.spec), "split": "validation"},
+                        "metrics": metrics,
+                    }
+                ],
+            }
+        ] if metrics else None,
+    }  # fmt: skip
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if value is not None]
+    return ["---", *lines, "---"]
+
+
+def _task(spec: Spec) -> str:
+    return f"{spec.task} (local files)" if spec.data else spec.task
+
+
+def _metrics(source: Source) -> list[dict[str, Any]]:
+    """What the run was judged by, the main metric first; nothing where it had no validation rows."""
+    result = source.result
+    if result["value"] is None:
+        return []
+    figures = {result["metric"]: result["value"], **result.get("further", {})}
+    types = {name: name.partition("_")[0] for name in figures}  # of f1_macro, and of accuracy on other rows
+    return [
+        {"type": _METRICS.get(types[name], types[name]), "name": name, "value": round(float(value), 6)}
+        for name, value in figures.items()
+    ]
+
+
+def _about(source: Source, usage: Sequence[str]) -> list[str]:
+    spec, result = source.spec, source.result
+    mark = "" if source.privacy.get("private") else f" ({NOT_PRIVATE})"
+    wording = source.objective.wording
+    outputs = wording.outputs.format(labels=", ".join(source.labels))
+    judged = "not judged: the run had no validation rows"
+    if result["value"] is not None:
+        judged = f"{result['metric']} {float(result['value']):.4f} on the validation rows"
+    inputs = "pairs of texts" if source.trained.paired else wording.inputs
+    return [
+        f"# {spec.task}, {spec.method}{mark}",
+        "",
+        f"{base_model(spec) or 'A local encoder'}, fine-tuned on {_task(spec)} with dpft by the method {spec.method}.",
+        f"It judges {inputs} of up to {spec.max_length} tokens; {outputs}. Its head reads `{spec.representation}`.",
+        f"{judged}; {result['trainable']:,} trained numbers.",
+        "",
+        *_special(source),
+        "## Use",
+        "",
+        "`DIR` is this folder.",
+        "",
+        "```python",
+        *usage,
+        "```",
+    ]
+
+
+def _special(source: Source) -> list[str]:
+    """Where a reading can be led astray."""
+    if source.spec.representation != "mask":
+        return []
+    return ["A text that itself holds the tokenizer's mask token may be read at that one instead.", ""]
+
+
+def _privacy(card: dict[str, Any]) -> list[str]:
+    """The statement and what it rests on, from privacy.json."""
+    lines = ["## Privacy", "", f"**{stated(card)}**"]
+    if card.get("private"):
+        lines += ["", f"ε = {card['epsilon']!r} (an upper bound), δ = {card['delta']!r}.", ""]
+        lines += [f"- {name}: {_shown(card[key])}" for key, name in _NUMBERS.items() if key in card]
+        lines += ["", "Covered:", "", *(f"- {text}" for text in card["covers"])]
+        lines += ["", "Not covered:", "", *(f"- {text}" for text in card["does_not_cover"])]
+    versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
+    return [*lines, "", "## Versions", "", f"Trained with {versions}; Python {card['python']}."]
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else f"{value}"

@@ -1,0 +1,75 @@
+"""The run's tokenizer, so that it alone makes the token ids which the run was trained on."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, processors
+
+from dpft.data.encoded import Template
+from dpft.errors import UserError
+from dpft.exports.source import Source
+
+
+def save(source: Source, folder: Path) -> None:
+    """tokenizer.json, to be read as it is: a family's own class would put its own special tokens around texts."""
+    tokenizer(source).save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    about = {**json.loads(path.read_text(encoding="utf-8")), "tokenizer_class": "PreTrainedTokenizerFast"}
+    path.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def tokenizer(source: Source) -> Any:
+    """A fast tokenizer that shortens to the run's length and, for `mask`, puts the mask token in by itself."""
+    from transformers import PreTrainedTokenizerFast
+
+    own = source.trained.tokenizer
+    backend = getattr(own, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError("an export needs a fast tokenizer, got a slow one; save its tokenizer.json beside the encoder")
+    backend = Tokenizer.from_str(backend.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    if source.spec.representation == "mask":
+        backend.post_processor = masking(own)
+    taken = inspect.signature(source.trained.adapted.model.backbone.forward).parameters
+    special = {
+        name: getattr(own, name) for name in own.SPECIAL_TOKENS_ATTRIBUTES if isinstance(getattr(own, name), str)
+    }
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=source.spec.max_length,
+        model_input_names=[name for name in own.model_input_names if name in taken],
+        **special,
+    )
+
+
+def masking(own: Any) -> Any:
+    """Special tokens around texts as `dpft.tokens.encode` puts them, with the mask token before the separator."""
+    one, two = Template.of(own, pair=False), Template.of(own, pair=True)
+    name = own.convert_ids_to_tokens
+    mask = own.mask_token_id
+
+    def pieces(ids: list[int], kind: int) -> list[str]:
+        return [f"{name(i)}:{kind}" for i in ids]
+
+    second = len(two.between) - two.second_typed
+    kind = 1 if "token_type_ids" in own.model_input_names else 0
+    pair = [*pieces(two.before, 0), "$A:0", *pieces([mask, *two.between[:second]], 0)]
+    pair += [*pieces(two.between[second:], kind), f"$B:{kind}", *pieces(two.after, kind)]
+    used = {mask, *one.before, *one.after, *two.before, *two.between, *two.after}
+    return processors.TemplateProcessing(
+        single=[*pieces(one.before, 0), "$A:0", *pieces([mask, *one.after], 0)],
+        pair=pair,
+        special_tokens=[(name(i), i) for i in sorted(used)],
+    )
+
+
+def separator(own: Any, paired: bool) -> int | None:
+    """The token that directly follows the mask."""
+    template = Template.of(own, paired)
+    after = template.between if paired else template.after
+    return after[0] if after else None

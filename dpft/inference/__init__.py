@@ -1,0 +1,1 @@
+"""An adapted model and what it answers: built, measured, evaluated, loaded again."""

@@ -1,0 +1,106 @@
+"""How far each trained tensor may wander before the model answers otherwise, measured on made-up, public texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dpft.data.batch import Batch
+from dpft.models.adapted import Adapted
+from dpft.spec import HEAD
+
+_SEED = 5
+_FIRST, _TRIES, _NEAR = 1e-3, 12, 1.5
+_MOST = 10.0  # a tensor that moves nothing at this size is let wander as far as this
+_LEAST = 1e-2  # of a change that is told from rounding
+
+
+def tolerances(adapted: Adapted, public: Sequence[Batch], drift: float) -> dict[str, float]:
+    """The deviation of normal noise, on each coordinate of a tensor, that moves what the head reads by `drift`.
+
+    `drift` is a root mean square over the public texts, in units of their spread, without what moves all of them
+    alike: that is a bias to the head, which it learns to take off. Tensors that have an effect by
+    themselves are measured where they start; then those that act through others (LoRA's A where B is zero), with the
+    others moved by noise of the size found. The head's tensors are not among them. Every tensor is left as it was.
+    Looks at no training row: costs no privacy.
+    """
+    tensors = {name: p for name, p in adapted.updated.items() if not name.startswith(HEAD)}
+    generator = torch.Generator().manual_seed(_SEED)
+    noise = {name: torch.randn(p.shape, generator=generator).to(p) for name, p in tensors.items()}
+    kept = {name: p.detach().clone() for name, p in tensors.items()}
+    try:
+        found = _measured(adapted, public, tensors, noise, drift)
+        left = {name: p for name, p in tensors.items() if name not in found}
+        if left and found:
+            _move(tensors, noise, found)
+            found |= _measured(adapted, public, left, noise, drift)
+    finally:
+        with torch.no_grad():
+            for name, p in tensors.items():
+                p.copy_(kept[name])
+            _reads(adapted, public[:1])  # whatever is made of the tensors is made anew
+    return {name: found.get(name, _MOST) for name in tensors}
+
+
+def _measured(
+    adapted: Adapted, public: Sequence[Batch], tensors: Mapping[str, nn.Parameter], noise: Mapping[str, Tensor],
+    drift: float,
+) -> dict[str, float]:  # fmt: skip
+    """Of the tensors that have an effect by themselves."""
+    start = _reads(adapted, public)
+    found = {}
+    for name, parameter in tensors.items():
+        kept = parameter.detach().clone()
+
+        def moved(size: float, name: str = name, parameter: nn.Parameter = parameter, kept: Tensor = kept) -> float:
+            with torch.no_grad():
+                parameter.copy_(kept + size * noise[name])
+            change = _reads(adapted, public) - start
+            with torch.no_grad():
+                parameter.copy_(kept)
+            return float((change - change.mean(0)).square().sum(1).mean().sqrt())
+
+        size = _size(moved, drift)
+        if size is not None:
+            found[name] = size
+    return found
+
+
+def _size(moved: Callable[[float], float], drift: float) -> float | None:
+    """The size at which `moved` is about `drift`; None where it stays far below it."""
+    size = _FIRST
+    for _ in range(_TRIES):
+        change = moved(size)
+        if not math.isfinite(change):
+            size /= 10
+            continue
+        if drift / _NEAR <= change <= drift * _NEAR:
+            return size * drift / change
+        if size >= _MOST:
+            return None
+        step = drift / change if change > _LEAST * drift else 30.0
+        size = min(_MOST, size * min(30.0, max(1 / 30.0, step)))
+    return size
+
+
+@torch.no_grad()
+def _move(tensors: Mapping[str, nn.Parameter], noise: Mapping[str, Tensor], sizes: Mapping[str, float]) -> None:
+    for name, size in sizes.items():
+        tensors[name].add_(size * noise[name])
+
+
+@torch.no_grad()
+def _reads(adapted: Adapted, public: Sequence[Batch]) -> Tensor:
+    """What the head reads of every text, or token, in units of its spread: (N, D)."""
+    model, found = adapted.model, []
+    for batch in public:
+        if model.before is not None:
+            model.before(batch.ids.new_empty(len(batch) if model.per_example else 1, 0))
+        read = (model.represent(batch).float() - model.center) * model.spread
+        if read.dim() == 3:
+            read = read.flatten(0, 1) if batch.allowed is None else read[batch.allowed]
+        found.append(read)
+    return torch.cat(found)

@@ -1,0 +1,78 @@
+"""Logits and features of all rows, and the task's figures from logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dpft.data.batch import Batch
+from dpft.data.encoded import Encoded
+from dpft.data.examples import Rows
+from dpft.machine.hardware import Hardware
+from dpft.machine.team import ALONE, Team
+from dpft.models.classifier import Classifier
+from dpft.objectives import Objective
+from dpft.tokens.microbatch import collate, cut
+
+_NEVER = -30.0  # a logit beside 0: next to no probability
+
+
+def logits(model: Classifier, data: Encoded, hardware: Hardware) -> NDArray[np.float32]:
+    """The model's outputs for every row, in the rows' order: (N, outputs). N may be 0.
+
+    Where words are judged, for every word: (W, outputs). A word without a token gets the first label, outside.
+    """
+    places = data.judged
+    out = np.full((places.count, model.head.out_features), _NEVER, np.float32)
+    out[:, 0] = 0.0
+    for rows, found in _in_turn(model, model, data, hardware, ALONE):
+        places.put(out, rows, found)
+    return out
+
+
+def features(model: Classifier, data: Encoded, hardware: Hardware, ranks: Team = ALONE) -> NDArray[np.float32]:
+    """What the head reads of every row: (N, D); where words are judged, of every token that is `kept`: (K, D).
+
+    Each of `ranks` computes its share, and gets all.
+    """
+    places = data.featured
+    out = np.zeros((places.count, model.head.in_features), np.float32)
+    for rows, found in _in_turn(model, model.represent, data, hardware, ranks):
+        places.put(out, rows, found)
+    return ranks.joined(out)
+
+
+@torch.inference_mode()
+def _in_turn(
+    model: Classifier, of: Callable[[Batch], Tensor], data: Encoded, hardware: Hardware, ranks: Team
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Numbers of rows and what `of` makes of them, this rank's share of all rows, longest first."""
+    order = np.argsort(-data.lengths, kind="stable")
+    per_example, model.per_example = model.per_example, False
+    for part in ranks.own(list(cut(data.lengths[order], 2 * hardware.tokens))):
+        rows = order[part]
+        yield rows, of(collate(data, rows, hardware.device)).float().cpu().numpy()
+    model.per_example = per_example
+
+
+def judge(
+    objective: Objective,
+    metrics: Sequence[str],
+    labels: tuple[str, ...],
+    parts: Mapping[str, tuple[NDArray[np.float32], Rows]],
+    *,
+    details: bool = False,
+) -> dict[str, float]:
+    """Every metric of every part's logits and rows, in this order: `accuracy`, or `accuracy_mismatched` of a part with
+    a name; with `details`, further figures that the objective knows."""
+    found: dict[str, float] = {}
+    for part, (outputs, rows) in parts.items():
+        own = objective.judged(metrics, outputs, rows, labels)
+        if details:
+            own = {**own, **objective.details(outputs, rows, labels)}
+        found.update({f"{name}_{part}" if part else name: value for name, value in own.items()})
+    return found

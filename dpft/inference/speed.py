@@ -1,0 +1,155 @@
+"""What a cell will cost in time and memory: a few steps on made-up texts, which are public. No private row is timed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dpft.data.batch import Batch
+from dpft.data.encoded import Encoded
+from dpft.data.examples import Rows
+from dpft.inference import outputs
+from dpft.inference.build import adapt, settle
+from dpft.models.adapted import Adapted
+from dpft.privacy.ledger import Ledger
+from dpft.privacy.mechanism.plan import Plan
+from dpft.privacy.mechanism.step import PlainStep, PrivateStep
+from dpft.privacy.randomness import Secret
+from dpft.spec import Budget, Machine, Spec
+from dpft.tasks import Task, sample
+from dpft.tokens.encode import encode
+from dpft.tokens.microbatch import microbatches
+
+_ROWS, _MOST_ROWS = 16, 512
+_SECONDS = 1.5  # of measuring a cell's step: long enough for a plan, short enough for many cells
+_SEED = 11
+Step = PrivateStep[Batch] | PlainStep[Batch]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds to begin, for a step by itself, for a row of a step, for a row that is judged; MiB at the most.
+
+    `trained`: how many numbers are. `frozen`: rows go through the encoder once, and are then next to free.
+    """
+
+    setup: float
+    step: float
+    row: float
+    judged: float
+    mebibytes: float
+    trained: int
+    frozen: bool
+
+    def seconds(self, plan: Plan, task: Task) -> float | None:
+        """Of a whole run, from the number of rows; None where units have several rows.
+
+        There the number of units is public and that of rows is not, and the seconds are written down: from those of
+        two plans anybody could work it out.
+        """
+        if task.train.units is not None:
+            return None
+        rows = plan.expected_batch
+        judged = sum(len(rows) for rows in task.judged.values()) + (len(task.train) if self.frozen else 0)
+        return self.setup + plan.steps * (self.step + rows * self.row) + judged * self.judged
+
+
+def kind(spec: Spec, task: Task) -> Spec:
+    """What decides a cell's cost: specs that agree in it need one probe."""
+    private = None if spec.budget is None else Budget(1.0, 1e-9)
+    return dataclasses.replace(
+        Spec(), model=spec.model, method=spec.method, options=spec.options, representation=spec.representation,
+        max_length=spec.max_length, optimizer=spec.optimizer, budget=private, learning_rate=1e-6, clip=1.0,
+        task=f"{'pairs' if task.train.pairs is not None else 'texts'} of {len(task.labels)}, {task.objective.kind}",
+    )  # fmt: skip
+
+
+def measure(spec: Spec, task: Task, machine: Machine) -> Cost:
+    """Take steps of `spec` on public texts, as short as the sample task's, with as many labels as `task` has."""
+    settled, paired = settle(spec, machine), task.train.pairs is not None
+    with _peak(settled.device) as peak:
+        started = time.perf_counter()
+        model = adapt(spec, len(task.labels), paired, settled, objective=task.objective)
+        setup = time.perf_counter() - started
+        rows = encode(_public(task), model.tokenizer, spec.representation, spec.max_length)
+        started = time.perf_counter()
+        if model.adapted.frozen:
+            seen = rows.with_features(outputs.features(model.adapted.model, rows, settled))
+        else:
+            outputs.logits(model.adapted.model, rows, settled)
+            seen = rows
+        judged = (time.perf_counter() - started) / len(rows)
+        optimizer = torch.optim.Adam(list(model.adapted.updated.values()), lr=1e-9)
+        model.adapted.model.per_example = spec.budget is not None
+        with _stepper(spec, model.adapted, optimizer) as step:
+            empty, row = _timed(step, seen, settled.tokens, settled.device)
+    trained = sum(p.numel() for p in model.adapted.updated.values())
+    return Cost(setup, empty, row, judged, peak[0], trained, model.adapted.frozen)
+
+
+def _timed(step: Step, rows: Encoded, tokens: int, device: torch.device) -> tuple[float, float]:
+    """Seconds of a step on nothing, and more for each row."""
+
+    def take(number: int, count: int) -> float:
+        started = time.perf_counter()
+        step(number, microbatches(rows, np.arange(count), tokens, device))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - started
+
+    take(0, _ROWS)  # what is made once is made here
+    empty, some = take(1, 0), take(2, _ROWS)
+    count = int(min(_MOST_ROWS, max(_ROWS, _ROWS * _SECONDS / max(some, 1e-6))))
+    many = take(3, count) if count > _ROWS else some
+    return empty, max(many - empty, 0.0) / count
+
+
+@contextlib.contextmanager
+def _stepper(spec: Spec, adapted: Adapted, optimizer: torch.optim.Optimizer) -> Iterator[Step]:
+    """A step of the shipped kind; a private one is charged to a ledger of its own, as the disk takes its time."""
+    if spec.budget is None:
+        yield PlainStep(adapted, Plan(0.5, 4, 0.0, None, _ROWS, None, None, None), optimizer)
+        return
+    plan = Plan(0.5, 4, 1.0, spec.clip or 1.0, _ROWS, spec.budget, spec.budget.epsilon, "none")
+    with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "probe.sqlite") as book:
+        book.reserve("probe", rate=plan.rate, noise=plan.noise, steps=plan.steps, delta=1e-9, epsilon=1.0)
+        step = PrivateStep(adapted, plan, optimizer, book, Secret(), "probe")
+        try:
+            yield step
+        finally:
+            step.close()
+
+
+def _public(task: Task) -> Rows:
+    texts, _ = sample.generate(2 * _MOST_ROWS, _SEED)
+    pairs = texts[_MOST_ROWS:] if task.train.pairs is not None else None
+    return task.objective.placeholder_rows(texts[:_MOST_ROWS], pairs, len(task.labels))
+
+
+@contextlib.contextmanager
+def _peak(device: torch.device) -> Iterator[list[float]]:
+    """MiB that this process held at the most inside (on CUDA: its tensors); since its start where Linux cannot tell."""
+    found = [0.0]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield found
+        found[0] = torch.cuda.max_memory_allocated(device) / 2**20
+        return
+    status = Path("/proc/self/status")
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak
+    yield found
+    lines = status.read_text().splitlines() if status.exists() else []
+    peaks = [int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")]
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # getrusage(2): bytes on macOS, KiB on Linux
+    found[0] = peaks[0] if peaks else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -1,0 +1,132 @@
+"""A finished run, ready to use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpft import objectives, tasks
+from dpft.data.examples import Rows
+from dpft.errors import UserError
+from dpft.inference import outputs
+from dpft.inference.build import adapt, settle
+from dpft.machine.hardware import Hardware
+from dpft.models.adapted import Adapted
+from dpft.objectives import Objective, Prediction
+from dpft.objectives.tagging import Tagged
+from dpft.runs.folder import Run
+from dpft.runs.past_data import Seen
+from dpft.spec import Machine
+from dpft.tokens.encode import encode
+
+_ASKED = {"predict": "one answer a text", "tag": "tags of words"}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's model: `predict` texts, or `tag` their words, `evaluate` on the task's validation rows."""
+
+    run: Run
+    adapted: Adapted
+    labels: tuple[str, ...]
+    paired: bool
+    tokenizer: Any
+    hardware: Hardware
+
+    @property
+    def private(self) -> bool:
+        return self.run.plan.budget is not None
+
+    @property
+    def objective(self) -> Objective:
+        """The kind of task that it was trained for."""
+        return self.adapted.objective
+
+    def logits(self, rows: Rows) -> NDArray[np.float32]:
+        """(N, outputs) for N rows, in their order."""
+        spec = self.run.spec
+        return outputs.logits(
+            self.adapted.model, encode(rows, self.tokenizer, spec.representation, spec.max_length), self.hardware
+        )
+
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
+        """One prediction per text (and its partner, for tasks of pairs)."""
+        return list(self._asked("predict", texts, pairs))
+
+    def tag(self, texts: Sequence[str]) -> list[Tagged]:
+        """Each text's words with their tags, and the entities that they spell. Texts are split into words here."""
+        return list(self._asked("tag", texts))
+
+    def _asked(self, verb: str, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Sequence[Any]:
+        own = self.objective.wording
+        if verb != own.verb:
+            raise UserError(f"this run {own.gives}, got a call for {_ASKED[verb]}; call `{own.verb}` instead")
+        return self.predictions(texts, pairs)
+
+    def predictions(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Sequence[Any]:
+        """What the run's objective reads of each text (and its partner), whatever that is."""
+        if self.paired != (pairs is not None):
+            rule = "this run judges pairs of texts" if self.paired else "this run judges single texts"
+            raise UserError(f"{rule}, got {'single ones' if self.paired else 'pairs'}; see `dpft predict --help`")
+        if pairs is not None and len(pairs) != len(texts):
+            raise UserError(f"texts and pairs must be as many, got {len(texts)} and {len(pairs)}; pair them up")
+        rows = self.objective.placeholder_rows(texts, pairs, len(self.labels))
+        return self.objective.read(self.logits(rows), rows, self.labels)
+
+    def evaluate(self, data: str | None = None) -> tuple[str, float]:
+        """The task's metric and its value on the validation rows, or on those of `data`."""
+        return next(iter(self.figures(data).items()))
+
+    def saw(self, data: str | None = None) -> bool:
+        """Whether any row that `figures` judges by is known to have the text of a training row of the run, or of one
+        that it began with. Of more than 65,536 records a sample is known.
+        """
+        seen = Seen.read(self.run)
+        parts = tasks.judged(self.run.spec, data, self.objective, self.labels)
+        return seen is not None and any(part.shares(rows) for part in seen.parts for rows in parts.values())
+
+    def figures(self, data: str | None = None) -> dict[str, float]:
+        """Every metric of the task on its validation rows, or on those of `data`, the main one first."""
+        return self.judged(data)[0]
+
+    def judged(self, data: str | None = None) -> tuple[dict[str, float], dict[str, Any]]:
+        """The same figures, and what accuracy alone hides of the main rows (`Objective.by_class`)."""
+        spec = self.run.spec
+        parts = tasks.judged(spec, data, self.objective, self.labels)
+        if not parts:
+            raise UserError("a run is judged by labelled rows, got one without a validation set; pass --data FILE")
+        found = {part: (self.logits(rows), rows) for part, rows in parts.items()}
+        metrics = tasks.metrics(spec, self.objective)
+        figures = outputs.judge(self.objective, metrics, self.labels, found, details=True)
+        return figures, self.objective.by_class(*next(iter(found.values())), self.labels)
+
+
+def load(path: str | Path, *, machine: Machine | None = None) -> Trained:
+    """The trained model of a finished run. Raises UserError if it is unfinished or its encoder has changed."""
+    run = Run.open(Path(path))
+    found = run.read_tensors("adapter")
+    if found is None:
+        raise UserError(
+            f"a run must be finished before it is used, got {str(path)!r} without adapter.safetensors; "
+            f"dpft resume {path}"
+        )
+    state, about = found
+    labels, paired = tuple(json.loads(about["labels"])), bool(json.loads(about["paired"]))
+    settled = settle(run.spec, machine or Machine())
+    kind = json.loads(about["kind"]) if "kind" in about else None
+    objective = objectives.plain(len(labels)) if kind is None else objectives.load(kind)
+    made = adapt(run.spec, len(labels), paired, settled, objective=objective)
+    model = made.adapted.model
+    if model.digest != about["backbone_sha256"]:
+        raise UserError(
+            f"the encoder must be the one of the run (sha256 {about['backbone_sha256'][:12]}…), "
+            f"got {model.digest[:12]}… from {run.spec.model!r}; restore that model"
+        )
+    made.adapted.load(state)
+    return Trained(run, made.adapted, labels, paired, made.tokenizer, settled)

@@ -1,0 +1,1 @@
+"""What decides speed: device and precision, memory, processes that train together, what was made before."""

@@ -1,0 +1,5 @@
+"""Any layer tuner of the library PEFT, as a method of ours."""
+
+from dpft.methods.peft.method import Peft
+
+METHOD = Peft

@@ -1,0 +1,145 @@
+"""The model that is trained: a frozen encoder, one representation, one linear head (paper, section 2)."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpft.data.batch import Batch
+from dpft.models.architectures import architecture, block_paths, replace
+from dpft.models.one_token_block import OneTokenBlock
+from dpft.models.prompt_slots import with_room, without_room
+from dpft.spec import Representation
+
+
+class Classifier(nn.Module):
+    """Batch -> logits in float32: (B, outputs), or (B, T, outputs) where the head reads every `token`.
+
+    A method puts its modules into `backbone` and, where they need something per batch, one module into
+    `before` that is called with one row per example (one row in all where gradients are not per example).
+    `prompts` is the number of places that are kept free after the first token, for a method to fill.
+    The backbone is always in eval mode: no dropout, nothing that couples examples. `digest` names the
+    pretrained weights it came with. The head reads `(representation - center) * spread`, public vectors that
+    fold into its weights: see `balance`.
+    """
+
+    def __init__(self, backbone: Any, outputs: int, representation: Representation, digest: str = "") -> None:
+        super().__init__()
+        self.backbone = backbone.requires_grad_(False)
+        self.digest = digest
+        width = backbone.config.hidden_size
+        self.center: Tensor
+        self.spread: Tensor
+        self.register_buffer("center", torch.zeros(width), persistent=False)
+        self.register_buffer("spread", torch.ones(width), persistent=False)
+        self.representation = representation
+        self.head = nn.Linear(width, outputs)
+        self.before: nn.Module | None = None
+        self.per_example = False
+        self.prompts = 0
+        row = architecture(backbone.config)
+        taken = inspect.signature(backbone.forward).parameters
+        self._typed, self._counted = "token_type_ids" in taken, row.counted and "position_ids" in taken
+        # A tuple: it is registered in the backbone alone. Under two parents, Opacus would count its gradients twice.
+        self._one_token: tuple[OneTokenBlock, ...] = ()
+        if representation in ("mask", "cls") and row.one is not None:
+            last = block_paths(backbone)[-1]
+            self._one_token = (OneTokenBlock(backbone.get_submodule(last), row.one),)
+            replace(backbone, last, self._one_token[0])
+        self.train()
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Training mode for everything but the backbone, so that its dropout stays off.
+
+        Modules inside it whose own parameters are trained are in training mode: Opacus' hooks look at no others.
+        """
+        super().train(mode)
+        self.backbone.eval()
+        for module in self.backbone.modules():
+            if any(p.requires_grad for p in module.parameters(recurse=False)):
+                module.training = mode
+        return self
+
+    def forward(self, batch: Batch) -> Tensor:
+        if self.before is not None:
+            self.before(batch.ids.new_empty(len(batch) if self.per_example else 1, 0))
+        read = self.represent(batch).to(self.head.weight.dtype)
+        logits: Tensor = self.head((read - self.center) * self.spread)
+        return logits
+
+    @torch.no_grad()
+    def balance(self, public: Iterable[Batch]) -> None:
+        """Standardise what the head reads by its mean and deviation over `public` texts, to about unit length.
+
+        What all texts have in common would otherwise fill the head's per-example gradients, and these the clip:
+        little of it would be left for what tells the texts apart, and for the method's own parameters. `public`
+        holds no training row, so this costs no privacy. Call it before a method is attached.
+        """
+        read = torch.cat([_there(self.represent(batch).float(), batch.allowed) for batch in public])
+        deviation = read.std(0)
+        self.center = read.mean(0)
+        self.spread = 1 / (deviation.clamp(min=deviation.mean() / 10 + 1e-6) * read.shape[1] ** 0.5)
+
+    def represent(self, batch: Batch) -> Tensor:
+        """What the head reads: (B, D), or (B, T, D) of every token. Frozen features, where the batch holds them."""
+        if batch.features is not None:
+            return batch.features
+        roomy = with_room(batch, self.prompts)
+        for one in self._one_token:
+            one.read, one.allowed = roomy.read, roomy.allowed
+        hidden: Tensor = self.backbone(**self._inputs(roomy)).last_hidden_state
+        if self.representation == "token":
+            return without_room(hidden, self.prompts)
+        if self.representation == "mean":
+            return _mean(without_room(hidden, self.prompts).to(self.head.weight.dtype), batch.allowed)
+        if self._one_token:
+            return hidden[:, 0]
+        return hidden[torch.arange(len(batch), device=hidden.device), roomy.read]
+
+    def stock(self) -> nn.Module:
+        """A copy of the backbone whose last block is the stock one again; a method's modules stay inside."""
+        backbone: nn.Module = copy.deepcopy(self.backbone)
+        if self._one_token:
+            last = block_paths(backbone)[-1]
+            replace(backbone, last, backbone.get_submodule(f"{last}.block"))
+        return backbone
+
+    def _inputs(self, batch: Batch) -> dict[str, Tensor]:
+        inputs = {"input_ids": batch.ids}
+        if self._typed and batch.types is not None:
+            inputs["token_type_ids"] = batch.types
+        if batch.allowed is not None:
+            inputs["attention_mask"] = batch.allowed.long()
+        if self._counted:
+            # One row for each example: a table of positions has no per-example gradient from one row for all.
+            count = torch.arange(batch.ids.shape[1], device=batch.ids.device)
+            inputs["position_ids"] = count.expand_as(batch.ids).contiguous()
+        return inputs
+
+
+def _mean(hidden: Tensor, allowed: Tensor | None) -> Tensor:
+    """(B, T, D) -> (B, D) over the tokens that are there."""
+    if allowed is None:
+        return hidden.mean(1)
+    weight = allowed.to(hidden.dtype).unsqueeze(-1)
+    return (hidden * weight).sum(1) / weight.sum(1)
+
+
+def _there(read: Tensor, allowed: Tensor | None) -> Tensor:
+    """(B, D) as it is; (B, T, D) -> (tokens that are there, D)."""
+    if read.dim() == 2:
+        return read
+    return read.flatten(0, 1) if allowed is None else read[allowed]
+
+
+def initialise_head(head: nn.Linear, seed: int, deviation: float = 0.02) -> None:
+    """Public random weights, small unless told, and a zero bias, from the public seed."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(head.weight.shape, generator=generator) * deviation)
+        head.bias.zero_()

@@ -1,0 +1,60 @@
+"""Places for prompts: free tokens right after the first one, which no reading counts as text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from dpft.data.batch import Batch
+from dpft.errors import UserError
+from dpft.models.architectures import longest
+
+
+def with_room(batch: Batch, places: int) -> Batch:
+    """`batch` with `places` more tokens after the first of each row; what is read moves along.
+
+    Each of them has the first token's id, so that none is taken for padding, and belongs to the first segment.
+    """
+    if places == 0:
+        return batch
+
+    def widened(rows: Tensor | None) -> Tensor | None:
+        return None if rows is None else torch.cat([rows[:, :1].expand(-1, places + 1), rows[:, 1:]], dim=1)
+
+    ids = widened(batch.ids)
+    assert ids is not None
+    read = torch.where(batch.read > 0, batch.read + places, batch.read)
+    return replace(batch, ids=ids, allowed=widened(batch.allowed), types=widened(batch.types), read=read)
+
+
+def without_room(hidden: Tensor, places: int) -> Tensor:
+    """(B, T + places, D) -> (B, T, D): the text's tokens alone."""
+    return hidden if places == 0 else torch.cat([hidden[:, :1], hidden[:, 1 + places :]], dim=1)
+
+
+def filled(hidden: Tensor, prompt: Tensor) -> Tensor:
+    """`hidden` (B, T, D) with `prompt` (B or 1, n, D) in the places after the first token."""
+    prompt = prompt.to(hidden.dtype).expand(hidden.shape[0], -1, -1)
+    return torch.cat([hidden[:, :1], prompt, hidden[:, 1 + prompt.shape[1] :]], dim=1)
+
+
+class PromptedEmbedding(nn.Module):
+    """A table of word vectors whose places for prompts hold `prompt` (B or 1, n, D) instead: (B, T) -> (B, T, D)."""
+
+    def __init__(self, words: nn.Embedding) -> None:
+        super().__init__()
+        self.words = words
+        self.prompt: Tensor | None = None
+
+    def forward(self, ids: Tensor) -> Tensor:
+        assert self.prompt is not None
+        return filled(self.words(ids), self.prompt)
+
+
+def check_room(backbone: nn.Module, places: int) -> None:
+    """Refuse prompts that leave no position for a text."""
+    most = longest(backbone) // 2
+    if places > most:
+        raise UserError(f"tokens must be at most {most}, half of this model's positions, got {places}; pass fewer")

@@ -1,0 +1,1 @@
+"""Upper bounds on epsilon for noise, rate and steps."""

@@ -1,0 +1,94 @@
+"""Random searches: the price of showing the best of K runs, and the K to draw first.
+
+Papernot and Steinke 2022, "Hyperparameter tuning with Renyi differential privacy": theorem 2 for negative binomial K,
+theorem 6 for Poisson K, both through dp-accounting's RepeatAndSelectDpEvent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from dp_accounting import (
+    ComposedDpEvent,
+    GaussianDpEvent,
+    PoissonSampledDpEvent,
+    SelfComposedDpEvent,
+    ZCDpEvent,
+)
+from dp_accounting.dp_event import RepeatAndSelectDpEvent
+from dp_accounting.rdp import RdpAccountant
+from scipy.optimize import brentq
+from scipy.special import gammaln
+
+from dpft.errors import UserError
+from dpft.privacy.accounting.rdp import ORDERS
+from dpft.privacy.accounting.rounding import quiet
+from dpft.privacy.ledger.storage.entries import Search
+from dpft.privacy.randomness import Secret
+
+_WORD = 2.0**-64
+_MOST = 10_000_000  # of K: beyond it a search would never end
+
+
+def search_rdp(search: Search, orders: Sequence[float]) -> Any:
+    """Renyi divergences of the whole search at `orders`, for adding or removing one unit; inf where there is none.
+
+    More orders than those asked for take part: the theorems combine two of them.
+
+    The package's sums of binomial terms round: what they may lose at any order is added to each run as a release with
+    that much zero-concentrated privacy loss (rho, so that its divergence at order a is rho a), and noise a trifle less.
+    """
+    every = sorted({*orders, *ORDERS})
+    at = np.asarray(every, dtype=np.float64)
+    lost = 16 * np.finfo(np.float64).eps * (1 + gammaln(at + 1)) / (at - 1)
+    one = PoissonSampledDpEvent(search.rate, GaussianDpEvent(search.noise * (1 - 1e-12)))
+    run = ComposedDpEvent([SelfComposedDpEvent(one, search.steps), ZCDpEvent(search.steps * float((lost / at).max()))])
+    accountant = RdpAccountant(every)
+    with quiet():
+        accountant.compose(RepeatAndSelectDpEvent(run, search.mean, search.shape))
+    found = accountant.rdp[[every.index(order) for order in orders]]
+    return np.where(np.isfinite(found) & (found > 0), found, np.inf)
+
+
+def draw_runs(mean: float, shape: float, secret: Secret) -> int:
+    """K, by walking down its distribution from a uniform number of `secret`. It must never be written or shown.
+
+    A Poisson K may be 0: the search then shows nothing of the data at all.
+    """
+    chance = (float(secret.words(1)[0]) + 0.5) * _WORD
+    runs, log_mass, next_ratio = _first(mean, shape)
+    while (chance := chance - math.exp(log_mass)) > 0 and runs < _MOST:
+        log_mass += math.log(next_ratio(runs))
+        runs += 1
+    return runs
+
+
+def _first(mean: float, shape: float) -> tuple[int, float, Any]:
+    """The least K, the logarithm of its probability, and the ratio of the next one's to K's, by K."""
+    if not 1 <= mean < math.inf or not shape >= 0:
+        raise UserError(f"a search needs a mean of at least 1 and a shape of 0 or more, got {mean}, {shape}; mend them")
+    if math.isinf(shape):
+        return 0, -mean, lambda k: mean / (k + 1)
+    if mean == 1:
+        return 1, 0.0, lambda k: 1e-300
+    gamma = _gamma(mean, shape)
+    fall = 1 - gamma
+    if shape == 0:
+        return 1, math.log(fall / -math.log(gamma)), lambda k: fall * k / (k + 1)
+    first = math.log(fall * shape) - math.log(math.expm1(-shape * math.log(gamma)))
+    return 1, first, lambda k: fall * (k + shape) / (k + 1)
+
+
+def _gamma(mean: float, shape: float) -> float:
+    """The gamma at which the cut negative binomial has `mean` (definition 1): it falls as the mean grows."""
+
+    def excess(log_gamma: float) -> float:
+        gamma = math.exp(log_gamma)
+        if shape == 0:
+            return (1 / gamma - 1) / -log_gamma - mean
+        return shape * (1 - gamma) / (gamma * -math.expm1(shape * log_gamma)) - mean
+
+    return math.exp(brentq(excess, -700.0, -1e-9))

@@ -1,0 +1,1 @@
+"""Plan, sampling, clipping, noise: the private step."""

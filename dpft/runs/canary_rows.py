@@ -1,0 +1,135 @@
+"""Canaries in the training data: made-up rows, of which a fair coin decides which ones are really trained on.
+
+All m of them belong to the declared population, so that rate = batch size / (real rows + m) is the same whatever the
+coins say: a rate that followed the coins would give them away, and would differ from the one that was accounted. Each
+row of the population is drawn by its own coin at that rate, and a drawn canary that is not in is dropped. What is
+left is Poisson sampling, at the declared rate, from real rows and canaries that are in: the accounting holds as ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpft.data.examples import Rows
+from dpft.errors import UserError
+from dpft.objectives import Objective
+from dpft.privacy.ledger import Ledger
+from dpft.privacy.randomness import Secret
+from dpft.runs.folder import Run, write
+from dpft.spec import Spec
+from dpft.tasks import Task, sample
+
+_NAME = "canaries.json"
+_SEED = 8_191
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Canaries and which of them were `included`: half are mislabelled messages, half are `random` strings."""
+
+    rows: Rows
+    random: NDArray[np.bool_]
+    included: NDArray[np.bool_]
+
+
+def canaries(spec: Spec, objective: Objective, labels: int) -> Rows | None:
+    """The made-up rows of `spec`, from its public seed: messages with the wrong label, then random strings. None where
+    the objective has none."""
+    half = spec.canaries // 2
+    rng = Random(f"{_SEED}-{spec.seed}")
+    messages, true = sample.generate(half, _SEED + spec.seed, label_noise=0.0)
+    rest = spec.canaries - half
+    words = [" ".join(_word(rng) for _ in range(rng.randrange(4, 10))) for _ in range(rest)]
+    found = objective.canary_labels(true, rest, labels, rng)
+    return None if found is None else Rows([*messages, *words], None, found)
+
+
+def planted(task: Task, spec: Spec) -> Task:
+    """`task` with all canaries of `spec` behind its training rows. Raises UserError where its objective has none."""
+    if spec.canaries == 0:
+        return task
+    made, train = canaries(spec, task.objective, len(task.labels)), task.train
+    if made is None:
+        raise UserError(f"canaries need a task with one label a row, got one of {task.objective.kind}; drop --canaries")
+    pairs = None if train.pairs is None else [*train.pairs, *made.texts]
+    labels = np.concatenate([train.labels, made.labels])
+    return dataclasses.replace(task, train=Rows([*train.texts, *made.texts], pairs, labels))
+
+
+def present(run: Run, rows: int, secret: Secret) -> NDArray[np.bool_]:
+    """Which of the population's `rows` may be trained on: (N,), all but the canaries whose coin fell the other way.
+
+    The coins are tossed before the first step and kept in private/, readable by the owner alone. Raises UserError
+    where they are gone after a step was taken.
+    """
+    kept = np.ones(rows, bool)
+    if run.spec.canaries == 0:
+        return kept
+    path = run.path / "private" / _NAME
+    if not path.is_file():
+        _refuse_after_a_step(run)
+        included = secret.bernoulli(0.5, run.spec.canaries)
+        _toss_once(path, (json.dumps({"included": included.tolist()}) + "\n").encode())
+    kept[rows - run.spec.canaries :] = _included(run)
+    return kept
+
+
+def reveal(run: Run, objective: Objective, labels: int) -> Planted | None:
+    """The canaries of a run and the truth about them; None where none were planted."""
+    rows = canaries(run.spec, objective, labels) if run.spec.canaries else None
+    if rows is None:
+        return None
+    random = np.arange(run.spec.canaries) >= run.spec.canaries // 2
+    return Planted(rows, random, _included(run))
+
+
+def _toss_once(path: Path, content: bytes) -> None:
+    """Write the coins where there are none: of two processes at one run both go on with those of the first."""
+    own = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    write(own, content, private=True)
+    with contextlib.suppress(FileExistsError):
+        os.link(own, path)
+    own.unlink()
+
+
+def _included(run: Run) -> NDArray[np.bool_]:
+    path = run.path / "private" / _NAME
+    try:
+        found = np.array(json.loads(path.read_text())["included"], bool)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"which canaries are in must be readable, got {type(error).__name__} at {str(path)!r}; restore that file"
+        ) from None
+    if found.shape != (run.spec.canaries,):
+        raise UserError(
+            f"{_NAME} must hold {run.spec.canaries} canaries, got {found.size}; restore it in {str(path.parent)!r}"
+        )
+    return found
+
+
+def _refuse_after_a_step(run: Run) -> None:
+    """New coins in the middle of a run would mix two memberships."""
+    if run.plan.budget is None:
+        taken = (run.path / "checkpoints").is_dir()
+    else:
+        with Ledger(run.ledger) as book:
+            taken = book.next_step(run.id) > 0
+    if taken:
+        raise UserError(
+            f"a run with canaries resumes with their coins, got no private/{_NAME} in {str(run.path)!r}; restore it"
+        )
+
+
+def _word(rng: Random) -> str:
+    return "".join(rng.choice(_LETTERS) for _ in range(rng.randrange(3, 9)))

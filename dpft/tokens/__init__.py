@@ -1,0 +1,1 @@
+"""Texts as token arrays, and micro-batches of them."""

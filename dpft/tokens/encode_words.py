@@ -1,0 +1,60 @@
+"""Texts whose words are labelled: the label stands at a word's first token, all other tokens are ignored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpft.data.encoded import Encoded, Template, clean
+from dpft.data.examples import Rows
+from dpft.data.units import Units
+from dpft.data.words import IGNORED, Spoken, Words, first_tokens
+from dpft.errors import UserError
+
+_CHUNK = 4096
+
+
+def encode_words(rows: Rows, words: Words, tokenizer: Any, max_length: int) -> Encoded:
+    """Token arrays of `rows`, at most `max_length` each, special tokens included; what is cut off is not judged.
+
+    The tokens are those of the whole text, as anybody's tokenizer makes them of it: a text needs no splitting to be
+    predicted.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(
+            "labels of words need a fast tokenizer, which knows where its tokens stand, got a slow one; "
+            "save a tokenizer.json beside the encoder"
+        )
+    template = Template.of(tokenizer, pair=False)
+    room = max_length - len(template.before) - len(template.after)
+    ids: list[int] = []
+    firsts = [np.zeros(0, np.int32)]
+    for start in range(0, len(rows), _CHUNK):
+        found = tokenizer(
+            clean(rows.texts[start : start + _CHUNK]), add_special_tokens=False, return_offsets_mapping=True,
+            return_attention_mask=False, return_token_type_ids=False, verbose=False,
+        )  # fmt: skip
+        for number, (tokens, offsets) in enumerate(
+            zip(found["input_ids"], found["offset_mapping"], strict=True), start
+        ):
+            own = first_tokens(offsets[:room], words.of_text(number))
+            firsts.append(np.pad(own, (len(template.before), len(template.after)), constant_values=-1))
+            ids += [*template.before, *tokens[:room], *template.after]
+    lengths = np.array([len(first) for first in firsts[1:]], np.int32)
+    first = _of_all(np.concatenate(firsts), words, lengths)
+    labels = np.full(len(first), IGNORED, np.int64)
+    labels[first >= 0] = rows.labels[first[first >= 0]]
+    return Encoded(
+        np.array(ids, np.int32), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), lengths,
+        np.zeros(len(rows), np.int32), labels, int(tokenizer.pad_token_id or 0),
+        "token_type_ids" in tokenizer.model_input_names, units=None if rows.units is None else Units.of(rows.units),
+        words=Spoken(first, len(words.spans)),
+    )  # fmt: skip
+
+
+def _of_all(first: NDArray[np.int32], words: Words, lengths: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Words numbered over all rows instead of inside each."""
+    before = np.repeat(words.starts[:-1], lengths)
+    return np.where(first >= 0, before + first, -1)

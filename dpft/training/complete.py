@@ -1,0 +1,83 @@
+"""A run from its reservation to its result: the steps that are still unspent, each charged before it is seen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from dpft.machine.hardware import Hardware
+from dpft.machine.peak_memory import forget_peak, peak_mib
+from dpft.machine.team import ALONE, Team
+from dpft.models.adapted import Adapted
+from dpft.privacy.accounting.accountants import epsilon_curve
+from dpft.privacy.ledger import Ledger
+from dpft.privacy.mechanism.plan import Plan
+from dpft.privacy.mechanism.poisson_sampler import poisson_batches
+from dpft.privacy.mechanism.step import PlainStep, PrivateStep
+from dpft.privacy.randomness import Secret
+from dpft.progress import Progress
+from dpft.runs import canary_rows
+from dpft.runs.folder import Run
+from dpft.runs.result import Result
+from dpft.spec import Spec
+from dpft.training import optimizers
+from dpft.training.checkpoints import Checkpoints
+from dpft.training.finish import Cost, finish
+from dpft.training.loop import Step, steps
+from dpft.training.preparation import Prepared
+
+
+def call(ranks: Team, spec: Spec, plan: Plan, settled: Hardware) -> None:
+    """Have the other ranks prepare for the same training."""
+    ranks.tell({"spec": spec.to_json(), "plan": plan.to_json(), "precision": settled.precision})
+
+
+def complete(run: Run, ready: Prepared, book: Ledger | None, progress: Progress, ranks: Team = ALONE) -> Result:
+    """Train what is left of `run`, then judge and write it down."""
+    plan, adapted, started = run.plan, ready.adapted, time.monotonic()
+    optimizer = optimizers.make(run.spec, adapted.updated)
+    checkpoints = Checkpoints(run, adapted, optimizer)
+    if ready.start is not None:
+        ready.start.keep(run, ready.head_taken)
+    start, before, head = checkpoints.restore()
+    secret, spent = Secret(), _spent(plan)
+    present = canary_rows.present(run, len(ready.train), secret)
+    if book is not None:
+        if head is not None:
+            book.verify(head)
+        start = max(start, book.next_step(run.id))
+    step = _step(adapted, run, optimizer, book, secret, ranks)
+    fresh = forget_peak(ready.hardware.device)
+    progress.created(run.path)
+    ranks.tell({"start": start})
+    ranks.tell_tensors(checkpoints.tensors())
+    tokens = ready.train.tokens
+    own = (drawn[present[drawn]] for drawn in poisson_batches(ready.train.protected, plan, secret, start))
+    dealt = (ranks.deal(drawn, tokens[drawn]) for drawn in own)
+    progress.started(start, plan.steps)
+    try:
+        for done in steps(run, ready, optimizer, step, enumerate(dealt, start)):
+            seconds = before + time.monotonic() - started
+            checkpoints.save_when_due(done, seconds, plan.steps, book.head() if book else "")
+            progress.stepped(done, spent(done))
+    finally:
+        progress.ended()
+    memory = peak_mib(ready.hardware.device) if fresh else None
+    return finish(run, ready, book, Cost(before + time.monotonic() - started, memory), progress)
+
+
+def _step(
+    adapted: Adapted, run: Run, optimizer: torch.optim.Optimizer, book: Ledger | None, secret: Secret, ranks: Team
+) -> Step:
+    if book is None:
+        return PlainStep(adapted, run.plan, optimizer, ranks)
+    return PrivateStep(adapted, run.plan, optimizer, book, secret, run.id, ranks)
+
+
+def _spent(plan: Plan) -> Callable[[int], float | None]:
+    """An upper bound on the epsilon of the first k steps; None where nothing is private."""
+    if plan.budget is None or plan.epsilon_upper is None:
+        return lambda _steps: None
+    return epsilon_curve(plan.noise, plan.rate, plan.steps, plan.budget.delta, plan.epsilon_upper)

@@ -1,0 +1,41 @@
+"""The steps of a run, one after the other: the same lines for whoever leads and whoever follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dpft.data.batch import Batch
+from dpft.runs.folder import Run
+from dpft.tokens.microbatch import microbatches
+from dpft.training import optimizers
+from dpft.training.preparation import Prepared
+
+
+class Step(Protocol):
+    """One step on a logical batch, private or not."""
+
+    def __call__(self, step: int, microbatches: Iterable[Batch]) -> None: ...
+    def close(self) -> None: ...
+
+
+def steps(
+    run: Run,
+    ready: Prepared,
+    optimizer: torch.optim.Optimizer,
+    step: Step,
+    batches: Iterable[tuple[int, NDArray[np.int64]]],
+) -> Iterator[int]:
+    """Take a step on each of this rank's numbered `batches`. Yields how many steps are done."""
+    ready.adapted.model.per_example = run.plan.budget is not None
+    try:
+        for number, units in batches:
+            optimizers.set_rate(optimizer, run.spec, number, run.plan.steps)
+            step(number, microbatches(ready.train, units, ready.hardware.tokens, ready.hardware.device))
+            yield number + 1
+    finally:
+        step.close()

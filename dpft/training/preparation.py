@@ -1,0 +1,132 @@
+"""All that a training needs before the first unit of privacy is spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dpft import methods, recipe, tasks
+from dpft.data.encoded import Encoded
+from dpft.errors import UserError
+from dpft.inference.build import Model, adapt, settle
+from dpft.inference.drift import tolerances
+from dpft.inference.inputs import features_of, shared_of, stored, tokens_of
+from dpft.machine.hardware import Hardware
+from dpft.machine.memo import Shelf
+from dpft.machine.team import ALONE, Team
+from dpft.models.adapted import Adapted
+from dpft.progress import Progress
+from dpft.recipe import Chosen
+from dpft.runs import overlap
+from dpft.spec import Machine, Spec, steps_of
+from dpft.training import warm_start as starts
+
+ENCODER = "encoder_sha256"  # in task.json
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that has to be there before the first unit of privacy is spent.
+
+    `spec`: with the learning rates that the recipe chose, for the `reasons`. `head_taken`: the start's head too.
+    `shared`: some rows to judge by are training rows.
+    """
+
+    spec: Spec
+    task: tasks.Task
+    train: Encoded
+    judged: dict[str, Encoded]
+    adapted: Adapted
+    hardware: Hardware
+    start: starts.Start | None = None
+    head_taken: bool = False
+    shared: bool = False
+    reasons: tuple[str, ...] = ()
+
+
+def settled_spec(spec: Spec) -> Spec:
+    """`spec` with the representation that its task needs. Raises UserError on what no run could be made of."""
+    method = methods.load(spec.method, spec.options)
+    if spec.head_learning_rate is not None and methods.head_alone(method):
+        raise UserError(
+            f"head-learning-rate goes with a method that trains more than the head, got {spec.method!r}; "
+            "name its learning-rate alone"
+        )
+    tasks.check(spec)
+    return tasks.settled(spec)
+
+
+def rated(spec: Spec, steps: int, model: Model, ranks: Team = ALONE) -> Chosen:
+    """`spec` with optimizer and learning rates of a run of `steps`, as the first of `ranks` measures them on made-up
+    texts. Raises UserError where the method and the optimizer that was asked for do not go together."""
+    adapted = model.adapted
+    scalable = _is_scalable(adapted)
+    if spec.optimizer == "adam_scaled" and not scalable:
+        raise UserError(
+            f"adam_scaled needs a gradient of each example for each number that it moves, got {spec.method!r}; "
+            "pass --optimizer adam"
+        )
+    free = methods.load(spec.method, spec.options).non_private_rate
+    measured = spec.learning_rate is None and not adapted.frozen
+    found = ranks.agreed(lambda: tolerances(adapted, model.public, recipe.PROBE) if measured else {})
+    moves = adapted.objective.drift_alone if adapted.frozen else adapted.objective.drift
+    return recipe.rated(spec, steps, found, drift=moves, free_rate=free, scalable=scalable)
+
+
+def _is_scalable(adapted: Adapted) -> bool:
+    """Whether gradients can be privatised in the optimizer's geometry: it moves what they are of, and they are there
+    for each example, not as norms alone."""
+    own = {id(p) for p in adapted.updated.values()} == {id(p) for p in adapted.private}
+    return own and adapted.gradients != "ghost"
+
+
+def chosen_alone(spec: Spec, task: tasks.Task, machine: Machine) -> Spec:
+    """`spec` with all that the recipe chooses, without a training: for who has to know it beforehand."""
+    planned = recipe.planned(settled_spec(spec), task.train.protected).spec
+    if None not in (planned.learning_rate, planned.optimizer):
+        return planned
+    model = adapt(planned, len(task.labels), task.paired, settle(planned, machine), objective=task.objective)
+    return rated(planned, steps_of(planned, task.train.protected), model).spec
+
+
+def about_task(task: tasks.Task) -> dict[str, Any]:
+    """What is learned to answer, and what of it was read off the training data, for task.json."""
+    about = {"task": task.name, "kind": task.objective.kind, "labels": task.labels, "metrics": task.metrics}
+    return {**{key: list(v) if isinstance(v, tuple) else v for key, v in about.items()}, "taken": list(task.taken)}
+
+
+def prepare(
+    spec: Spec, steps: int, task: tasks.Task, settled: Hardware, progress: Progress, shelf: Shelf, ranks: Team = ALONE
+) -> Prepared:
+    """Model, learning rates of a run of `steps`, token arrays and frozen features, which `ranks` compute together.
+
+    Refuses ranks that differ in them.
+    """
+    progress.stage("loading the model")
+    start = starts.read(spec)
+    model = adapt(spec, len(task.labels), task.paired, settled, objective=task.objective, rehearsed=True)
+    taken = start is not None and start.put(model.adapted, spec, task.labels)
+    if spec.learning_rate is None:
+        progress.stage("measuring learning rates on made-up texts")
+    chosen = rated(spec, steps, model, ranks)
+    shared = shared_of(spec, task, shelf) is not None
+    if shared:
+        progress.note(overlap.NOTE)
+    progress.stage("encoding the texts")
+    encoded = tokens_of(spec, task, model.tokenizer, shelf)
+    if task.train.digest is not None:
+        progress.note(f"the tokens of the texts are kept in {stored()}, readable by you alone; delete them as you like")
+    if model.adapted.gradients == "single":
+        progress.note(f"here the method takes one {spec.unit} at a time: exact, and many times slower")
+    ranks.alike("data", *(array for rows in encoded for array in rows.arrays))
+    ranks.alike(
+        "encoder and device", f"{model.adapted.model.digest} {settled.precision} {settled.device.type}".encode()
+    )
+    if model.adapted.frozen:
+        progress.stage("computing the frozen features")
+        encoded = features_of(spec, encoded, model, settled, shelf, ranks)
+    train_rows, *judged = encoded
+    return Prepared(
+        chosen.spec, task, train_rows, dict(zip(task.judged, judged, strict=True)), model.adapted, settled, start,
+        taken, shared, chosen.reasons,
+    )  # fmt: skip

@@ -1,0 +1,78 @@
+"""resume(): finish a run that was broken off."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from dpft.errors import UserError
+from dpft.inference.build import settle
+from dpft.inference.inputs import rows_of
+from dpft.machine.launch import launched
+from dpft.machine.memo import Shelf
+from dpft.machine.team import Team
+from dpft.progress import Progress
+from dpft.runs import canary_rows, ledger_charges, recovery
+from dpft.runs.past_data import other_rows
+from dpft.runs.result import Result
+from dpft.spec import Machine
+from dpft.training import warm_start as starts
+from dpft.training.complete import call, complete
+from dpft.training.follower import follow
+from dpft.training.preparation import ENCODER, about_task, prepare
+
+
+def resume(
+    path: str | Path, *, machine: Machine | None = None, progress: Progress | None = None, shelf: Shelf | None = None
+) -> Result:
+    """Finish a run that was broken off, with fresh randomness and only the steps still unspent.
+
+    A finished run is left as it is. Raises UserError where the ledger does not know the run by its plan, was put
+    back from an older copy, or where the training rows are not those that it began with, in their order.
+    """
+    asked = functools.partial(_resume, Path(path), progress or Progress(), shelf or Shelf())
+    return launched(asked, follow, machine or Machine())
+
+
+def _resume(path: Path, progress: Progress, shelf: Shelf, ranks: Team, machine: Machine) -> Result:
+    run = recovery.broken_off(path)
+    done = run.read_json("result")
+    if done is not None:
+        return Result.from_json({**done, "path": run.path})
+    progress.stage("reading the data")
+    own = rows_of(run.spec, shelf)
+    task = canary_rows.planted(own, run.spec)
+    if run.plan.rate != (run.spec.batch_size or 0) / task.train.protected:
+        raise UserError(
+            f"a run resumes on as many {run.spec.unit}s as it began with, got {task.train.protected}; "
+            "restore the data of the run"
+        )
+    known = run.read_json("task") or {}
+    if known and known | about_task(task) != known:
+        raise UserError(
+            "a run resumes with the labels it began with, got other label names or another kind; restore its data"
+        )
+    settled = settle(run.spec, machine)
+    call(ranks, run.spec, run.plan, settled)
+    ready = prepare(run.spec, run.plan.steps, task, settled, progress, shelf, ranks)
+    if known.get(ENCODER) not in (None, ready.adapted.model.digest):
+        raise UserError(
+            f"a run resumes with the encoder that it began with, got other weights at {run.spec.model!r}; restore them"
+        )
+    recovery.check_there(run)
+    with ledger_charges.opened(run.plan, run.ledger) as book:
+        if book is not None:
+            if book.reservation(run.id) != ledger_charges.terms(run.plan, run.id):
+                raise UserError(
+                    f"a run resumes as it was reserved, got another plan or a ledger that does not know it at "
+                    f"{str(run.ledger)!r}; restore the run's plan.json and its ledger"
+                )
+            book.verify(run.ledger_head)
+            if ready.start is not None and run.read_json("start") is None:  # killed before it was written down
+                starts.check_people(ready.start, run.spec, book, own.train)
+            if not ledger_charges.is_reserved_for(book, run.id, own.train):
+                raise other_rows()
+        starts.resume_seen(run, ready.start, own.train)
+        if not known:
+            run.write_json("task", {**about_task(task), ENCODER: ready.adapted.model.digest})
+        return complete(run, ready, book, progress, ranks)

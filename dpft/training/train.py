@@ -1,0 +1,121 @@
+"""train(): the line from a spec to a trained model."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpft import models, recipe
+from dpft.errors import UserError
+from dpft.inference.build import settle
+from dpft.inference.inputs import rows_of
+from dpft.inference.speed import kind, measure
+from dpft.machine.launch import launched, refuse_restart
+from dpft.machine.memo import Shelf
+from dpft.machine.team import Team
+from dpft.privacy.ledger import default_ledger_place
+from dpft.privacy.mechanism.plan import Plan, make_plan
+from dpft.progress import Progress
+from dpft.runs import canary_rows, ledger_charges
+from dpft.runs.folder import Run
+from dpft.runs.result import Result
+from dpft.spec import Machine, Spec
+from dpft.tasks import Task
+from dpft.training import warm_start as starts
+from dpft.training.complete import call, complete
+from dpft.training.follower import follow
+from dpft.training.preparation import ENCODER, about_task, prepare, settled_spec
+
+Planner = Callable[[Spec, int], Plan]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `train` was asked for, by its arguments' names."""
+
+    spec: Spec
+    runs: Path
+    ledger: str | Path | None
+    population: str | None
+    progress: Progress
+    shelf: Shelf
+    planner: Planner
+    limit: float | None
+
+
+def train(
+    spec: Spec,
+    *,
+    runs: str | Path = "runs",
+    ledger: str | Path | None = None,
+    population: str | None = None,
+    machine: Machine | None = None,
+    progress: Progress | None = None,
+    shelf: Shelf | None = None,
+    planner: Planner = make_plan,
+    limit: float | None = None,
+) -> Result:
+    """Fine-tune `spec.model` on `spec.task` within `spec.budget`, into a new folder below `runs`.
+
+    Everything that can be refused is refused with UserError before anything is written to the ledger. `ledger`, a
+    path or a URL, defaults to DPFT_LEDGER or a file in the user's data folder. `population` names whose data these
+    are: the run is charged to it, and to every population that the data are known to be of. `shelf` has what other
+    runs of this process made already; `planner` makes the plan of the spec on so many units. `limit`: seconds that
+    the steps may take; the recipe plans fewer of them where they would take longer, by the speed on made-up texts.
+    """
+    asked = Asked(
+        spec, Path(runs), ledger, population, progress or Progress(), shelf or Shelf(), planner, limit
+    )  # fmt: skip
+    return launched(functools.partial(_train, asked), follow, machine or Machine())
+
+
+def _train(asked: Asked, ranks: Team, machine: Machine) -> Result:
+    refuse_restart()
+    spec, progress = settled_spec(asked.spec), asked.progress
+    start = starts.read(spec)
+    settled = settle(spec, machine)
+    models.check(spec.model)
+    progress.stage("reading the data")
+    own = rows_of(spec, asked.shelf)
+    for note in own.notes:
+        progress.note(note)
+    task = canary_rows.planted(own, spec)
+    progress.stage("planning the noise")
+    chosen = recipe.planned(spec, task.train.protected, speed=_speed(asked, task, machine), limit=asked.limit)
+    plan = asked.planner(chosen.spec, task.train.protected)
+    with ledger_charges.opened(plan, asked.ledger or default_ledger_place()) as book:
+        claim, warning = ledger_charges.claim(book, plan, own, asked.population, spec.unit)
+        for told in (None if book is None else book.note, warning):
+            if told is not None:
+                progress.note(told)
+        if start is not None:
+            starts.check_people(start, chosen.spec, book, own.train)
+        call(ranks, chosen.spec, plan, settled)
+        ready = prepare(chosen.spec, plan.steps, task, settled, progress, asked.shelf, ranks)
+        reasons = (*chosen.reasons, *ready.reasons)
+        for reason in reasons:
+            progress.note(reason)
+        place = book.place if book else Path()
+        run = Run.create(
+            asked.runs, ready.spec, plan, place, lambda id: ledger_charges.reserve(book, plan, id, claim, own.train)
+        )
+        starts.keep_seen(run, start, own.train)
+        run.write_json("task", {**about_task(task), ENCODER: ready.adapted.model.digest})
+        if reasons:
+            run.write_json("recipe", {"reasons": list(reasons)})
+        return complete(run, ready, book, progress, ranks)
+
+
+def _speed(asked: Asked, task: Task, machine: Machine) -> float | None:
+    """Units a second, measured on made-up texts, where the time is limited."""
+    if asked.limit is None:
+        return None
+    if asked.spec.unit != Spec.unit:
+        raise UserError(
+            "a time goes with examples as the unit, for how many examples a unit has is not public, got unit "
+            f"{asked.spec.unit!r}; pass --epochs instead"
+        )
+    cost = measure(kind(settled_spec(asked.spec), task), task, machine)
+    return 1 / max(cost.row, 1e-9)

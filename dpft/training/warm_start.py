@@ -1,0 +1,179 @@
+"""`--from RUN`: a run that begins with another run's weights (as WARP with MNLI first, Hambardzumyan et al. 2021).
+
+What the start learned is inside the new model too. So a private start on the same people must be in the same ledger,
+where both runs add up; a start without privacy must be of other people, and the card says what that means for them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from torch import Tensor
+
+from dpft import methods
+from dpft.data.examples import Rows
+from dpft.errors import UserError
+from dpft.models.adapted import Adapted
+from dpft.privacy.ledger import Ledger
+from dpft.runs.folder import Run, adapter_digest
+from dpft.runs.past_data import Seen
+from dpft.runs.statements import stated
+from dpft.spec import HEAD, Spec, canonical_json
+
+
+@dataclass(frozen=True)
+class Start:
+    """A finished run: its folder, its adapter's tensors with what is said of them, and its privacy card."""
+
+    run: Run
+    tensors: dict[str, Tensor]
+    about: dict[str, str]
+    card: dict[str, Any]
+
+    @property
+    def private(self) -> bool:
+        return self.run.plan.budget is not None
+
+    def put(self, adapted: Adapted, spec: Spec, labels: tuple[str, ...]) -> bool:
+        """Load the method's tensors into `adapted`, and the head where it answers alike. Returns whether it did.
+
+        Raises UserError where the encoder is another or a tensor has another name or shape.
+        """
+        if adapted.model.digest != self.about.get("backbone_sha256"):
+            _refuse("must be of the same encoder", f"{self.run.spec.model!r} for {spec.model!r}", "pass its --model")
+        own, kind = adapted.state(), canonical_json(adapted.objective.kind)
+        learned = {n: t for n, t in own.items() if not n.startswith(HEAD)}
+        theirs = {n: t for n, t in self.tensors.items() if not n.startswith(HEAD)}
+        odd = sorted(n for n in {*learned, *theirs} if _shape(learned, n) != _shape(theirs, n))
+        if odd:
+            _refuse("must have the same tensors", f"another {odd[0]!r}", "pass its --method, --option and --model")
+        head = self.tensors.keys() == own.keys() and all(t.shape == own[n].shape for n, t in self.tensors.items())
+        head = head and self.same_answers(spec, labels) and self.about.get("kind", kind) == kind
+        adapted.load({**own, **(self.tensors if head else theirs)})
+        return head
+
+    def same_answers(self, spec: Spec, labels: tuple[str, ...]) -> bool:
+        """Whether its head reads the same token for the same labels."""
+        return tuple(json.loads(self.about["labels"])) == labels and self.run.spec.representation == spec.representation
+
+    def keep(self, run: Run, head: bool) -> None:
+        """Write down what `run` began with; on a resume, see that it still is the same."""
+        about = {"run": str(self.run.path.resolve()), "id": self.run.id, "adapter_sha256": adapter_digest(self.run),
+                 "head_taken": head}  # fmt: skip
+        known = run.read_json("start")
+        if known is not None and known["adapter_sha256"] != about["adapter_sha256"]:
+            _refuse("must be as it was when this run began", "another adapter", f"restore {str(self.run.path)!r}")
+        run.write_json("start", about)
+
+    def stated(self, population: dict[str, Any] | None, stated_public: bool) -> dict[str, Any]:
+        """What the card says of it. `population`: the new run's, as the ledger knows it; `stated_public`: that the
+        start's rows are other people's was stated, not shown."""
+        spec = self.run.spec
+        about: dict[str, Any] = {"task": spec.task, "id": self.run.id, "adapter_sha256": adapter_digest(self.run)}
+        if "start" in self.card:
+            about["start"] = self.card["start"]
+        if stated_public:
+            about["stated_public"] = True
+        if not self.private:
+            who = STATED if stated_public else "none of whose records is known to be one of this run's"
+            says = f"started from a run on {spec.task} that is NOT PRIVATE: that start had no privacy for its own data"
+            if population is not None:
+                says += f", {who}; the promise above is for the rows of this run alone"
+            return {**about, "private": False, "statement": says}
+        mine, theirs = (None if one is None else one.get("id") for one in (population, self.card.get("population")))
+        both = mine is not None and mine == theirs
+        says = (
+            "started from a private run on the same population: `population` counts both"
+            if both
+            else f"started from a private run on {spec.task}, a second population, whose promise is its own: "
+            f"{stated(self.card)}"
+        )
+        if stated_public and not both:
+            says += f"; its rows are {STATED}"
+        return {**about, "private": True, "same_population": both, "statement": says}
+
+
+STATED = "other people's by the word of whoever started this run (--from-public), which nothing here shows"
+
+
+def _shape(tensors: dict[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(tensors[name].shape) if name in tensors else None
+
+
+def read(spec: Spec) -> Start | None:
+    """The run that `spec` begins with, None where with nothing learned. Raises UserError where it does not fit."""
+    if spec.start is None:
+        return None
+    run = Run.open(Path(spec.start))
+    found, card = run.read_tensors("adapter"), run.read_json("privacy")
+    if found is None or card is None:
+        _refuse("must be finished", f"{spec.start!r}, which is not", f"dpft resume {spec.start}")
+    if card.get("adapter_sha256") != adapter_digest(run):
+        _refuse("must have the adapter that its card names", "another", f"restore {spec.start!r}")
+    if run.spec.canaries:
+        _refuse("must be for use", "one with canaries, which is for audits", "train it without --canaries")
+    for name in ("method", "seed"):
+        ours, theirs = getattr(spec, name), getattr(run.spec, name)
+        if ours != theirs:
+            _refuse(f"must be of the same {name}", f"{theirs!r} for {ours!r}", f"pass --{name} {theirs}")
+    if methods.load(spec.method, spec.options) != methods.load(run.spec.method, run.spec.options):
+        _refuse("must have the same options", f"{run.spec.options} for {spec.options}", "pass its --option")
+    return Start(run, *found, card)
+
+
+def check_people(start: Start, spec: Spec, book: Ledger | None, rows: Rows) -> None:
+    """Refuse what would void a private run's promise: weights that saw its rows, and that this ledger does not count.
+
+    The start's own file of what it saw tells, wherever its data went. Where that is missing, or one of a run before it,
+    nobody can show that its rows are others': then the person must state it, by `spec.start_public`.
+    """
+    if book is None:
+        return
+    seen, run = Seen.read(start.run), start.run
+    for part in () if seen is None else seen.parts:
+        if not _counted(book, part.run) and part.matches(rows):
+            if run.plan.budget is None or part.run != run.id:
+                _refuse("of a private run must not have seen its rows", "one that is NOT PRIVATE on the same data",
+                        "train the start within a budget and in the same ledger, or on other data")  # fmt: skip
+            _refuse("on the same data must be in the same ledger", f"one that is in {run.ledger}", "pass that --ledger")
+    shared = seen is not None and any(p.shares(rows) for p in seen.parts if not _counted(book, p.run))
+    if shared and not spec.start_public:
+        _refuse("of a private run must have seen none of its rows uncharged", "one that shares some texts with them",
+                "remove these, or pass --from-public RUN to state that they are other people's")  # fmt: skip
+    shown = seen.whole if seen is not None else _counted(book, run.id) and run.spec.start is None
+    if not shown and not spec.start_public:
+        _refuse("must be known to have seen other rows", "one that has kept nothing by which to tell (it is of an "
+                "earlier version, or without its private/ folder)", "pass --from-public RUN to state that its rows are "
+                "other people's")  # fmt: skip
+
+
+def keep_seen(run: Run, start: Start | None, rows: Rows) -> None:
+    """Write down, in `private/`, what has gone into the weights of `run`."""
+    before = None if start is None else Seen.read(start.run)
+    Seen.of(run.id, rows, before, begun=start is not None).keep(run)
+
+
+def resume_seen(run: Run, start: Start | None, rows: Rows) -> None:
+    """Refuse rows that a run did not begin with; write down what it lacks where it was killed before its first step."""
+    seen = Seen.read(run)
+    if seen is not None:
+        seen.check_same(rows)
+    elif run.plan.budget is None and (run.path / "checkpoints").is_dir():
+        raise UserError(
+            f"a run resumes on rows that it can tell to be its own, got no private/rows.json in {str(run.path)!r}; "
+            "restore that file, or train again"
+        )
+    else:
+        keep_seen(run, start, rows)
+
+
+def _counted(book: Ledger, run: str) -> bool:
+    """Whether the ledger counts a run, or a search, on the people that it was on."""
+    return book.reservation(run) is not None or book.search(run) is not None
+
+
+def _refuse(rule: str, found: str, remedy: str) -> NoReturn:
+    raise UserError(f"the run to start --from {rule}, got {found}; {remedy}")

@@ -1,0 +1,1 @@
+"""Run folders, read with care, and what is compared in them."""
