@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dpft.reports.drawing.figures import plot_privacy_utility
+    from dpft.reports.figures import plot_privacy_utility
     from dpft.reports.output import write_report
     from dpft.reports.reading.frame import load_runs
 
@@ -18,7 +18,7 @@ __all__ = ["load_runs", "plot_privacy_utility", "write_report"]
 
 _LAZY = {
     "load_runs": "dpft.reports.reading.frame",
-    "plot_privacy_utility": "dpft.reports.drawing.figures",
+    "plot_privacy_utility": "dpft.reports.figures",
     "write_report": "dpft.reports.output",
 }
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from dpft.reports import page
-from dpft.reports.drawing import figures, style
+from dpft.reports import figures, page
+from dpft.reports.drawing import style
 from dpft.reports.reading.cells import Setting
 from dpft.reports.reading.files import write
 from dpft.reports.reading.folders import find, read

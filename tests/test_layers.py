@@ -23,8 +23,8 @@ FLOORS: list[set[str]] = [
     {"dpft.inference"},
     {"dpft.training", "dpft.exports"},
     {"dpft.compare", "dpft.audit", "dpft.reports"},
-    {"dpft.cli", "dpft.benchmarks", "dpft"},
-    {"dpft.__main__"},
+    {"dpft.benchmarks", "dpft"},
+    {"dpft.cli", "dpft.__main__"},
 ]
 # Within a room of several folders, likewise: from the ground up.
 INSIDE: dict[str, list[set[str]]] = {
@@ -42,7 +42,8 @@ INSIDE: dict[str, list[set[str]]] = {
         {"dpft.reports.reading"}, {"dpft.reports.tables"}, {"dpft.reports.drawing"}, {"dpft.reports"},
     ],
     "dpft.cli": [
-        {"dpft.cli"}, {"dpft.cli.run", "dpft.cli.comparison", "dpft.cli.planning"},
+        {"dpft.cli._flags", "dpft.cli._show"}, {"dpft.cli.run", "dpft.cli.comparison", "dpft.cli.planning"},
+        {"dpft.cli.app"}, {"dpft.cli"},
     ],
     "dpft.benchmarks": [{"dpft.benchmarks"}, {"dpft.benchmarks.recipes"}],
 }  # fmt: skip

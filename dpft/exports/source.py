@@ -11,7 +11,7 @@ from torch import nn
 
 from dpft import methods
 from dpft.errors import UserError
-from dpft.inference import trained_model
+from dpft.inference.trained_model import Trained, load
 from dpft.objectives import Objective
 from dpft.spec import Machine, Spec
 
@@ -20,7 +20,7 @@ from dpft.spec import Machine, Spec
 class Source:
     """A trained run and its `head`, which reads the representation itself: (B, D) -> (B, outputs)."""
 
-    trained_model: trained_model.Trained
+    trained: Trained
     head: nn.Linear
     privacy: dict[str, Any]
     result: dict[str, Any]
@@ -28,7 +28,7 @@ class Source:
     @classmethod
     def open(cls, run: str | Path) -> Source:
         """Raises UserError for a run that is unfinished, whose encoder has changed, or whose card is another run's."""
-        found = trained_model.load(run, machine=Machine(device="cpu", precision="fp32"))
+        found = load(run, machine=Machine(device="cpu", precision="fp32"))
         privacy, result = found.run.read_json("privacy"), found.run.read_json("result")
         if privacy is None or result is None:
             raise UserError(

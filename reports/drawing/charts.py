@@ -151,7 +151,7 @@ def _tick(frame: Frame, x: float, words: str) -> list[Markup]:
     foot = frame.height - frame.bottom
     return [
         line(x, foot, x, foot + 4, class_="foot"),
-        text(x, foot + 18, formatting, class_="tick", text_anchor="middle"),
+        text(x, foot + 18, words, class_="tick", text_anchor="middle"),
     ]
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from dpft.reports import load_runs, plot_privacy_utility
-from dpft.reports.drawing import bars, figures, style
+from dpft.reports import figures, load_runs, plot_privacy_utility
+from dpft.reports.drawing import bars, style
 from dpft.reports.reading.cells import gather
 from dpft.reports.reading.folders import find, read
 from dpft.reports.report import Report, build
