@@ -12,7 +12,7 @@ class Batch:
     """Encoded rows on one device.
 
     ids: (B, T) int64. allowed: (B, T) bool, None where nothing is padded. types: (B, T) int64, or None.
-    read: (B,) int64, the token that is read. labels: (B, ...), as the task's answer has them. features: (B, D), or
+    read: (B,) int64, the token that is read. labels: (B, ...), as the task's objective has them. features: (B, D), or
     (B, T, D) where words are judged, what a frozen encoder made of the rows, where it was computed before; the tokens
     are then not looked at. units: (B,) int64 from 0 to K - 1, which of the batch's K units each row belongs to; None
     where each row is its own.

@@ -30,7 +30,7 @@ def write(source: Source, folder: Path, with_code: bool = False) -> list[str]:
         try:
             model, trusted = stock(source), False
         except CannotMerge as reason:
-            if not with_code:
+            if not with_code or source.objective.export.custom_class is None:
                 raise UserError(_refusal(source, str(reason))) from None
             model, trusted = custom_code.model(source), True
         model.save_pretrained(folder)
@@ -66,10 +66,11 @@ def stock(source: Source) -> Any:
 
 def _refusal(source: Source, reason: str) -> str:
     spec = source.spec
-    others = ", or --format onnx" if spec.method not in _PEFT else ", or --format onnx or peft"
+    ways = [] if source.objective.export.custom_class is None else ["--with-code"]
+    ways.append("--format onnx or peft" if spec.method in _PEFT else "--format onnx")
     return (
         f"format hf needs a run that stock classes can hold, got {spec.method} with representation "
-        f"{spec.representation}: {reason}; pass --with-code{others}"
+        f"{spec.representation}: {reason}; pass {', or '.join(ways)}"
     )
 
 

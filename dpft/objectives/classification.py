@@ -81,17 +81,18 @@ class Classification(Objective):
     def by_class(self, outputs: Floats, rows: Rows, labels: Labels) -> dict[str, Any]:
         """The largest class with its share, which is the accuracy of naming it for all, macro-F1, and the recall of
         each class that these rows have; {} where there are no rows."""
-        from sklearn.metrics import recall_score
+        from sklearn.metrics import f1_score, recall_score
 
         if not len(rows.labels):
             return {}
         counts = np.bincount(rows.labels, minlength=len(labels))
         there = np.flatnonzero(counts)
-        recalls = recall_score(rows.labels, outputs.argmax(1), labels=there, average=None, zero_division=0.0)
+        chosen = outputs.argmax(1)
+        recalls = recall_score(rows.labels, chosen, labels=there, average=None, zero_division=0.0)
         largest = int(counts.argmax())
         return {
             "largest": {"label": labels[largest], "share": float(counts[largest] / len(rows.labels))},
-            "f1_macro": measure("f1_macro", outputs, rows.labels),
+            "f1_macro": float(f1_score(rows.labels, chosen, average="macro", zero_division=0.0)),
             "recall": {labels[int(number)]: float(value) for number, value in zip(there, recalls, strict=True)},
         }
 

@@ -72,6 +72,7 @@ class Setting:
     title: str
     facts: Facts
     series: tuple[Series, ...]
+    higher_is_better: bool = True
 
     @property
     def budgets(self) -> list[float]:
@@ -122,15 +123,19 @@ def placed(settings: Sequence[Setting]) -> dict[str, int]:
 
 
 def best(setting: Setting, budget: float) -> Series | None:
-    """The series whose mean leads every other's by more than both their spreads together; None where none does.
+    """The series whose mean is better than every other's by more than both their spreads together; None where none
+    is.
 
     One run has no spread, so that nothing can be said beside it.
     """
     found = [(series, cell) for series in setting.series if (cell := series.at(budget)) is not None]
     if len(found) < 2 or any(cell.n < 2 for _, cell in found):
         return None
-    first, top = max(found, key=lambda one: one[1].mean)
-    ahead = all(top.mean - cell.mean > top.spread + cell.spread for series, cell in found if series is not first)
+    sign = 1 if setting.higher_is_better else -1
+    first, top = max(found, key=lambda one: sign * one[1].mean)
+    ahead = all(
+        sign * (top.mean - cell.mean) > top.spread + cell.spread for series, cell in found if series is not first
+    )
     return first if ahead else None
 
 
@@ -138,7 +143,7 @@ def _setting(title: str, rows: Sequence[Facts], keys: Mapping[str, list[str]]) -
     first = min(rows, key=lambda row: not row["private"])
     facts = {name: first[name] for name in (*SAME_DATA, *SAME_PROMISE)}
     series = [_series(label(group[0], keys), group) for group in _groups(rows, CHOSEN)]
-    return Setting(title, facts, tuple(sorted(series, key=_order)))
+    return Setting(title, facts, tuple(sorted(series, key=_order)), bool(first.get("higher_is_better", True)))
 
 
 def _order(series: Series) -> tuple[str, int, str]:

@@ -20,8 +20,9 @@ SPEC = tuple(field.name for field in fields(Spec) if field.name not in _OTHERWIS
 SEARCHED = "searched"
 COLUMNS = (
     "run", "path", "state", "note", *SPEC, "options", "private", "budget", "epsilon", "delta", "adjacency", "units",
-    "noise", "rate", "steps", "accountant", "metric", "value", "trainable", "seconds", "step_seconds", "memory_mib",
-    "precision", "device", "statement", "population", "audit", "lower_bound", "start", "drawn", "tuning",
+    "noise", "rate", "steps", "accountant", "metric", "value", "higher_is_better", "trainable", "seconds",
+    "step_seconds", "memory_mib", "precision", "device", "statement", "population", "audit",
+    "lower_bound", "start", "drawn", "tuning",
 )  # fmt: skip
 
 
@@ -29,9 +30,9 @@ def load_runs(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     """Run folders, or folders of them, as a row each: `state` is finished, unfinished or broken, `note` says why.
 
     `budget` and `epsilon` (an upper bound) are infinite where a run is not private. `value` is the `metric` on the
-    validation rows, without noise: no promise covers it. `step_seconds`: mean seconds a step. `memory_mib`: the most
-    that training held. `lower_bound`: the largest that an audit of the trained model found. Raises UserError where a
-    path is not there.
+    validation rows, without noise: no promise covers it; of an error it is better when lower. `step_seconds`: mean
+    seconds a step. `memory_mib`: the most that training held. `lower_bound`: the largest that an audit of the trained
+    model found. Raises UserError where a path is not there.
     """
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
     return to_frame([read(folder) for folder in find(listed)])
@@ -79,6 +80,7 @@ def _found(result: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str, Any]
     return row | {
         "statement": stated(card),
         "epsilon": card["epsilon"] if card["private"] else math.inf, "value": number(result["value"]), "steps": steps,
+        "higher_is_better": result.get("higher_is_better", True) is not False,
         "seconds": seconds, "step_seconds": seconds / steps if steps > 0 else math.nan,
         "memory_mib": math.nan if memory is None else memory, "population": population(card).get("id"),
     }  # fmt: skip

@@ -16,6 +16,8 @@ from dpft.exports import custom_code
 from dpft.exports.source import Source, _folded_head
 from dpft.models.architectures import ARCHITECTURES, without_pooler
 from dpft.models.classifier import Classifier, initialise_head
+from dpft.objectives import Objective
+from dpft.objectives.classification import Classification
 
 _BASE = {
     "vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48,
@@ -39,7 +41,7 @@ METHODS: dict[str, dict[str, Any]] = {
 MASK, SEPARATOR = 5, 6
 
 
-def source(kind: str, method: str, representation: str) -> Any:
+def source(kind: str, method: str, representation: str, objective: Objective | None = None) -> Any:
     """What own_code reads of a Source, around a random model whose trained tensors are moved far."""
     torch.manual_seed(0)
     backbone = AutoModel.from_config(AutoConfig.for_model(kind, **SIZES.get(kind, _BASE)))
@@ -59,7 +61,7 @@ def source(kind: str, method: str, representation: str) -> Any:
     spec = Spec(method=method, options=METHODS[method], representation=representation)
     return SimpleNamespace(
         trained=trained, head=_folded_head(model), spec=spec, labels=("a", "b", "c"),
-        merged=lambda: made.merge(model),
+        merged=lambda: made.merge(model), objective=objective or Classification(),
     )  # fmt: skip
 
 

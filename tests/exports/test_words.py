@@ -14,6 +14,7 @@ from transformers import AutoModelForTokenClassification, pipeline
 
 from dpft import Machine, Spec, UserError, load, train
 from dpft.exports import custom_code, export
+from dpft.objectives.tagging import Tagging
 from tests.exports.conftest import shake
 from tests.exports.test_custom_code import batch, source
 
@@ -98,7 +99,7 @@ def test_the_other_formats_give_the_runs_logits(format: str, tiny_bert: Path, ru
 @pytest.mark.parametrize("kind", ["bert", "deberta-v2", "modernbert"])
 @pytest.mark.parametrize("method", ["slash", "warp", "jr_warp", "adapter"])
 def test_own_code_gives_the_runs_logits_of_every_token(kind: str, method: str) -> None:
-    of, rows = source(kind, method, "token"), batch()
+    of, rows = source(kind, method, "token", Tagging()), batch()
     own = custom_code.model(of)
     assert rows.allowed is not None
     with torch.no_grad():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from dpft import objectives
 from dpft.data.examples import Rows
 from dpft.errors import UserError
+from dpft.exports import modeling_dpft
 from dpft.inference.outputs import judge
 from dpft.objectives import Objective
 from dpft.objectives.classification import Classification
@@ -132,3 +134,24 @@ def test_a_model_that_diverged_has_a_score_of_none(kind: str) -> None:
     if kind == "regression":
         alike = objective.judged(names, OUTPUTS.numpy(), rows_of(np.ones(4)), ())
         assert alike == dict.fromkeys(names, 0.0)
+
+
+@pytest.mark.parametrize("kind", objectives.names())
+def test_every_kind_says_what_it_becomes_and_is_computed_with_made_up_rows(kind: str) -> None:
+    """Catches: a new kind whose stock class or modelling file is not there, or whose placeholders are none of its."""
+    objective, names = objectives.load(kind), () if kind == "regression" else ("O", "B-x", "I-x")
+    target = objective.export
+    assert hasattr(transformers, target.auto_class)
+    assert target.custom_class is None or hasattr(modeling_dpft, target.custom_class)
+    metrics = (*objective.metrics, *objective.further)
+    assert len({metric.name for metric in metrics}) == len(metrics)
+    assert all(np.isfinite(metric.worst) for metric in metrics)
+    rows = objective.placeholder_rows(["a b", "", "c"], None, len(names))
+    objective.check(rows.labels, names, "made-up")
+    outputs = np.random.default_rng(0).normal(size=(len(rows.labels), objective.outputs(len(names))))
+    assert objective.row_losses(outputs.astype(np.float32), rows).shape == (3,)
+    assert len(objective.read(outputs.astype(np.float32), rows, names)) == 3
+    assert len(objective.output_names(names)) == objective.outputs(len(names))
+    assert set(objective.judged([metric.name for metric in objective.metrics], outputs, rows, names)) == {
+        metric.name for metric in objective.metrics
+    }

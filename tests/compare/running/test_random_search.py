@@ -26,6 +26,8 @@ from dpft.compare.search_space import Trials, around
 from dpft.errors import UserError
 from dpft.inference.trained_model import load
 from dpft.machine.memo import Kept
+from dpft.objectives import Metric
+from dpft.objectives.classification import Classification
 from dpft.privacy.calibration.calibrate import calibrate
 from dpft.privacy.calibration.search_noise import ACCOUNTANT, SHAPE, calibrate_search
 from dpft.privacy.ledger import Ledger, Limit, Search
@@ -48,6 +50,12 @@ def k_is_three(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     monkeypatch.setattr(random_search, "draw_runs", draw)
     return drawn
+
+
+@pytest.fixture
+def lower_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if accuracy were an error."""
+    monkeypatch.setattr(Classification, "metrics", (Metric("accuracy", higher_is_better=False),))
 
 
 def failed(path: Path) -> set[str]:
@@ -222,6 +230,27 @@ def test_rows_that_the_ledger_protects_are_never_taken_for_public(
     assert "declared public must not be those of a population" in outcome.error
     assert len(reserved(Path(work.place.ledger))) == 1
     assert not (work.folder.path / "public" / "runs").exists()
+
+
+@pytest.mark.usefixtures("lower_is_better")
+def test_of_errors_the_least_wins(cell: Cell, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Catches a maximum over whatever the metric is: by perplexity it would publish the worst run.
+    trained(monkeypatch, 0.5, 0.25, 0.75)
+    (outcome,) = conduct([cell], work, OneByOne(), Silent())
+    assert outcome.result is not None
+    assert outcome.result.value == 0.25
+    assert json.loads((outcome.result.path / "result.json").read_text())["higher_is_better"] is False
+
+
+@pytest.mark.usefixtures("lower_is_better")
+def test_of_errors_the_least_wins_on_public_rows_too(
+    cell: Cell, work: Work, glue_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = around(cell.spec, 3, {}, "glue/sst2", other_people(glue_folder("sst2", seed=5)))
+    rates = trained(monkeypatch, 0.5, 0.25, 0.75, 0.5)
+    (outcome,) = conduct([replace(cell, trials=elsewhere)], work, OneByOne(), Silent())
+    assert outcome.error is None
+    assert rates[3] == rates[1]
 
 
 def trained(monkeypatch: pytest.MonkeyPatch, *values: float | None) -> list[float]:

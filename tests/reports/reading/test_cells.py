@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from statistics import mean, stdev
@@ -115,10 +116,12 @@ def test_a_series_has_one_name_in_every_setting(make: Maker, tmp_path: Path) -> 
         ["slash dim=64"], ["slash dim=64", "slash dim=16"]]  # fmt: skip
 
 
-def compared(make: Maker, tmp_path: Path, one: list[float], other: list[float]) -> str | None:
+def compared(make: Maker, tmp_path: Path, one: list[float], other: list[float], **more: bool) -> str | None:
     for method, values in (("slash", one), ("lora", other)):
         for seed, value in enumerate(values):
-            make(f"{method}{seed}", method=method, seed=seed, value=value)
+            path = make(f"{method}{seed}", method=method, seed=seed, value=value)
+            found = json.loads((path / "result.json").read_text())
+            (path / "result.json").write_text(json.dumps({**found, **more}))
     (setting,) = settings(tmp_path)
     found = best(setting, 3.0)
     return found.label if found else None
@@ -140,6 +143,11 @@ def test_best_is_marked_only_beyond_the_spread(
     make: Maker, tmp_path: Path, one: list[float], other: list[float], winner: str | None
 ) -> None:
     assert compared(make, tmp_path, one, other) == winner
+
+
+def test_of_errors_the_least_is_best(make: Maker, tmp_path: Path) -> None:
+    # Catches a maximum over whatever the metric is: by perplexity it would mark the worst.
+    assert compared(make, tmp_path, [0.80, 0.81], [0.90, 0.91], higher_is_better=False) == "slash"
 
 
 def test_alone_nobody_is_best(make: Maker, tmp_path: Path) -> None:
