@@ -32,7 +32,7 @@ def trained(request: pytest.FixtureRequest, tiny_bert: File) -> Trained:
     budget = Budget(8.0, 1e-4)
     spec = Spec(
         model=str(tiny_bert), method=request.param, options=WAYS[request.param], budget=budget, batch_size=72,
-        learning_rate=0.1, clip=0.7, max_length=32, representation="token",
+        learning_rate=0.1, clip=0.7, max_length=32, representation="token", optimizer="adam",
     )  # fmt: skip
     settled = settle(spec, Machine(device="cpu", precision="fp32"))
     made = adapt(spec, 3, False, settled, objective=Tagging(), rehearsed=True)

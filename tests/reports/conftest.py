@@ -30,6 +30,7 @@ def make_run(
             "batch_size": 300,
             "epochs": 5.0,
             "clip": 2.0,
+            "optimizer": "adam",
             "budget": budget,
             **spec,
         }

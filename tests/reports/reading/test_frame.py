@@ -44,7 +44,7 @@ def test_runs_made_for_these_tests_have_the_shape_of_trained_ones(
     machine = Machine(device="cpu", precision="fp32")
     for budget, epsilon in ((Budget(8.0, 1e-3), 8.0), (None, None)):
         spec = Spec(task="glue/sst2", data=data, model=str(tiny_bert), method="linear", batch_size=40, epochs=1.0,
-                    max_length=32, budget=budget, clip=2.0, learning_rate=0.1)  # fmt: skip
+                    max_length=32, budget=budget, clip=2.0, learning_rate=0.1, optimizer="adam")  # fmt: skip
         path = train(spec, runs=tmp_path / "trained", machine=machine).path
         made = make(f"made-{epsilon}", epsilon=epsilon)
         for name in ("run", "spec", "result", "privacy"):
