@@ -93,13 +93,13 @@ def refuse_restart() -> None:
     place = Place.found()
     if place is not None and place.restarts:
         raise UserError(
-            f"an interrupted run must be continued by dpft resume, got a restart (number {place.restarts}) by torchrun; "
+            f"an interrupted run must go on by dpft resume, got a restart (number {place.restarts}) by torchrun; "
             "drop --max-restarts"
         )
 
 
 def _own_device(machine: Machine, place: Place) -> Machine:
-    """`machine` with a GPU that no other rank uses. Raises UserError without enough GPUs."""
+    """`machine` with a GPU that no other rank uses. Raises UserError if there are too few."""
     import torch
 
     if machine.device not in ("auto", "cuda"):

@@ -93,7 +93,7 @@ class Store(Protocol):
 
 
 class Ranks(Alone):
-    """Several processes joined by `torch.distributed`. `store`: where the first rank to fail writes its reason."""
+    """Processes joined by `torch.distributed`. `store`: where the first rank to fail writes its reason."""
 
     def __init__(self, store: Store) -> None:
         self.rank, self.size, self._store = dist.get_rank(), dist.get_world_size(), store
@@ -147,7 +147,7 @@ class Ranks(Alone):
         return filled
 
     def deal(self, drawn: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Round-robin from the longest unit down, so that two ranks differ by at most the tokens of the longest unit."""
+        """Round-robin from the longest unit down: two ranks' tokens differ by at most those of the longest unit."""
         order = drawn[np.argsort(-tokens, kind="stable")].astype("<i8")
         return np.frombuffer(self._spread(order.tobytes()), "<i8").astype(np.int64)[self.rank :: self.size]
 
