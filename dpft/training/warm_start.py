@@ -39,7 +39,7 @@ class Start:
         return self.run.plan.budget is not None
 
     def put(self, adapted: Adapted, spec: Spec, labels: tuple[str, ...]) -> bool:
-        """Load the method's tensors into `adapted`, and the head if its labels match. Returns whether it did the latter.
+        """Load the method's tensors into `adapted`, and the head if its labels match (then returns True).
 
         Raises UserError if the encoder differs or a tensor has another name or shape.
         """
