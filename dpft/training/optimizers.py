@@ -22,7 +22,7 @@ def make(spec: Spec, updated: Mapping[str, nn.Parameter]) -> torch.optim.Optimiz
     `updated`: parameters by name; those with the same learning rate form a group. An optimizer sees only noisy
     releases.
     """
-    assert spec.learning_rate is not None  # settled by train()
+    assert spec.learning_rate is not None  # set by train()
     assert spec.optimizer is not None
     rate = spec.learning_rate
     rates = rates_of(spec, updated)
