@@ -117,7 +117,7 @@ def test_where_prv_fails_pld_answers_then_rdp_and_the_name_says_so(monkeypatch: 
     monkeypatch.setattr(accountants, "epsilon_pld", fail)
     assert epsilon_upper(*SMALL) == (epsilon_rdp(*SMALL), RDP)
     monkeypatch.setattr(accountants, "epsilon_rdp", fail)
-    with pytest.raises(UserError, match="in the reach of an accountant"):
+    with pytest.raises(UserError, match="within reach of an accountant"):
         epsilon_upper(*SMALL)
 
 
