@@ -1,4 +1,4 @@
-"""The privacy ledger: what was reserved, released and may still be released, for all runs of a team."""
+"""The privacy ledger: what all runs of a team have reserved, released and may still release."""
 
 from __future__ import annotations
 

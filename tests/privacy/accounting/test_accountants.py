@@ -238,7 +238,7 @@ def test_an_epsilon_out_of_reach_is_one_line() -> None:
 
 
 def test_a_delta_above_the_chance_of_being_drawn_is_refused() -> None:
-    with pytest.raises(UserError, match="chance that a unit is drawn"):
+    with pytest.raises(UserError, match="chance that a unit is ever drawn"):
         calibrate.calibrate(1e-5, 50, Budget(1.0, 1e-3))
 
 
