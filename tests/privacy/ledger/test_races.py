@@ -15,7 +15,7 @@ from dpft.privacy.ledger import Ledger
 RACES = """
 import json, multiprocessing, os, sys
 from dpft.privacy.ledger import Ledger, OverLimit
-from dpft.privacy.ledger.entries import Limit
+from dpft.privacy.ledger.storage.entries import Limit
 from dpft.privacy.ledger.spending import Spending
 place, trials, racers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 terms = dict(rate=0.1, noise=0.9, steps=10, delta=1e-5, epsilon=5.0)
