@@ -120,7 +120,7 @@ def prepare(
     progress.stage("encoding the texts")
     encoded = tokens_of(spec, task, model.tokenizer, shelf)
     if task.train.digest is not None:
-        progress.note(f"the encoded texts are kept in {stored()}, readable by you alone; delete them whenever you like")
+        progress.note(f"the encoded texts are kept in {stored()}, readable by you alone; delete them as you like")
     if model.adapted.gradients == "single":
         progress.note(f"gradients are computed for one {spec.unit} at a time here: exact, but many times slower")
     ranks.alike("data", *(array for rows in encoded for array in rows.arrays))

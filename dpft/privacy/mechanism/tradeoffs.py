@@ -148,11 +148,8 @@ def offers(spec: Spec, examples: int) -> list[Offer]:
         steps = steps_of(other, count)
         noise = _about(size / count, steps, _budget(spec))
         share = noise * (own.clip or 1.0) / size
-        rows = steps * size
-        found.append(
-            Offer(change, size, passes, steps, noise, share, share / math.sqrt(steps), rows / (found[0].steps * batch)
-                  if found else 1.0)
-        )  # fmt: skip
+        time = steps * size / (found[0].steps * batch) if found else 1.0
+        found.append(Offer(change, size, passes, steps, noise, share, share / math.sqrt(steps), time))
     return found
 
 
