@@ -87,11 +87,11 @@ def _is_scalable(adapted: Adapted) -> bool:
 
 def chosen_alone(spec: Spec, task: tasks.Task, machine: Machine) -> Spec:
     """`spec` with everything that the recipe chooses, without training: for callers that need it beforehand."""
-    planned = recipe.planned(settled_spec(spec), task.train.protected).spec
-    if None not in (planned.learning_rate, planned.optimizer):
-        return planned
-    model = adapt(planned, len(task.labels), task.paired, settle(planned, machine), objective=task.objective)
-    return rated(planned, steps_of(planned, task.train.protected), model).spec
+    filled = recipe.planned(settled_spec(spec), task.train.protected).spec
+    if None not in (filled.learning_rate, filled.optimizer):
+        return filled
+    model = adapt(filled, len(task.labels), task.paired, settle(filled, machine), objective=task.objective)
+    return rated(filled, steps_of(filled, task.train.protected), model).spec
 
 
 def about_task(task: tasks.Task) -> dict[str, Any]:

@@ -39,8 +39,7 @@ def calibrate(rate: float, steps: int, budget: Budget) -> tuple[float, float, st
     drawn = -math.expm1(steps * math.log1p(-rate)) if rate < 1 else 1.0
     if budget.delta >= drawn:  # publishing every drawn unit would already be (0, delta)-DP
         raise UserError(
-            f"delta must be below {drawn:.2g}, the chance that a unit is ever drawn, got {budget.delta!r}; "
-            f"pass --delta"
+            f"delta must be below {drawn:.2g}, the chance that a unit is ever drawn, got {budget.delta!r}; pass --delta"
         )
     key = cache.key(rate, steps, budget)
     found = cache.read(key)
