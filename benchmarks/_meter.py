@@ -1,4 +1,4 @@
-"""Measuring: interleaved rounds, matrix-product flops, the machine's peak, peak memory."""
+"""Measurements: interleaved timing rounds, matrix-product flops, peak flops of the machine, peak memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Shape = Sequence[int]
 
 @dataclass
 class Cost:
-    """One variant's rounds. speeds: examples/s. fractions: of the peak of its precision in the same round."""
+    """Measured rounds of one variant. speeds: examples/s. fractions: share of the peak flops of its precision."""
 
     precision: str
     flops: float
@@ -31,9 +31,9 @@ class Cost:
 def interleaved(
     variants: Mapping[str, Variant], batches: Sequence[NDArray[np.int64]], device: torch.device
 ) -> dict[str, Cost]:
-    """Every variant steps once on each batch, round-robin and every other round backwards, so that drift hits all.
+    """Every variant takes one step on each batch, in alternating order, so that drift of the machine affects all.
 
-    The first batch is not timed: it warms up and is counted. Raises RuntimeError where weights stand still.
+    The first batch is not timed: it warms up, and its flops are counted. Raises RuntimeError if weights do not change.
     """
     before = {name: [p.detach().clone() for p in v.trained.values()] for name, v in variants.items()}
     costs = {name: Cost(v.precision, flops(v, batches[0])) for name, v in variants.items()}
@@ -50,7 +50,7 @@ def interleaved(
 
 
 def ratio(of: Cost, over: Cost) -> list[float]:
-    """How many times faster `of` was than `over`, round by round."""
+    """How many times as fast `of` is as `over`, for each round."""
     return [a / b for a, b in zip(of.speeds, over.speeds, strict=True)]
 
 
@@ -59,9 +59,9 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def flops(variant: Variant, drawn: NDArray[np.int64]) -> float:
-    """Matrix-product flops per example of one step, forward and backward, padding included, as they were run.
+    """Matrix-product flops per example of one step: forward and backward, with padding.
 
-    torch counts no SDPA of the CPU by itself. Products written as elementwise ones are not counted.
+    torch does not count SDPA on the CPU by itself, so it is added here. Elementwise products are not counted.
     """
     on_cpu = {
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
@@ -85,7 +85,7 @@ def peak(precision: str, device: torch.device) -> float:
 
 
 def peak_memory(device: torch.device) -> float:
-    """MiB: the most this process ever held (on CUDA: that its tensors held on the device)."""
+    """Peak memory of this process in MiB (on CUDA: of its tensors on the device)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes on macOS, KiB on Linux

@@ -1,4 +1,4 @@
-"""What the step is compared with: LoRA by PEFT made private by Opacus, written as their manuals write it."""
+"""The baseline: LoRA by PEFT, made private by Opacus, written as in their manuals."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from dpft.data.batch import Batch
 from dpft.tokens.microbatch import microbatches
 
 RANK = 8  # Hu et al. 2022, on the query and value projections
-PHYSICAL = 64  # rows that BatchMemoryManager lets through at once
+PHYSICAL = 64  # physical batch size of BatchMemoryManager
 
 
 class OpacusLora:
-    """Stock model, stock attention, float32, dropout on, LoRA r=8 and head trained by Opacus' own step.
+    """Stock model and attention in float32 with dropout; LoRA r=8 and the head are trained by Opacus' own step.
 
-    `rows`: expected logical batch. `loader` draws by Poisson from all training rows, tokenized beforehand.
+    `rows`: expected logical batch size. `loader`: Poisson sampling from all training rows, tokenized beforehand.
     """
 
     precision = "fp32"
@@ -56,13 +56,13 @@ class OpacusLora:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def descend(self, features: Mapping[str, torch.Tensor]) -> None:
-        """Forward, backward and Opacus' step on one physical batch; the last of a logical batch moves weights."""
+        """Forward, backward and Opacus' step on one physical batch; the last of a logical batch updates the weights."""
         self.model(**{key: tensor.to(self.device) for key, tensor in features.items()}).loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
     def _check_that_it_trains(self) -> None:
-        """With some versions of PEFT, Opacus trained nothing, silently (opacus issue 820)."""
+        """Raise RuntimeError if nothing is trained, as with some versions of PEFT and Opacus (opacus issue 820)."""
         batch = next(microbatches(self.encoded, np.arange(4), 4 * self.encoded.lengths.max(), self.device))
         self.model(**_arguments(batch)).loss.backward()
         dead = [name for name, p in self.trained.items() if getattr(p, "grad_sample", None) is None]
@@ -73,7 +73,7 @@ class OpacusLora:
 
 
 class ByHand(OpacusLora):
-    """Random order, physical batches of 64 padded to their longest row, by BatchMemoryManager."""
+    """The baseline in random order: physical batches of 64 rows, padded to their longest row, by BatchMemoryManager."""
 
     def __init__(self, work: Work, noise: float = NOISE) -> None:
         super().__init__(work, min(work.peer_rows, work.batch), noise)
@@ -83,7 +83,7 @@ class ByHand(OpacusLora):
         return next(self.steps)
 
     def _steps(self) -> Iterator[int]:
-        """Trains for ever; yields the rows of each logical batch once it is stepped on."""
+        """Train forever; yield the number of rows of each logical batch after its step."""
         while True:
             rows = 0
             with BatchMemoryManager(
@@ -98,7 +98,7 @@ class ByHand(OpacusLora):
 
 
 class Sorted(OpacusLora):
-    """The same model on our batches, which a careful user could cut: sorted by length, by a token budget."""
+    """The baseline on our micro-batches, which a careful user could build: sorted by length, with a token budget."""
 
     def __init__(self, work: Work, noise: float = NOISE) -> None:
         super().__init__(work, work.batch, noise)

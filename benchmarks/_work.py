@@ -1,4 +1,4 @@
-"""What every variant works on, and our own: the private step and the same step without privacy."""
+"""The common workload of all variants, and our own variants: the private step and the same step without privacy."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ from dpft.tokens.microbatch import microbatches
 BUDGET = Budget(8.0, 1e-6)
 BATCH = 2048  # the paper's
 CLIP = 1.0
-NOISE = 0.8  # the cost of noise does not depend on how much there is
-STEPS = 1_000_000  # more than anybody will time
+NOISE = 0.8  # the cost of a step does not depend on it
+STEPS = 1_000_000  # more than any benchmark takes
 
 
 class Variant(Protocol):
-    """One way to take a step. `precision`: of its matrix products, bf16 or fp32."""
+    """One implementation of a training step. `precision`: of its matrix products, bf16 or fp32."""
 
     @property
     def precision(self) -> str: ...
     @property
     def trained(self) -> Mapping[str, nn.Parameter]: ...
     def __call__(self, drawn: NDArray[np.int64]) -> int:
-        """One step on a logical batch, rows `drawn` (n,) or rows of its own drawing; returns how many."""
+        """Take one step on the rows `drawn` (n,), or on rows of its own sampler; return their number."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """A task in declared batches. `peer_rows`: expected batch of a peer that is too slow for a whole one.
+    """The workload. `peer_rows`: expected batch size of the baseline, which is too slow for the full batch.
 
-    `scratch`: where the ledger may lie; on the disk that a run's would, because a charge waits for the disk.
+    `scratch`: folder of the ledger; it should be on the same disk as a real one, because a charge waits for the disk.
     """
 
     spec: Spec
@@ -79,7 +79,7 @@ class Work:
 
     @functools.cached_property
     def plan(self) -> Plan:
-        """As costly as a real plan, but never calibrated: nothing is released here."""
+        """A plan as costly as a real one, but not calibrated: nothing is released here."""
         batch = self.batch
         rate = batch / len(self.task.train)
         return Plan(rate, STEPS, NOISE, CLIP, batch, BUDGET, BUDGET.epsilon, "none")
@@ -90,7 +90,7 @@ class Work:
 
 
 class Ours:
-    """A step as training joins it: sorted micro-batches, one clip, one noise, one charge; on `ranks` dealt too."""
+    """Our step as in training: sorted micro-batches, clipping, noise, one charge; scattered over `ranks`."""
 
     def __init__(self, work: Work, at: Hardware, private: bool, ranks: Team = ALONE) -> None:
         self.ranks = ranks

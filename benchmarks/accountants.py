@@ -1,4 +1,4 @@
-"""Epsilon by every accountant over settings easy and hard, with seconds for each, and the answer taken.
+"""Epsilon by every accountant, with its seconds, over easy and hard settings, and the chosen bound.
 
 python -m dpft.benchmarks.accountants [--json]
 """
@@ -58,7 +58,7 @@ MIXED: tuple[Setting, ...] = (
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-    """Each accountant's bound and seconds, in this process, and `epsilon_of`'s answer and seconds, all apart."""
+    """Bound and seconds of each accountant in this process, and of `epsilon_of`."""
     parts, delta = setting
     ways: dict[str, Callable[[], float]] = {
         PRV: lambda: heterogeneous_prv(parts, delta)[1],
@@ -89,7 +89,7 @@ def _row(found: dict[str, Any]) -> str:
 def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Print every accountant's upper bound on epsilon, and its seconds, over settings easy and hard."""
+    """Print every accountant's upper bound on epsilon, and its seconds, over easy and hard settings."""
     settings = (*ORDINARY, *HARD, *MIXED)
     if as_json:
         print(json.dumps([measure(setting) for setting in settings]))

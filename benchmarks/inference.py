@@ -1,4 +1,4 @@
-"""What a method costs once it is trained: the merged encoder beside the bare one and beside the unmerged one.
+"""Inference cost of a method: the merged encoder and the unmerged one, relative to the bare encoder.
 
 python -m dpft.benchmarks.inference [--method slash --method lora ...] [--model M]
 """
@@ -28,7 +28,7 @@ from dpft.tokens.microbatch import microbatches
 
 
 def measure(name: str, task: str, data: str | None, model: str, rows: int, repeats: int) -> dict[str, Any]:
-    """Examples per second of the three, interleaved, and of the bare one against itself: ratios round by round."""
+    """Time ratios to the bare encoder, round by round, in interleaved rounds; also of the bare encoder to itself."""
     method, options = parse(name)
     spec = Spec(task=task, data=data, model=model, method=method, options=options)
     settled = hardware.resolve(Machine(device="cpu", precision="fp32"))

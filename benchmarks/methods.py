@@ -1,4 +1,4 @@
-"""What each method costs: its private step beside its own step without privacy, and both in memory.
+"""Cost of each method: time and memory of its private step, and of the same step without privacy.
 
 python -m dpft.benchmarks.methods [--method slash --method lora:rank=1,alpha=1 ...] [--task glue/sst2 --data DIR]
 """
@@ -27,7 +27,7 @@ from dpft.spec import Spec
 
 
 def parse(text: str) -> tuple[str, dict[str, str]]:
-    """`lora:rank=1,alpha=1` as a name and its options."""
+    """Parse `lora:rank=1,alpha=1` into a name and options. Raises UserError."""
     name, _, rest = text.partition(":")
     pairs = [item.partition("=") for item in rest.split(",") if item]
     options = {key: value for key, _, value in pairs}
@@ -36,7 +36,7 @@ def parse(text: str) -> tuple[str, dict[str, str]]:
 
 
 def measure(work: Work, repeats: int) -> dict[str, Any]:
-    """Seconds of a private step and of its twin without privacy, side by side, over `repeats` Poisson batches."""
+    """Seconds of a private step and of the same step without privacy, interleaved, over `repeats` Poisson batches."""
     variants = {"private": Ours(work, work.hardware, private=True), "plain": Ours(work, work.hardware, private=False)}
     batches = list(itertools.islice(poisson_batches(len(work.task.train), work.plan, Secret()), repeats + 1))
     costs = interleaved(variants, batches, work.hardware.device)
@@ -52,7 +52,7 @@ def measure(work: Work, repeats: int) -> dict[str, Any]:
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """The rows for a person."""
+    """The measurements as a text table."""
     head = f"{'method':<34}{'trains':>12}{'way':>8}{'private s':>11}{'plain s':>9}{'ratio':>20}{'MiB':>8}{'plain':>8}"
     lines = [head]
     for row in found:
@@ -79,7 +79,7 @@ def main(
     part: Annotated[str | None, typer.Option(hidden=True)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
-    """Time every method's private step beside the same step without privacy, each method in processes of its own."""
+    """Time every method's private step and the same step without privacy, each method in its own processes."""
     names = method or [name for name in methods.names() if name != "peft"]
     if part is not None:
         _part(part, names[0], task, data, model, batch_size, representation, device, precision, repeats)
@@ -103,7 +103,7 @@ def main(
 
 
 def _part(part: str, name: str, *rest: Any) -> None:
-    """One measurement in a process of its own, as one line of JSON."""
+    """Run one measurement in this process and print it as one line of JSON."""
     task, data, model, batch_size, representation, device, precision, repeats = rest
     method, options = parse(name)
     spec = Spec(
@@ -121,14 +121,14 @@ def _part(part: str, name: str, *rest: Any) -> None:
 
 
 def _child(part: str, given: dict[str, Any]) -> dict[str, Any]:
-    """What a fresh process found. On Linux a child's ru_maxrss starts at what its parent holds; this one is small."""
+    """Run one measurement in a fresh process. On Linux, its ru_maxrss starts at the memory of this small parent."""
     words = [w for flag, value in given.items() if value is not None for w in (f"--{flag}", str(value))]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "dpft.benchmarks.methods", "--part", part, *words],
         stdout=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
     if done.returncode != 0:
-        raise typer.Exit(done.returncode)  # it has said why, on stderr
+        raise typer.Exit(done.returncode)  # the child has printed the reason on stderr
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
 

@@ -1,4 +1,4 @@
-"""One training on many processes beside one: the same private step on the same batches and cores, by turns.
+"""Several ranks against one process: the same private step on the same batches and cores, interleaved.
 
 python -m dpft.benchmarks.ranks [--ranks 2] [--task glue/sst2 --data DIR] [--json]
 """
@@ -32,7 +32,7 @@ from dpft.spec import Spec
 
 
 class Crew:
-    """`size` processes of one thread each that take a step together whenever they are given a batch."""
+    """`size` processes of one thread each, which take a step together on each batch they receive."""
 
     def __init__(self, size: int, words: list[str], scratch: Path) -> None:
         command = [sys.executable, "-W", "ignore", "-m", "dpft.benchmarks.ranks", *words, "--ranks", str(size)]
@@ -46,7 +46,7 @@ class Crew:
         self._answer()
 
     def step(self, drawn: Any) -> float:
-        """Seconds of one step on rows `drawn` (n,), as the first of them measured it."""
+        """Seconds of one step on rows `drawn` (n,), measured by rank 0."""
         pipe = self.members[0].stdin
         assert pipe is not None
         print(json.dumps(drawn.tolist()), file=pipe, flush=True)
@@ -63,12 +63,12 @@ class Crew:
         assert self.members[0].stdout is not None
         line = self.members[0].stdout.readline()
         if not line:
-            raise typer.Exit(1)  # it has said why, on stderr
+            raise typer.Exit(1)  # the child has printed the reason on stderr
         return float(line)
 
 
 def member(rank: int, size: int, work: Work, scratch: Path) -> None:
-    """One of a crew: its share of each batch that the first reads from stdin."""
+    """The main function of one process: rank 0 reads batches from stdin, and each rank takes its share."""
     torch.set_num_threads(1)
     store, _, _ = next(rendezvous(f"file://{scratch / 'store'}", rank, size))
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
@@ -88,7 +88,7 @@ def member(rank: int, size: int, work: Work, scratch: Path) -> None:
 
 
 def measure(work: Work, crew: Crew, threads: int, repeats: int) -> dict[str, Any]:
-    """Seconds of a step by one process with `threads` threads, and by a crew, on the same Poisson batches."""
+    """Seconds of a step by one process with `threads` threads, and by `crew`, on the same Poisson batches."""
     torch.set_num_threads(threads)
     alone = Ours(work, work.hardware, private=True)
     takes: dict[str, Callable[[Any], float]] = {
@@ -109,7 +109,7 @@ def measure(work: Work, crew: Crew, threads: int, repeats: int) -> dict[str, Any
 
 
 def table(found: dict[str, Any]) -> str:
-    """The figures for a person."""
+    """The measurements as a text table."""
     count = found["ranks"]
     rows = [
         (f"one process, {count} threads, s", found["one_process_seconds"]),
@@ -132,7 +132,7 @@ def _seconds(ours: Ours, drawn: Any) -> float:
 
 
 def main(
-    ranks: Annotated[int, typer.Option(help="Processes of one thread, beside one of as many.", min=1)] = 2,
+    ranks: Annotated[int, typer.Option(help="Processes of one thread each.", min=1)] = 2,
     task: Annotated[str, typer.Option(help="See dpft tasks.")] = Spec.task,
     data: Annotated[str | None, typer.Option(help="Folder with the task's parquet files.")] = None,
     model: Annotated[str, typer.Option(help="Local folder or hub id.")] = Spec.model,
@@ -143,7 +143,7 @@ def main(
     scratch: Annotated[Path | None, typer.Option(hidden=True)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Time a private step on several processes of one thread, beside one process of as many threads."""
+    """Time a private step on several processes of one thread each, and on one process with as many threads."""
     spec = Spec(task=task, data=data, model=model, batch_size=batch_size)
     if member_rank is not None and scratch is not None:
         member(member_rank, ranks, Work(spec, scratch, "cpu", precision), scratch)  # type: ignore[arg-type]

@@ -1,10 +1,10 @@
-"""Runs as lines of numbers that can be kept beside the code, and the table of what is kept.
+"""Store the results of runs as JSON lines beside the code, and print them as a table.
 
     python -m dpft.benchmarks.results_store FILE.jsonl… [--runs FOLDER]…
 
-With --runs the only FILE is written anew from the finished runs in these folders: no path, no text, no identity. Then
-the table of all files is printed: mean ± standard deviation over seeds (their number) of 100 times the metric, of runs
-that differ in nothing else.
+With --runs, the single FILE is rewritten from the finished runs in these folders, without paths, texts and run ids.
+Then a table of all files is printed: 100 times the metric, as mean ± standard deviation (number of seeds), over runs
+that differ only in their seeds.
 """
 
 from __future__ import annotations
@@ -34,31 +34,31 @@ NUMBERS = ("seed", "learning_rate", "head_learning_rate", "noise", "steps", "tra
 
 def main(
     files: Annotated[list[Path], typer.Argument(help="JSON lines.")],
-    runs: Annotated[list[Path] | None, typer.Option(help="Write FILE anew from the runs in this folder.")] = None,
+    runs: Annotated[list[Path] | None, typer.Option(help="Rewrite FILE from the runs in this folder.")] = None,
 ) -> None:
-    """Keep runs as numbers, and print the table."""
+    """Store results of runs, and print the table."""
     if runs and len(files) != 1:
-        raise UserError(f"runs are kept in one file, got {len(files)}; name one")
+        raise UserError(f"runs are stored in one file, got {len(files)}; name one")
     if runs:
         rows = kept(runs)
         if not rows:
-            raise UserError("what is kept must hold a finished run with a result, got none; pass --runs of one")
+            raise UserError("there must be a finished run with a result to store, got none; pass --runs of one")
         write(files[0], "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode())
     print(table([row for file in files for row in read(file)]))
 
 
 def read(file: Path) -> list[Row]:
-    """What was kept. Raises UserError."""
+    """Read stored results. Raises UserError."""
     try:
         return [dict(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, TypeError, ValueError) as error:
         raise UserError(
-            f"a kept file must be JSON lines, got {type(error).__name__} at {str(file)!r}; restore it"
+            f"stored results must be JSON lines, got {type(error).__name__} at {str(file)!r}; restore it"
         ) from None
 
 
 def kept(folders: Iterable[Path]) -> list[Row]:
-    """What finished runs with a result are compared by; `epsilon` is the budget, None without one."""
+    """The rows to store for finished runs with a result. `epsilon`: of the budget, None without one."""
     frame = load_runs(folders)
     return sorted(
         (_row(run) for run in records(frame[(frame["state"] == "finished") & frame["value"].notna()])),
@@ -78,18 +78,18 @@ def _epsilon(row: Row) -> float:
 
 
 def _plain(value: Any) -> Any:
-    """Whole numbers as such, at most seven digits, None for what is not finite."""
+    """A number for JSON: whole numbers as int, at most seven digits, None if not finite."""
     if not isinstance(value, float):
         return value
     return int(value) if value.is_integer() else float(f"{value:.7g}") if math.isfinite(value) else None
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A method a line, and a column for each task and budget, as Markdown."""
+    """A Markdown table with one line per method and one column per task and budget."""
     cells: dict[str, dict[Column, list[float]]] = defaultdict(lambda: defaultdict(list))
     tasks = [[row for row in rows if row["task"] == task] for task in {row["task"] for row in rows}]
     telling = [name for name in SAME if any(len({json.dumps(row[name]) for row in same}) > 1 for same in tasks)]
-    tried = defaultdict(set)  # without privacy a method has rates of its own
+    tried = defaultdict(set)  # without privacy a method has its own learning rates
     for row in rows:
         tried[row["task"], row["method"], row["epsilon"] is None].add(_rates(row))
     several = {method for (_, method, _), rates in tried.items() if len(rates) > 1}
@@ -111,7 +111,7 @@ def _titled(column: Column) -> str:
 
 
 def _rates(row: Row) -> tuple[str, ...]:
-    """The learning rate, and the head's where it has its own; files of before it had one know none."""
+    """The learning rate, and the head's if it has its own; older files do not have that field."""
     names = ("learning_rate", "head_learning_rate")
     return tuple(_said(name, row[name]) for name in names if row.get(name) is not None)
 

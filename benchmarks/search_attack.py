@@ -1,9 +1,9 @@
-"""What a published trial number would cost a charged search: an attack computed exactly, to the last digit.
+"""The privacy cost of publishing the number of the best trial of a search: an attack, computed exactly.
 
 One trial is one release x of a sum of sensitivity 1 under Gaussian noise, at rate 1; its score is 1 where x exceeds a
-threshold. K, the number of trials, is geometric; the best trial's score and release are published. Where its number is
-published too, the bound of Papernot and Steinke (2022) does not hold: how far beyond it is printed beside the attack
-on what dpft publishes. `python -m dpft.benchmarks.search_attack`
+threshold. K, the number of trials, is geometric; the score and release of the best trial are published. If its number
+is published too, the bound of Papernot and Steinke (2022) does not hold. Printed are this attack, and the attack on
+what dpft publishes. `python -m dpft.benchmarks.search_attack`
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from dpft.spec import Budget
 
 EPSILONS, MEANS, DELTA = (1.0, 3.0, 6.7), (2.0, 8.0, 64.0), 1e-6
 _THRESHOLDS = np.linspace(-3.0, 7.0, 101)  # in units of the noise
-_LEFT = 1e-18  # of K's distribution is left out
+_LEFT = 1e-18  # truncated mass of the distribution of K
 
 Weights = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Attack:
-    """A search at `noise` with geometric K of `mean`; `numbered`: the winner's number is published."""
+    """A search at `noise` with geometric K of mean `mean`. `numbered`: the number of the best trial is published."""
 
     noise: float
     mean: float
     numbered: bool
 
     def delta(self, epsilon: float) -> float:
-        """The largest delta over thresholds, with the unit added or removed: no promise at `epsilon` below it holds."""
+        """The largest delta over thresholds, for adding and removing a unit: no smaller delta holds."""
         return max(self._delta(epsilon, t * self.noise, swapped) for t in _THRESHOLDS for swapped in (False, True))
 
     def epsilon(self, delta: float) -> float:
-        """The least epsilon that the attack leaves possible at `delta`."""
+        """The least epsilon that is consistent with the attack at `delta`."""
         if self.delta(0.0) <= delta:
             return 0.0
         return float(brentq(lambda e: math.log(max(self.delta(e), 1e-300) / delta), 0.0, 60.0, xtol=1e-3))
 
     def _delta(self, epsilon: float, threshold: float, swapped: bool) -> float:
-        """The sum over outcomes of P - e^epsilon Q where that is positive; `swapped`: of Q - e^epsilon P."""
+        """The sum over outcomes of the positive part of P - e^epsilon Q; `swapped`: of Q - e^epsilon P."""
         (high1, low1), (high0, low0) = self._weights(threshold, 1.0), self._weights(threshold, 0.0)
         above = self._part(high1, high0, threshold, math.inf, epsilon, swapped)
         return above + self._part(low1, low0, -math.inf, threshold, epsilon, swapped)
 
     def _weights(self, threshold: float, centre: float) -> tuple[Weights, Weights]:
-        """How often each outcome above the threshold, and the one below it, has the density of a trial's release."""
+        """Weights of the density of a trial's release, for each outcome above the threshold and for the one below."""
         p = float(ndtr((centre - threshold) / self.noise))
         ends, miss = 1 / self.mean, 1 - p
         none = ends * miss / (1 - (1 - ends) * miss)  # E[miss^K]
@@ -74,7 +74,7 @@ class Attack:
 
 
 def _mass(low: Weights, high: Weights, centre: float, noise: float) -> Weights:
-    """How much of a normal distribution lies between: by its upper tail where that is the smaller one."""
+    """Mass of a normal distribution between `low` and `high`, computed in the smaller tail."""
     a, b = (low - centre) / noise, (high - centre) / noise
     found: Weights = np.where(a > 0, ndtr(-a) - ndtr(-b), ndtr(b) - ndtr(a))
     return found

@@ -1,4 +1,4 @@
-"""What privacy costs per step, side by side in one run: ours, ours without privacy, Opacus with PEFT.
+"""Cost of privacy per step, measured side by side: our step, our step without privacy, and Opacus with PEFT.
 
 python -m dpft.benchmarks.step_cost [--task glue/sst2 --data DIR] [--json]
 """
@@ -40,7 +40,7 @@ ABOUT = {
 
 @dataclass(frozen=True)
 class Aim:
-    """What a figure should be. `most`: the aim is an upper bound, else a lower one."""
+    """A target for a figure. `most`: the aim is an upper bound, else a lower bound."""
 
     text: str
     aim: float
@@ -53,7 +53,7 @@ class Aim:
 
 
 def build(name: str, work: Work) -> Variant:
-    """The variant of that name, loaded and ready. Raises UserError for an unknown name or a missing peer."""
+    """Build the named variant. Raises UserError for an unknown name, or if the baseline is not installed."""
     ours: dict[str, Callable[[], Variant]] = {
         "private": lambda: Ours(work, work.hardware, private=True),
         "plain": lambda: Ours(work, work.hardware, private=False),
@@ -67,20 +67,20 @@ def build(name: str, work: Work) -> Variant:
         from dpft.benchmarks._peers import ByHand, Sorted
     except ImportError:
         raise UserError(
-            "the peers need the extra `bench`, got an installation without it; pip install 'dpft[bench]'"
+            "the baselines need the extra `bench`, got an installation without it; pip install 'dpft[bench]'"
         ) from None
     return ByHand(work) if name == BY_HAND else Sorted(work)
 
 
 def measure(work: Work, names: Iterable[str], repeats: int) -> dict[str, Cost]:
-    """Costs of the named variants over `repeats` Poisson batches, the same for all but the peer by hand."""
+    """Costs of the named variants over `repeats` Poisson batches, the same for all variants except ByHand."""
     variants = {name: build(name, work) for name in names}
     batches = list(itertools.islice(poisson_batches(len(work.task.train), work.plan, Secret()), repeats + 1))
     return interleaved(variants, batches, work.hardware.device)
 
 
 def aims(costs: Mapping[str, Cost]) -> list[Aim]:
-    """The aims that these costs can answer."""
+    """The aims for which there are costs."""
     found = []
     private = costs.get("private")
     if private and "plain" in costs:
@@ -95,7 +95,7 @@ def aims(costs: Mapping[str, Cost]) -> list[Aim]:
 
 
 def report(work: Work, costs: Mapping[str, Cost], memory: Mapping[str, float]) -> dict[str, Any]:
-    """Everything found, as plain JSON."""
+    """All measurements, as a JSON value."""
     first = next(iter(costs.values()))
     return {
         "task": work.spec.task, "model": work.spec.model, "examples": len(work.task.train),
@@ -118,7 +118,7 @@ def report(work: Work, costs: Mapping[str, Cost], memory: Mapping[str, float]) -
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """The report for a person."""
+    """The report as text."""
     lines = [
         f"{found['task']} ({found['examples']} rows, {found['tokens_per_example']:.1f} tokens) with {found['model']}: "
         f"{found['batch_size']} rows a step ({found['peer_rows']} for {BY_HAND})",
@@ -156,12 +156,12 @@ def main(
     precision: Annotated[str, typer.Option(help="Ours: auto, fp32 or bf16.")] = "auto",
     repeats: Annotated[int, typer.Option(help="Timed rounds.", min=1)] = 5,
     variant: Annotated[list[str] | None, typer.Option(help=f"Only these: {', '.join(ABOUT)}.")] = None,
-    memory: Annotated[bool, typer.Option(help="Measure memory, each variant in a process of its own.")] = True,
+    memory: Annotated[bool, typer.Option(help="Measure memory, each variant in its own process.")] = True,
     measure_memory: Annotated[bool, typer.Option("--measure-memory", hidden=True)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Time one private step, side by side with its non-private twin and with Opacus + PEFT."""
-    warnings.simplefilter("ignore")  # the peers' libraries warn once a micro-batch
+    """Time one private step, the same step without privacy, and Opacus + PEFT, side by side."""
+    warnings.simplefilter("ignore")  # the baselines' libraries warn in every micro-batch
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
@@ -175,7 +175,7 @@ def main(
                 build(name, work)(next(poisson_batches(len(work.task.train), work.plan, Secret())))
             print(peak_memory(work.hardware.device))
             return
-        # Before anything is loaded here: on Linux a child's ru_maxrss starts at what its parent holds.
+        # First, while this process is small: on Linux a child's ru_maxrss starts at the memory of its parent.
         held = {name: _memory_alone(name, work) for name in names} if memory else {}
         costs = measure(work, names, repeats)
         found = report(work, costs, held)
@@ -196,7 +196,7 @@ def _memory_alone(name: str, work: Work) -> float:
         stdout=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
     if child.returncode != 0:
-        raise typer.Exit(child.returncode)  # it has said why, on stderr
+        raise typer.Exit(child.returncode)  # the child has printed the reason on stderr
     return float(child.stdout.split()[-1])
 
 

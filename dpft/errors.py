@@ -1,4 +1,4 @@
-"""What the user is told in one line, and what such a line may quote."""
+"""Errors of one line for the user, and which values such a line may quote."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ _MOST_SHOWN, _FEW = 200, 8
 
 
 class UserError(ValueError):
-    """A mistake of the caller's: one line that gives the rule, what was found, and the remedy."""
+    """A mistake of the caller. The message is one line: the rule, what was found, and the remedy."""
 
 
 def require(ok: bool, rule: str, found: object, remedy: str) -> None:
-    """Raise UserError of one line where not `ok`. `found` is quoted as `shown` has it."""
+    """Raise UserError unless `ok`. `found` is quoted through `shown`."""
     if not ok:
         raise UserError(f"{rule}, got {shown(found)}; {remedy}")
 
 
 def shown(value: object) -> str:
-    """`value` as an error may quote it: numbers, short words and few of them; of all else, a table say, its type.
+    """`value` as an error may quote it: numbers, short strings and short lists; the type of anything else.
 
-    Whoever passes data where a name belongs must not find their rows in a log.
+    So that rows never reach a log when somebody passes data where a name belongs.
     """
     if _is_plain(value):
         return repr(value)

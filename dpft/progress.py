@@ -1,4 +1,4 @@
-"""Where a long wait is told about: the command line draws it, the library stays silent."""
+"""Progress callbacks. The command line shows them; the library is silent by default."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from pathlib import Path
 
 
 class Progress:
-    """Silence. Subclasses show it. Nothing passed here depends on the training rows."""
+    """Callbacks that do nothing; subclasses show them. Nothing passed here depends on the training rows."""
 
     def stage(self, text: str) -> None:
-        """Something that takes a while begins."""
+        """A stage that takes a while begins."""
 
     def note(self, text: str) -> None:
-        """Something that the user should know of this run."""
+        """A note on this run that the user should read."""
 
     def created(self, path: Path) -> None:
-        """The run's folder is made: from here on `resume` can finish it."""
+        """The run folder exists: from now on `resume` can finish the run."""
 
     def started(self, done: int, steps: int) -> None:
-        """Training begins at step `done` of `steps`."""
+        """Training begins, with `done` of `steps` steps already taken."""
 
     def stepped(self, done: int, epsilon: float | None) -> None:
-        """`done` steps are taken; `epsilon` bounds the privacy spent so far, None where nothing is private."""
+        """`done` steps are taken. `epsilon` bounds the privacy spent so far; None if the run is not private."""
 
     def ended(self) -> None:
-        """Training is over, or broken off."""
+        """Training has ended or was interrupted."""

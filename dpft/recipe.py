@@ -1,8 +1,8 @@
-"""The recipe: batch, steps, clip and learning rates that nobody has to tune, from public numbers alone.
+"""The recipe: batch size, steps, clipping norm, optimizer and learning rates without tuning, from public numbers alone.
 
-What is chosen here looks at no training row: at how many units there are, the budget, how fast this machine is where
-a time is given, and at what made-up texts tell of the model (dpft.inference.drift). So it costs no privacy, and the
-same numbers give the same recipe.
+The recipe uses the number of units, the budget, the speed of this machine (if the time is limited) and measurements of
+the model on synthetic texts (dpft.inference.drift). It reads no training row, so it costs no privacy, and the same
+inputs give the same recipe.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from typing import Any
 from dpft.errors import UserError
 from dpft.spec import HEAD, Spec, steps_of
 
-STEPS = 200  # of a private run, where the units are enough for it
+STEPS = 200  # of a private run with enough units
 LEAST_UNITS = 8
-LEAST_STEPS = 20  # fewer teach nothing
-BATCHES = (256, 2048)  # a private batch: at least, where there are as many; at most
-MOST_RATE = 0.1  # of sampling: beyond it a larger batch buys less noise than it takes time
+LEAST_STEPS = 20  # with fewer the model learns nothing
+BATCHES = (256, 2048)  # least and most units in a private batch (fewer if there are fewer units)
+MOST_RATE = 0.1  # sampling rate: above it a larger batch costs more time than it saves noise
 MOST_EPOCHS = 60.0
-CLIP = 1.0  # below most gradients, as the head's input is about one long: how each points counts
-FREE_HEAD = 5e-3  # the head's rate without privacy, at least
-FREE_BATCH, FREE_STEPS, FREE_EPOCHS = 64, 1000, (3.0, 10.0)  # without privacy: batch, steps, epochs at least and most
-DRIFT = 0.6  # of what the head reads, in its spread, by the noise of all steps
-PROBE = 0.1  # what tolerances are measured at: small, so that they are of the model as it starts
-_THIRD = 3.0  # of the steps count, where the rate falls in a line: the sum of its squares
+CLIP = 1.0  # below most gradient norms (the head's input has about norm 1), so that directions count
+FREE_HEAD = 5e-3  # least learning rate of the head without privacy
+FREE_BATCH, FREE_STEPS, FREE_EPOCHS = 64, 1000, (3.0, 10.0)  # without privacy: batch, steps, least and most epochs
+DRIFT = 0.6  # how far the noise of all steps may move the head's input, in units of its spread
+PROBE = 0.1  # the drift at which tolerances are measured: small, so that they describe the initial model
+_THIRD = 3.0  # with linear decay, the squared rates sum to a third of the steps
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A spec whose every number is settled, and a line of reason for each that the recipe chose."""
+    """A spec with the values that the recipe chose, and one line of reason for each."""
 
     spec: Spec
     reasons: tuple[str, ...] = ()
 
 
 def planned(spec: Spec, units: int, *, speed: float | None = None, limit: float | None = None) -> Chosen:
-    """`spec` with batch size, epochs and clip for `units` protected units. What was given stays as it is.
+    """Choose batch size, epochs and clipping norm for `units` units. Values that the spec sets are kept.
 
-    speed: units a second of training, limit: seconds that it may take; both or none. Raises UserError where the time
-    is too short for one step, or the epochs are given beside it.
+    speed: training speed in units per second; limit: seconds that training may take. Both or none. Raises UserError if
+    there are too few units, if the time is too short for one step, or if both epochs and a time are set.
     """
     if limit is not None and spec.epochs is not None:
-        raise UserError(f"a time decides how many epochs there are, got {spec.epochs:g} of them too; drop one of both")
+        raise UserError(f"a time limit decides the number of epochs, got {spec.epochs:g} epochs too; drop one of both")
     if units < LEAST_UNITS and None in (spec.batch_size, spec.epochs):
         raise UserError(
             f"a recipe is for {LEAST_UNITS} examples or more, got {units}; with fewer the noise hides them all. "
@@ -74,16 +74,17 @@ def rated(
     spec: Spec, steps: int, tolerances: Mapping[str, float], *, drift: float, free_rate: float = 1e-3,
     scalable: bool = True,
 ) -> Chosen:  # fmt: skip
-    """`spec` with the optimizer and the learning rates of a run of `steps`.
+    """Choose the optimizer and the learning rates for a run of `steps`.
 
-    `tolerances`: of each trained tensor (dpft.inference.drift), without the head's; empty where the head alone is
-    trained. `drift`: of the outputs, by the head's noise of all steps. `free_rate`: the method's without privacy.
-    `scalable`: gradients can be privatised in the optimizer's geometry.
+    tolerances: of each trainable tensor except the head's (dpft.inference.drift); empty if only the head is trained.
+    drift: how far the head's noise of all steps may move the outputs. free_rate: the method's learning rate without
+    privacy. scalable: gradients can be privatised in the optimizer's geometry.
 
-    Adam turns noise into steps of about the rate: after all steps a coordinate has wandered by rate * sqrt(steps / 3),
-    in a falling schedule. The rates are those at which all tensors together would move what the head reads by DRIFT;
-    a tensor's is as the root of its tolerance, between equal rates, which do better where noise rules, and equal
-    shares of the drift, which do better where it does not. Where the spec gives a rate, that is the rate of all.
+    Adam turns noise into steps of about the learning rate: with a decaying schedule, a coordinate wanders by
+    rate * sqrt(steps / 3) over all steps. The rates are chosen so that all tensors together would move the head's
+    input by DRIFT. Each tensor's rate is proportional to the square root of its tolerance: between equal rates, which
+    do better if noise dominates, and equal shares of the drift, which do better if it does not. If the spec sets a
+    learning rate, it is kept.
     """
     spec, told = _optimizer(spec, scalable=scalable)
     if spec.learning_rate is not None:
@@ -102,8 +103,8 @@ def rated(
     scales = {name: _round(rate / typical) for name, rate in rates.items()}
     low, high = (f"{bound(rates.values()):.2g}" for bound in (min, max))
     reasons = (
-        f"learning rate{f's {low} to {high}' if low != high else f' {low}'}: over {steps} steps noise moves what "
-        f"the head reads by {DRIFT:g} of its spread (measured on made-up texts)",
+        f"learning rate{f's {low} to {high}' if low != high else f' {low}'}: over {steps} steps noise moves the "
+        f"head's input by {DRIFT:g} of its spread (measured on synthetic texts)",
         f"head's learning rate {head:g}: over {steps} steps noise moves the outputs by {drift:g}",
         *told,
     )
@@ -112,29 +113,29 @@ def rated(
 
 
 def _optimizer(spec: Spec, *, scalable: bool) -> tuple[Spec, tuple[str, ...]]:
-    """`spec` with an optimizer, and why."""
+    """`spec` with an optimizer, and the reason if the recipe chose it."""
     if spec.optimizer is not None:
         return spec, ()
     if spec.budget is None or not scalable:
         return _filled(spec, optimizer="adam"), ()
-    why = "optimizer adam_scaled: noise is larger where gradients were, so that small ones are heard too"
+    why = "optimizer adam_scaled: coordinates with larger gradients get more noise, so that small ones count too"
     return _filled(spec, optimizer="adam_scaled"), (why,)
 
 
 def _filled(spec: Spec, **values: Any) -> Spec:
-    """`spec` with the values that it lacks, which it names as chosen."""
+    """`spec` with `values` in fields that are None; `chosen` names them."""
     new: dict[str, Any] = {name: value for name, value in values.items() if getattr(spec, name) is None}
     return dataclasses.replace(spec, **new, chosen=(*spec.chosen, *new))
 
 
 def _free(spec: Spec, rate: float, *, alone: bool) -> Chosen:
-    """Rates without privacy: the method's own, and for the head beside it one at which it keeps up."""
+    """Learning rates without privacy: the method's own, and at least FREE_HEAD for the head."""
     head = {} if alone else {"head_learning_rate": max(rate, FREE_HEAD)}
-    return Chosen(_filled(spec, learning_rate=rate, **head), (f"learning rate {rate:g}: the method's without noise",))
+    return Chosen(_filled(spec, learning_rate=rate, **head), (f"learning rate {rate:g}: the default without noise",))
 
 
 def rates_of(spec: Spec, names: Iterable[str]) -> dict[str, float]:
-    """The peak learning rate of each tensor by name, of a spec whose rates are settled."""
+    """The peak learning rate of each tensor by name. The spec's learning rate must be set."""
     assert spec.learning_rate is not None
     head = spec.head_learning_rate or spec.learning_rate
     scales = spec.tensor_scales or {}
@@ -156,10 +157,10 @@ def _epochs(spec: Spec, units: int, batch: int) -> float:
 
 
 def _within(spec: Spec, units: int, batch: int, epochs: float, rows: float) -> tuple[int, float]:
-    """Batch and epochs of at most `rows` rows in all.
+    """Batch size and epochs that process at most `rows` units in all. Raises UserError if that is less than one batch.
 
-    A smaller batch comes first: of the same rows, more steps learn more at about the same noise. Then fewer steps, but
-    for too few, where the batch falls again.
+    The batch shrinks first: with the same number of units, more steps learn more at about the same noise. Then the
+    number of steps shrinks, down to LEAST_STEPS; below that the batch shrinks again.
     """
     if rows < 1 or (spec.batch_size is not None and rows < spec.batch_size):
         raise UserError(
@@ -179,16 +180,16 @@ def _within(spec: Spec, units: int, batch: int, epochs: float, rows: float) -> t
 
 def _why_batch(spec: Spec, units: int, batch: int) -> str:
     if spec.budget is None:
-        return "without noise many small steps learn more"
-    return f"{batch / units:.3g} of {units} units a step; a larger one would take longer, a smaller one be noisier"
+        return "without noise, many small steps learn more"
+    return f"{batch / units:.3g} of {units} units a step; a larger one takes longer, a smaller one is noisier"
 
 
 def _why_epochs(spec: Spec) -> str:
     if spec.budget is None:
         return "without noise"
-    return "enough to learn in; more would take longer, and hardly lower the noise on their mean"
+    return "enough to learn; more would take longer and hardly reduce the noise of their mean"
 
 
 def _round(value: float) -> float:
-    """Three digits: what a person reads and a file holds are one number."""
+    """Round to three digits, so that the printed and the stored number are the same."""
     return float(f"{value:.3g}")

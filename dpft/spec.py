@@ -1,4 +1,4 @@
-"""What a run is: Budget, Spec and Machine. Validated once, on construction; JSON both ways."""
+"""Budget, Spec and Machine: everything that defines a run. Validated on construction; written to and read from JSON."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Clipping = Literal["cut", "normalise"]
 Precision = Literal["auto", "fp32", "bf16"]
 ClassWeights = Mapping[str, float] | Literal["balanced"]
 
-EXAMPLE = "example"  # the unit of privacy, where no other is named
-HEAD = "head."  # what the names of the head's tensors begin with
+EXAMPLE = "example"  # the default unit of privacy
+HEAD = "head."  # prefix of the names of the head's tensors
 MAX_PER_UNIT = 32  # as many short texts as fit into a micro-batch or two
-# What the recipe chooses where a spec does not say.
+# Fields that the recipe chooses if the spec leaves them open.
 RECIPE = ("batch_size", "epochs", "clip", "learning_rate", "head_learning_rate", "optimizer")
-# Fields of earlier versions, by the value at which a spec says nothing by them: such a spec is read without them.
+# Fields of earlier versions, with the value at which they had no effect: a spec with that value is read without them.
 _GONE = {"average": "none", "probe_first": 0.0}
 
 
@@ -48,20 +48,22 @@ class Budget:
 
 
 def rows_name(task: str, data: str | None) -> str:
-    """The task's name; of files of one's own, the name of the file or folder."""
+    """The name of the data in titles: the task's; for the user's own files, the name of the file or folder."""
     return Path(data).stem if data and task.endswith("files") else task
 
 
 @dataclass(frozen=True)
 class DataFields:
-    """Which rows, what is asked of them, and whom privacy is promised to.
+    """The data, the task, and the unit of privacy.
 
-    `data`: where the task's files lie (None: the task's own source). `unit`: an example, or all examples with one value
-    in the column it names, of which the first `max_per_unit` count; batch size and epochs are then of units.
-    `canaries`: made-up rows that are planted among the training data, each by a fair coin, for an audit. Of files of
-    one's own, `text`, `pair` and `label` name columns (a,b,c: one for each label), `validation` a second file, `kind`
-    and `labels` (names, or a score's lowest and highest) state what is otherwise read off the labels.
-    `class_weights`: what a mistake on each class costs, or "balanced": 1 / its share, of the `shares` that are stated.
+    task, data: the task and the path of its files (None: the task's own source).
+    text, pair, label: columns of the user's own files (label: a,b,c for one column per label); validation: a second
+    file; kind, labels: stated instead of read from the training labels (names, or the lowest and highest score).
+    class_weights: the cost of a mistake on each class, or "balanced": 1 / share, from the stated `shares`.
+    max_length: tokens per text, at most.
+    unit: an example, or a column: then all examples with the same value in it are one unit, of which the first
+    `max_per_unit` are used. Batch size and epochs count units.
+    canaries: number of synthetic rows for an audit; a fair coin decides for each whether it is trained on.
     """
 
     task: str = "sample"
@@ -136,17 +138,18 @@ class DataFields:
 
     @property
     def rows_name(self) -> str:
-        """What the rows are called in titles."""
+        """The name of the data in titles."""
         return rows_name(self.task, self.data)
 
 
 @dataclass(frozen=True)
 class ModelFields:
-    """What is trained, and how. `options` belong to the method; `representation`: what the head reads, which training
-    makes `token` where words are labelled; `seed` is public: it feeds initialisation and projections.
+    """The model and the fine-tuning method.
 
-    `start`: the folder of a finished run whose weights this one begins with; `start_public`: whoever runs this states
-    that its rows, and those of the runs before it, are other people's.
+    options: options of the method. representation: what the head reads; training sets it to `token` for word labels.
+    seed: public, for initialisation and random projections only.
+    start: the folder of a finished run whose weights this run begins with. start_public: the user states that the rows
+    of `start`, and of the runs before it, are other people's.
     """
 
     model: str = "builtin"
@@ -168,17 +171,19 @@ class ModelFields:
         require(self.start is None or isinstance(self.start, str), "from must be a run", self.start, "pass --from RUN")
         public = self.start_public
         require(isinstance(public, bool), "start_public must be true or false", public, "mend it")
-        require(self.start is not None or not public, "what is stated of a start needs one", None, "pass --from")
+        require(self.start is not None or not public, "start_public needs a run to start from", None, "pass --from")
 
 
 @dataclass(frozen=True)
 class OptimisationFields:
-    """How the weights move. `batch_size`, `epochs`, `clip`, the learning rates and `optimizer` are the recipe's where
-    they are None (dpft.recipe); a run's own spec holds what it chose, and `chosen` names it.
+    """The optimisation. The recipe (dpft.recipe) chooses `batch_size`, `epochs`, `clip`, the learning rates and
+    `optimizer` if they are None. The spec of a run holds the chosen values, and `chosen` names these fields.
 
-    `epochs`: the expected number of times that a unit is drawn. `warmup`: share of the steps in which the learning rate
-    rises. A head without a rate of its own has that of the rest; `tensor_scales`: what the rate of each other tensor is
-    multiplied by, where not by 1.
+    epochs: the expected number of times that each unit is drawn.
+    head_learning_rate: None for the same rate as the rest. tensor_scales: factors on the learning rate of the other
+    tensors, by name; 1 for those not named.
+    clip: the clipping norm. clipping: `cut` gradients above it, or `normalise` all of them.
+    warmup: the share of the steps in which the learning rate rises.
     """
 
     batch_size: int | None = None
@@ -220,10 +225,9 @@ class OptimisationFields:
 
 @dataclass(frozen=True)
 class Spec(OptimisationFields, ModelFields, DataFields):
-    """All that decides a run's result: data, model and method, optimisation, budget. The same spec means the same
-    experiment.
+    """Everything that determines an experiment: data, model and method, optimisation, budget.
 
-    `budget=None` trains without clipping and noise: NOT PRIVATE. Raises UserError on values out of range.
+    `budget=None` trains without clipping and noise: NOT PRIVATE. Raises UserError if a value is out of range.
     """
 
     budget: Budget | None = None
@@ -234,7 +238,7 @@ class Spec(OptimisationFields, ModelFields, DataFields):
         self._check_optimisation()
 
     def asked(self) -> Spec:
-        """The spec as it was before the recipe chose: that is what tells one experiment from another."""
+        """The spec before the recipe chose anything. It identifies the experiment."""
         if not self.chosen:
             return self
         free: dict[str, Any] = dict.fromkeys(self.chosen)
@@ -243,15 +247,14 @@ class Spec(OptimisationFields, ModelFields, DataFields):
         return dataclasses.replace(self, **free, chosen=())
 
     def stating(self, **values: Any) -> Spec:
-        """The spec with `values` given by somebody: what the recipe had chosen in their place is its choice no more."""
+        """A copy with these values set explicitly; they no longer count as chosen by the recipe."""
         left = tuple(name for name in self.chosen if name not in values)
         return dataclasses.replace(self, **{"chosen": left, **values})
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict with a `budget` of {epsilon, delta} or None; `from_json` reads it back.
+        """A plain dict with a `budget` of {epsilon, delta} or None, which `from_json` reads.
 
-        A head without a rate of its own is not named, nor is what nobody stated: digests of specs from before either
-        could be stay as they are.
+        Fields that later versions added are left out if unset, so that the digests of older specs do not change.
         """
         values = dataclasses.asdict(self)
         if values["head_learning_rate"] is None:
@@ -267,7 +270,7 @@ class Spec(OptimisationFields, ModelFields, DataFields):
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Spec:
-        """The Spec that `to_json` wrote. Raises UserError on an unknown or malformed field."""
+        """The Spec from what `to_json` wrote. Raises UserError on an unknown or malformed field."""
         known = [f.name for f in dataclasses.fields(cls)]
         values = {name: value for name, value in values.items() if name not in _GONE or value != _GONE[name]}
         unknown = sorted(set(values) - set(known))
@@ -285,10 +288,10 @@ class Spec(OptimisationFields, ModelFields, DataFields):
 
 @dataclass(frozen=True)
 class Machine:
-    """All that decides speed and nothing that decides privacy.
+    """Settings that affect speed but not privacy.
 
-    `device` is a torch device or "auto"; `precision` is the frozen encoder's; `tokens_per_microbatch` bounds
-    rows times longest row, None picks by device.
+    device: a torch device, or "auto". precision: that of the frozen encoder. tokens_per_microbatch: upper bound on
+    rows times the longest row; None chooses by device.
     """
 
     device: str = "auto"
@@ -316,7 +319,7 @@ def _is_whole(value: object, least: int) -> bool:
 
 
 def _are_numbers(value: object) -> bool:
-    """True for names with a finite number above zero each, of which there is one at least."""
+    """True for a non-empty mapping whose values are all finite numbers above zero."""
     return isinstance(value, Mapping) and len(value) > 0 and all(map(_is_positive, value.values()))
 
 
@@ -334,14 +337,14 @@ def _whole(value: object, least: int, rule: str, remedy: str) -> None:
 
 
 def canonical_json(value: Any) -> str:
-    """The one spelling of a JSON value: sorted keys, no spaces, ASCII, no NaN. Raises ValueError on NaN."""
+    """Canonical JSON text of a value: sorted keys, no spaces, ASCII. Raises ValueError on NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def steps_of(spec: Spec, examples: int) -> int:
-    """ceil(epochs * examples / batch_size) in exact decimals: 1.1 * 3000 / 300 is 11 steps, where floats make it 12.
+    """The number of steps: ceil(epochs * examples / batch_size), in exact decimals.
 
-    Both numbers must be settled.
+    Floats would make 1.1 * 3000 / 300 12 steps instead of 11. `epochs` and `batch_size` must be set.
     """
     assert spec.epochs is not None
     assert spec.batch_size is not None

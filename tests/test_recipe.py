@@ -80,7 +80,7 @@ def test_a_time_too_short_for_one_step_is_refused() -> None:
 
 
 def test_epochs_beside_a_time_are_refused() -> None:
-    with pytest.raises(UserError, match="a time decides how many epochs there are, got 9"):
+    with pytest.raises(UserError, match="a time limit decides the number of epochs, got 9"):
         planned(replace(PRIVATE, epochs=9.0), 1000, speed=50.0, limit=60.0)
 
 

@@ -1,4 +1,4 @@
-"""Recipes as cells of a comparison: on the paper's encoder or another, on the hub's data or local files."""
+"""Turn recipes into cells of a comparison, on the paper's encoder or another, with data from the hub or local files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dpft.training.preparation import settled_spec
 
 @dataclass(frozen=True)
 class Asked:
-    """What a person may change of a recipe: the encoder, where data lie, how many seeds; None: as in the paper."""
+    """What the user may change of a recipe: encoder, data folder, number of seeds. None: as in the paper."""
 
     model: str | None = None
     data: Path | None = None
@@ -35,12 +35,12 @@ Seeds = tuple[Recipe, tuple[Cell, ...]]
 
 
 def cells(every: Sequence[Recipe], asked: Asked) -> list[Seeds]:
-    """Each recipe with its cells, one a seed. Two recipes may share one: it is run once."""
+    """Each recipe with its cells, one per seed. Recipes may share a cell, which is then run once."""
     return [(recipe, tuple(_cell(recipe, asked, seed) for seed in _seeds(recipe, asked))) for recipe in every]
 
 
 def distinct(every: Sequence[Seeds]) -> tuple[Cell, ...]:
-    """Every cell once, the first seed of all first."""
+    """All distinct cells, ordered by seed."""
     seen: dict[str, Cell] = {}
     for cell in sorted((cell for _, own in every for cell in own), key=lambda cell: cell.spec.seed):
         seen.setdefault(cell.digest, cell)
@@ -48,7 +48,7 @@ def distinct(every: Sequence[Seeds]) -> tuple[Cell, ...]:
 
 
 def lacking(recipe: Recipe) -> str | None:
-    """Why a recipe cannot be run here; None where it can."""
+    """Why a recipe cannot be run by this version of dpft; None if it can."""
     known = tasks.names()
     if recipe.spec.task not in known:
         return f"needs the task {recipe.spec.task}, which this dpft has not"
@@ -58,7 +58,7 @@ def lacking(recipe: Recipe) -> str | None:
 
 
 def started_from(recipe: Recipe, cell: Cell, first: Path) -> Cell:
-    """The second stage of a recipe, begun with the weights of a finished run."""
+    """The second stage of a recipe, which starts from the finished run at `first`."""
     return dataclasses.replace(cell, arm=recipe.row, spec=dataclasses.replace(cell.spec, start=str(first)))
 
 
@@ -74,7 +74,7 @@ def _cell(recipe: Recipe, asked: Asked, seed: int) -> Cell:
 
 
 def on_model(spec: Spec, model: str) -> Spec:
-    """The same experiment on another encoder: a z that is too long for it is cut to the longest it takes."""
+    """The same experiment on another encoder. A shared vector z that is too long for it is shortened."""
     method: Any = methods.load(spec.method, spec.options)
     options = dict(spec.options)
     if hasattr(method, "fitted"):
@@ -83,7 +83,7 @@ def on_model(spec: Spec, model: str) -> Spec:
 
 
 def _data(folder: Path | None, task: str) -> str | None:
-    """The folder of a task's files below what was named: DIR/sst2, DIR/glue/sst2, or DIR itself for a single task."""
+    """The folder of a task's files: DIR/sst2, DIR/glue/sst2, or DIR itself for a single task."""
     if folder is None:
         return None
     for place in (folder / task, folder / "glue" / task):
@@ -94,7 +94,7 @@ def _data(folder: Path | None, task: str) -> str | None:
 
 @dataclass(frozen=True)
 class Beside:
-    """Ours beside the paper's, in its unit: per cent, or seconds. `ours` None: nothing was found, and `why`."""
+    """Our figures for a recipe, in the paper's unit (per cent or seconds), one per seed. `why`: why one is missing."""
 
     recipe: Recipe
     ours: tuple[float, ...]
@@ -102,7 +102,7 @@ class Beside:
 
 
 def beside(recipe: Recipe, own: Sequence[Cell], outcomes: Mapping[str, Outcome]) -> Beside:
-    """What the cells of a recipe found, by the metric of the paper's column."""
+    """Collect the results of a recipe's cells, in the metric of the paper's column."""
     values, why = [], None
     for cell in own:
         outcome = outcomes.get(cell.digest)
@@ -118,7 +118,7 @@ def beside(recipe: Recipe, own: Sequence[Cell], outcomes: Mapping[str, Outcome])
 
 
 def reading(result: Mapping[str, Any], metric: str) -> float | None:
-    """A metric of a result: its main one, or one of those beside it."""
+    """The value of `metric` in a result, main or further; None if it is not there."""
     if metric == "seconds":
         return float(result["seconds"])
     if result["metric"] == metric:

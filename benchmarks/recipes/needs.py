@@ -1,4 +1,4 @@
-"""What a recipe needs: weights, data, and hours on which hardware, measured or scaled from what was measured."""
+"""Requirements of a recipe: weights, data, and hours on given hardware, measured or extrapolated."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from dpft.benchmarks.recipes.read import ROWS, Recipe, recipes
 
 GPU = "Quadro RTX 8000"
-# Methods that table 5 does not time, by the nearest one that it does: prompts by prompts.
+# Methods that table 5 does not time, and the most similar method that it does.
 _LIKE = {"jr_warp": "warp"}
 
 
 @dataclass(frozen=True)
 class Needs:
-    """`hours` for one seed on `hardware`, None where nothing was measured that it could be scaled from."""
+    """`hours`: for one seed on `hardware`; None if there is no measurement to extrapolate from."""
 
     weights: str
     data: str
@@ -23,8 +23,10 @@ class Needs:
 
 
 def needs(recipe: Recipe) -> Needs:
-    """Hours are the paper's table 5 (one epoch of QNLI at batch 8), by rows and epochs: texts of other tasks are
-    shorter or longer, and private training has large batches, so that they are no more than a first idea."""
+    """The requirements of a recipe. Hours are scaled by rows and epochs from table 5 (one epoch of QNLI at batch 8).
+
+    They are only a rough estimate: texts of other tasks differ in length, and private training has larger batches.
+    """
     spec = recipe.spec
     size = "large" if "large" in spec.model else "base"
     seconds = _seconds().get((_LIKE.get(spec.method, spec.method), size))
@@ -38,5 +40,5 @@ def needs(recipe: Recipe) -> Needs:
 
 
 def _seconds() -> dict[tuple[str, str], float]:
-    """Table 5: seconds of an epoch of QNLI, by method and size of the encoder."""
+    """Table 5: seconds per epoch of QNLI, by method and encoder size."""
     return {(r.spec.method, "large" if "large" in r.spec.model else "base"): r.printed for r in recipes("table5")}

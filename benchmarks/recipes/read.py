@@ -1,4 +1,4 @@
-"""Read the recipes: one TOML file a table, and the hyper-parameters of tables 10 to 14."""
+"""Read the recipes: one TOML file per table of the paper, and the hyper-parameters of tables 10 to 14."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dpft.errors import UserError
 from dpft.spec import Budget, Spec
 
 TABLES = tuple(f"table{number}" for number in range(2, 10))
-# Rows and metric of each column of the paper; the numbers of rows are its table 2's, CoNLL-2003's those of the release.
+# Training rows of each task: from table 2 of the paper; for CoNLL-2003, of the release.
 ROWS = {"mnli": 392_702, "qqp": 363_846, "qnli": 104_743, "sst2": 67_349, "cola": 8_551, "stsb": 5_749, "mrpc": 3_668,
         "rte": 2_490, "conll2003": 14_041}  # fmt: skip
 METRIC = {"qqp": "f1", "mrpc": "f1", "cola": "matthews", "stsb": "pearson"}
@@ -25,11 +25,11 @@ _PRIVATE: Mapping[str, Any] = {"batch_size": 2048, "epochs": 20.0, "clip": 2.0, 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One cell: a row and a column of a table. Figures are in per cent, but for the seconds and GB of table 5.
+    """One experiment: a row and a column of a table. Figures are in per cent, except seconds and GB in table 5.
 
-    `printed`: the figure of the paper's column by its metric, `other` what it prints beside it. `origin`: where the
-    hyper-parameters are from. `quoted`: whose figure it is, where it is not the paper's own. `first`: the row that is
-    to be trained on MNLI before.
+    `printed`: the paper's figure in `metric`; `other`: further figures beside it. `origin`: source of the
+    hyper-parameters. `quoted`: source of the figure, if it is not the paper's own. `first`: the row to train on MNLI
+    before.
     """
 
     table: str
@@ -52,13 +52,13 @@ class Recipe:
 
     @property
     def figures(self) -> int:
-        """How many figures of the paper it stands for."""
+        """The number of figures of the paper that it covers."""
         return 1 + len(self.other)
 
 
 @cache
 def recipes(table: str) -> tuple[Recipe, ...]:
-    """All cells of a table, row by row. Raises UserError for an unknown one."""
+    """All recipes of a table, row by row. Raises UserError for an unknown table."""
     if table not in TABLES:
         close = difflib.get_close_matches(table, TABLES, n=1)
         hint = f"did you mean {close[0]}?" if close else "see dpft reproduce --list"
@@ -68,7 +68,7 @@ def recipes(table: str) -> tuple[Recipe, ...]:
 
 
 def only(every: Sequence[Recipe], words: str | None) -> list[Recipe]:
-    """Those of the named methods, tasks and parts: words of one kind are alternatives. Raises UserError for others."""
+    """The recipes of the named methods, tasks and parts (comma-separated). Raises UserError for other words."""
     found = list(every)
     kinds: dict[str, Callable[[Recipe], str]] = {
         "method": lambda recipe: recipe.spec.method,
@@ -113,7 +113,7 @@ def _cells(table: str, row: Mapping[str, Any]) -> Iterator[Recipe]:
 
 
 def _settings(row: Mapping[str, Any], task: str) -> tuple[dict[str, Any], str]:
-    """The Spec fields of a cell beyond the table's, and where they are from."""
+    """The hyper-parameters of a recipe as Spec fields, and their source."""
     private = bool(row.get("private"))
     base = dict(_PRIVATE if private else _NOT_PRIVATE)
     if task == "conll2003":

@@ -1,1 +1,1 @@
-"""An adapted model and what it answers: built, measured, evaluated, loaded again."""
+"""Build an adapted model, measure it, compute its outputs, evaluate it, and load it from a run."""

@@ -1,4 +1,4 @@
-"""From a spec to a model with its method inside: the same steps for training, resuming and loading."""
+"""Build a model with its fine-tuning method from a spec, in the same way for training, resuming and loading."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from dpft.tokens.encode import encode
 from dpft.tokens.microbatch import microbatches
 
 PUBLIC_TEXTS, PUBLIC_SEED = 256, 7
-FEW = 32  # of them, to measure tensors with one by one
+FEW = 32  # of these texts, for measurements that repeat per tensor
 
 
 @dataclass(frozen=True)
 class Model:
-    """An adapted model beside the tokenizer that feeds it, and the made-up texts that it was tried on."""
+    """An adapted model with its tokenizer, and `public`: encoded synthetic texts to measure it on."""
 
     adapted: Adapted
     tokenizer: Any
@@ -37,7 +37,7 @@ class Model:
 
 
 def settle(spec: Spec, machine: Machine) -> Hardware:
-    """The machine as found out; a method that trains the encoder itself has it in float32 throughout."""
+    """Resolve device and precision for `spec`. A method that trains the encoder itself always uses float32."""
     if getattr(methods.load(spec.method, spec.options), "float32", False):
         machine = dataclasses.replace(machine, precision="fp32")
     return hardware.resolve(machine)
@@ -47,14 +47,15 @@ def adapt(
     spec: Spec, labels: int, paired: bool, settled: Hardware, *, objective: Objective | None = None,
     rehearsed: bool = False,
 ) -> Model:  # fmt: skip
-    """`spec.method` attached to `spec.model`, on its device; `labels` is 0 for a score. `objective`: the task's,
-    where it is not the plain one for so many labels.
+    """Load `spec.model` and attach `spec.method`, on the device of `settled`.
 
-    What the head reads is standardised by the encoder's answers to texts that we made up: they are public. Where more
-    than the head is trained, the head starts with outputs as large as answers are: through a head near zero next to no
-    gradient comes to the rest, and the head's own would fill the clip (STS-B, LoRA with A frozen: 76 instead of 71).
-    With `rehearsed` some of them go forward and backward, so that a model that cannot be trained so is refused before
-    anything is spent. Raises UserError.
+    labels: number of labels, 0 for a score. paired: texts come in pairs. objective: that of the task; None for the
+    default one for this number of labels. rehearsed: run a forward and backward pass on synthetic texts, so that a
+    model that cannot be trained is refused before any budget is spent. Raises UserError.
+
+    The head's input is standardised with the encoder's outputs on synthetic texts, which are public. If more than the
+    head is trained, the head starts with outputs of the size of the targets: a head near zero passes almost no gradient
+    on, and its own gradient would use up the clipping norm (STS-B, LoRA with A frozen: 76 instead of 71).
     """
     tokenizer = models.tokenizer(spec.model)
     texts, _ = sample.generate(2 * PUBLIC_TEXTS, seed=PUBLIC_SEED)
@@ -71,7 +72,7 @@ def adapt(
     models.check_length(model.backbone, spec.max_length, model.prompts)
     adapted = dataclasses.replace(adapted, objective=objective)
     if spec.unit != Spec.unit and adapted.gradients == "ghost":
-        adapted = dataclasses.replace(adapted, gradients="single")  # ghost norms are of single rows
+        adapted = dataclasses.replace(adapted, gradients="single")  # ghost norms exist for single rows only
     with torch.no_grad():
         adapted.model.head.bias.fill_(objective.start)
     adapted.model.to(settled.device)
@@ -89,6 +90,6 @@ def _rehearse(adapted: Adapted, batch: Batch) -> None:
     idle = [name for name, gradient in zip(adapted.named, found, strict=True) if gradient is None]
     if idle:
         raise UserError(
-            f"all that is trained must take part in the outputs, got {idle[0]!r} without a gradient; "
+            f"every trainable parameter must affect the outputs, got {idle[0]!r} without a gradient; "
             "pass another --method or --model"
         )

@@ -1,4 +1,4 @@
-"""How far each trained tensor may wander before the model answers otherwise, measured on made-up, public texts."""
+"""Noise tolerance of each trainable tensor: how far it may move before the outputs change. Measured on public texts."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from dpft.spec import HEAD
 
 _SEED = 5
 _FIRST, _TRIES, _NEAR = 1e-3, 12, 1.5
-_MOST = 10.0  # a tensor that moves nothing at this size is let wander as far as this
-_LEAST = 1e-2  # of a change that is told from rounding
+_MOST = 10.0  # the tolerance of a tensor that has no effect even at this size
+_LEAST = 1e-2  # share of the drift below which a change may be rounding
 
 
 def tolerances(adapted: Adapted, public: Sequence[Batch], drift: float) -> dict[str, float]:
-    """The deviation of normal noise, on each coordinate of a tensor, that moves what the head reads by `drift`.
+    """For each trainable tensor, the deviation of noise on its coordinates that moves the head's input by `drift`.
 
-    `drift` is a root mean square over the public texts, in units of their spread, without what moves all of them
-    alike: that is a bias to the head, which it learns to take off. Tensors that have an effect by
-    themselves are measured where they start; then those that act through others (LoRA's A where B is zero), with the
-    others moved by noise of the size found. The head's tensors are not among them. Every tensor is left as it was.
-    Looks at no training row: costs no privacy.
+    `drift` is the root mean square change over the public texts, in units of their spread. A shift that is common to
+    all texts does not count, because the head learns to remove it. First the tensors that have an effect by themselves
+    are measured at their initial values. Then come those that act through others (LoRA's A while B is zero), with the
+    others moved by noise of the size found. The head's tensors are left out. All tensors are restored. No training row
+    is read, so this costs no privacy.
     """
     tensors = {name: p for name, p in adapted.updated.items() if not name.startswith(HEAD)}
     generator = torch.Generator().manual_seed(_SEED)
@@ -41,7 +41,7 @@ def tolerances(adapted: Adapted, public: Sequence[Batch], drift: float) -> dict[
         with torch.no_grad():
             for name, p in tensors.items():
                 p.copy_(kept[name])
-            _reads(adapted, public[:1])  # whatever is made of the tensors is made anew
+            _reads(adapted, public[:1])  # recompute what depends on the tensors
     return {name: found.get(name, _MOST) for name in tensors}
 
 
@@ -49,7 +49,7 @@ def _measured(
     adapted: Adapted, public: Sequence[Batch], tensors: Mapping[str, nn.Parameter], noise: Mapping[str, Tensor],
     drift: float,
 ) -> dict[str, float]:  # fmt: skip
-    """Of the tensors that have an effect by themselves."""
+    """The tolerances of those `tensors` that have an effect by themselves."""
     start = _reads(adapted, public)
     found = {}
     for name, parameter in tensors.items():
@@ -70,7 +70,7 @@ def _measured(
 
 
 def _size(moved: Callable[[float], float], drift: float) -> float | None:
-    """The size at which `moved` is about `drift`; None where it stays far below it."""
+    """The size at which `moved` is about `drift`; None if it stays below it up to _MOST."""
     size = _FIRST
     for _ in range(_TRIES):
         change = moved(size)
@@ -94,7 +94,7 @@ def _move(tensors: Mapping[str, nn.Parameter], noise: Mapping[str, Tensor], size
 
 @torch.no_grad()
 def _reads(adapted: Adapted, public: Sequence[Batch]) -> Tensor:
-    """What the head reads of every text, or token, in units of its spread: (N, D)."""
+    """The head's input for every text (or token), standardised by its spread: (N, D)."""
     model, found = adapted.model, []
     for batch in public:
         if model.before is not None:

@@ -1,4 +1,4 @@
-"""A spec's rows, their tokens and their frozen features, each made once for all specs that share them."""
+"""Task, encoded rows and frozen features of a spec, each computed once for all specs that share them."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from dpft.tokens.token_store import encoded
 
 
 def stored() -> Path:
-    """Where tokens of large data are kept."""
+    """The cache folder for the encoded rows of large data."""
     return cache.path().parent / "encoded"
 
 
 def rows_of(spec: Spec, shelf: Shelf) -> tasks.Task:
-    """The task of `spec`, without what an audit plants in it."""
+    """Load the task of `spec`, without canaries."""
     return shelf.get("tasks", rows_key(spec), lambda: tasks.load(spec))
 
 
 def shared_of(spec: Spec, task: tasks.Task, shelf: Shelf) -> int | None:
-    """The first validation row that is a training row too, as `overlap.shared_records` finds it."""
+    """The number of the first validation row that is also a training row (`overlap.shared_records`); None without."""
     return shelf.get("shared records", [*rows_key(spec), _planted(spec)], lambda: overlap.shared_records(task))
 
 
 def tokens_of(spec: Spec, task: tasks.Task, tokenizer: Any, shelf: Shelf) -> list[Encoded]:
-    """The training rows of `task`, then all rows that it is judged by."""
+    """The encoded training rows of `task`, then each encoded validation set."""
 
     def make() -> list[Encoded]:
         every = (task.train, *task.judged.values())
@@ -47,7 +47,7 @@ def tokens_of(spec: Spec, task: tasks.Task, tokenizer: Any, shelf: Shelf) -> lis
 def features_of(
     spec: Spec, rows: list[Encoded], model: Model, settled: Hardware, shelf: Shelf, ranks: Team = ALONE
 ) -> list[Encoded]:
-    """`rows` with what a frozen encoder makes of them. Its weights and precision decide that, and no seed of a head."""
+    """`rows` with the features of the frozen encoder. They depend on its weights and precision, not on the seed."""
     found = model.adapted.model
 
     def make() -> list[Encoded]:
@@ -58,7 +58,7 @@ def features_of(
 
 
 def rows_key(spec: Spec) -> list[Any]:
-    """All of a spec that decides its rows."""
+    """The part of a spec that determines its rows, as a JSON value."""
     columns = [spec.text, spec.pair, spec.label, spec.validation, spec.kind, list(spec.labels or ())]
     weights = [spec.class_weights, spec.shares] if spec.class_weights else []
     return [spec.task, spec.data, spec.unit, spec.max_per_unit, columns, *weights]
@@ -69,4 +69,4 @@ def _tokens_key(spec: Spec) -> list[Any]:
 
 
 def _planted(spec: Spec) -> list[int] | None:
-    return [spec.canaries, spec.seed] if spec.canaries else None  # the planted rows follow the seed
+    return [spec.canaries, spec.seed] if spec.canaries else None  # the canaries depend on the seed

@@ -1,4 +1,4 @@
-"""Logits and features of all rows, and the task's figures from logits."""
+"""Logits and features of all rows, and metrics from logits."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from dpft.models.classifier import Classifier
 from dpft.objectives import Objective
 from dpft.tokens.microbatch import collate, cut
 
-_NEVER = -30.0  # a logit beside 0: next to no probability
+_NEVER = -30.0  # a logit that, next to 0, means a probability of almost 0
 
 
 def logits(model: Classifier, data: Encoded, hardware: Hardware) -> NDArray[np.float32]:
     """The model's outputs for every row, in the rows' order: (N, outputs). N may be 0.
 
-    Where words are judged, for every word: (W, outputs). A word without a token gets the first label, outside.
+    If the task labels words, for every word: (W, outputs). A word without a token gets the first label, "outside".
     """
     places = data.judged
     out = np.full((places.count, model.head.out_features), _NEVER, np.float32)
@@ -35,9 +35,9 @@ def logits(model: Classifier, data: Encoded, hardware: Hardware) -> NDArray[np.f
 
 
 def features(model: Classifier, data: Encoded, hardware: Hardware, ranks: Team = ALONE) -> NDArray[np.float32]:
-    """What the head reads of every row: (N, D); where words are judged, of every token that is `kept`: (K, D).
+    """The head's input for every row: (N, D); if the task labels words, for every token that is `kept`: (K, D).
 
-    Each of `ranks` computes its share, and gets all.
+    Each rank computes its share and receives all of it.
     """
     places = data.featured
     out = np.zeros((places.count, model.head.in_features), np.float32)
@@ -50,7 +50,7 @@ def features(model: Classifier, data: Encoded, hardware: Hardware, ranks: Team =
 def _in_turn(
     model: Classifier, of: Callable[[Batch], Tensor], data: Encoded, hardware: Hardware, ranks: Team
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Numbers of rows and what `of` makes of them, this rank's share of all rows, longest first."""
+    """Apply `of` to this rank's share of all rows, longest first. Yields row numbers (B,) and the result (B, ...)."""
     order = np.argsort(-data.lengths, kind="stable")
     per_example, model.per_example = model.per_example, False
     for part in ranks.own(list(cut(data.lengths[order], 2 * hardware.tokens))):
@@ -67,8 +67,10 @@ def judge(
     *,
     details: bool = False,
 ) -> dict[str, float]:
-    """Every metric of every part's logits and rows, in this order: `accuracy`, or `accuracy_mismatched` of a part with
-    a name; with `details`, further figures that the objective knows."""
+    """Every metric of every validation set, by name: `accuracy`, or `accuracy_mismatched` for a named set.
+
+    parts: logits and rows of each set, by its name ("" for the main one). details: add the objective's further figures.
+    """
     found: dict[str, float] = {}
     for part, (outputs, rows) in parts.items():
         own = objective.judged(metrics, outputs, rows, labels)

@@ -1,4 +1,4 @@
-"""What a cell will cost in time and memory: a few steps on made-up texts, which are public. No private row is timed."""
+"""Estimate time and memory of a run from a few steps on synthetic texts. No private row is timed."""
 
 from __future__ import annotations
 
@@ -31,16 +31,18 @@ from dpft.tokens.encode import encode
 from dpft.tokens.microbatch import microbatches
 
 _ROWS, _MOST_ROWS = 16, 512
-_SECONDS = 1.5  # of measuring a cell's step: long enough for a plan, short enough for many cells
+_SECONDS = 1.5  # of measuring one kind of step: long enough for a plan, short enough for many cells
 _SEED = 11
 Step = PrivateStep[Batch] | PlainStep[Batch]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds to begin, for a step by itself, for a row of a step, for a row that is judged; MiB at the most.
+    """Measured cost, in seconds and MiB.
 
-    `trained`: how many numbers are. `frozen`: rows go through the encoder once, and are then next to free.
+    `setup`: building the model. `step`: an empty step; `row`: each row of a step; `judged`: each row that is evaluated.
+    `mebibytes`: peak memory. `trained`: number of trainable parameters. `frozen`: the encoder is frozen, so that each
+    row passes it only once.
     """
 
     setup: float
@@ -52,10 +54,10 @@ class Cost:
     frozen: bool
 
     def seconds(self, plan: Plan, task: Task) -> float | None:
-        """Of a whole run, from the number of rows; None where units have several rows.
+        """Estimated seconds of a whole run; None if a unit has several rows.
 
-        There the number of units is public and that of rows is not, and the seconds are written down: from those of
-        two plans anybody could work it out.
+        Then the number of units is public but the number of rows is not. The estimate is written to files, and from
+        the estimates of two plans anybody could compute the number of rows.
         """
         if task.train.units is not None:
             return None
@@ -65,7 +67,7 @@ class Cost:
 
 
 def kind(spec: Spec, task: Task) -> Spec:
-    """What decides a cell's cost: specs that agree in it need one probe."""
+    """`spec` reduced to what determines its cost: specs that agree in it need one measurement."""
     private = None if spec.budget is None else Budget(1.0, 1e-9)
     return dataclasses.replace(
         Spec(), model=spec.model, method=spec.method, options=spec.options, representation=spec.representation,
@@ -75,7 +77,7 @@ def kind(spec: Spec, task: Task) -> Spec:
 
 
 def measure(spec: Spec, task: Task, machine: Machine) -> Cost:
-    """Take steps of `spec` on public texts, as short as the sample task's, with as many labels as `task` has."""
+    """Measure the cost of steps of `spec` on public texts (the sample task's), with as many labels as `task`."""
     settled, paired = settle(spec, machine), task.train.pairs is not None
     with _peak(settled.device) as peak:
         started = time.perf_counter()
@@ -98,7 +100,7 @@ def measure(spec: Spec, task: Task, machine: Machine) -> Cost:
 
 
 def _timed(step: Step, rows: Encoded, tokens: int, device: torch.device) -> tuple[float, float]:
-    """Seconds of a step on nothing, and more for each row."""
+    """Seconds of an empty step, and additional seconds per row."""
 
     def take(number: int, count: int) -> float:
         started = time.perf_counter()
@@ -107,7 +109,7 @@ def _timed(step: Step, rows: Encoded, tokens: int, device: torch.device) -> tupl
             torch.cuda.synchronize(device)
         return time.perf_counter() - started
 
-    take(0, _ROWS)  # what is made once is made here
+    take(0, _ROWS)  # warm-up
     empty, some = take(1, 0), take(2, _ROWS)
     count = int(min(_MOST_ROWS, max(_ROWS, _ROWS * _SECONDS / max(some, 1e-6))))
     many = take(3, count) if count > _ROWS else some
@@ -116,7 +118,7 @@ def _timed(step: Step, rows: Encoded, tokens: int, device: torch.device) -> tupl
 
 @contextlib.contextmanager
 def _stepper(spec: Spec, adapted: Adapted, optimizer: torch.optim.Optimizer) -> Iterator[Step]:
-    """A step of the shipped kind; a private one is charged to a ledger of its own, as the disk takes its time."""
+    """The step that training uses. A private one charges a temporary ledger, because writing to disk takes time."""
     if spec.budget is None:
         yield PlainStep(adapted, Plan(0.5, 4, 0.0, None, _ROWS, None, None, None), optimizer)
         return
@@ -138,7 +140,7 @@ def _public(task: Task) -> Rows:
 
 @contextlib.contextmanager
 def _peak(device: torch.device) -> Iterator[list[float]]:
-    """MiB that this process held at the most inside (on CUDA: its tensors); since its start where Linux cannot tell."""
+    """Peak MiB of this process in the block (on CUDA: of its tensors); since process start if it cannot be reset."""
     found = [0.0]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

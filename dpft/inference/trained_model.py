@@ -1,4 +1,4 @@
-"""A finished run, ready to use."""
+"""load(): the trained model of a finished run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ASKED = {"predict": "one answer a text", "tag": "tags of words"}
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's model: `predict` texts, or `tag` their words, `evaluate` on the task's validation rows."""
+    """The trained model of a run: `predict` texts, `tag` their words, or `evaluate` it on validation rows."""
 
     run: Run
     adapted: Adapted
@@ -45,22 +45,22 @@ class Trained:
 
     @property
     def objective(self) -> Objective:
-        """The kind of task that it was trained for."""
+        """The objective that the model was trained for."""
         return self.adapted.objective
 
     def logits(self, rows: Rows) -> NDArray[np.float32]:
-        """(N, outputs) for N rows, in their order."""
+        """The outputs for N rows, in order: (N, outputs)."""
         spec = self.run.spec
         return outputs.logits(
             self.adapted.model, encode(rows, self.tokenizer, spec.representation, spec.max_length), self.hardware
         )
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
-        """One prediction per text (and its partner, for tasks of pairs)."""
+        """One prediction per text (or per pair, for tasks of pairs). Raises UserError if the run does not predict."""
         return list(self._asked("predict", texts, pairs))
 
     def tag(self, texts: Sequence[str]) -> list[Tagged]:
-        """Each text's words with their tags, and the entities that they spell. Texts are split into words here."""
+        """Split each text into words and tag them: tags and entities. Raises UserError if the run tags no words."""
         return list(self._asked("tag", texts))
 
     def _asked(self, verb: str, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Sequence[Any]:
@@ -70,9 +70,9 @@ class Trained:
         return self.predictions(texts, pairs)
 
     def predictions(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Sequence[Any]:
-        """What the run's objective reads of each text (and its partner), whatever that is."""
+        """The prediction of the run's objective for each text (or pair), whatever its type."""
         if self.paired != (pairs is not None):
-            rule = "this run judges pairs of texts" if self.paired else "this run judges single texts"
+            rule = "this run takes pairs of texts" if self.paired else "this run takes single texts"
             raise UserError(f"{rule}, got {'single ones' if self.paired else 'pairs'}; see `dpft predict --help`")
         if pairs is not None and len(pairs) != len(texts):
             raise UserError(f"texts and pairs must be as many, got {len(texts)} and {len(pairs)}; pair them up")
@@ -84,8 +84,9 @@ class Trained:
         return next(iter(self.figures(data).items()))
 
     def saw(self, data: str | None = None) -> bool:
-        """Whether any row that `figures` judges by is known to have the text of a training row of the run, or of one
-        that it began with. Of more than 65,536 records a sample is known.
+        """Whether a validation row is known to have the text of a training row, of this run or of one it started from.
+
+        Of more than 65,536 training records only a sample is known.
         """
         seen = Seen.read(self.run)
         parts = tasks.judged(self.run.spec, data, self.objective, self.labels)
@@ -96,11 +97,11 @@ class Trained:
         return self.judged(data)[0]
 
     def judged(self, data: str | None = None) -> tuple[dict[str, float], dict[str, Any]]:
-        """The same figures, and what accuracy alone hides of the main rows (`Objective.by_class`)."""
+        """The same figures, and the figures by class of the main validation set (`Objective.by_class`)."""
         spec = self.run.spec
         parts = tasks.judged(spec, data, self.objective, self.labels)
         if not parts:
-            raise UserError("a run is judged by labelled rows, got one without a validation set; pass --data FILE")
+            raise UserError("evaluation needs labelled rows, got a run without a validation set; pass --data FILE")
         found = {part: (self.logits(rows), rows) for part, rows in parts.items()}
         metrics = tasks.metrics(spec, self.objective)
         figures = outputs.judge(self.objective, metrics, self.labels, found, details=True)
@@ -108,7 +109,7 @@ class Trained:
 
 
 def load(path: str | Path, *, machine: Machine | None = None) -> Trained:
-    """The trained model of a finished run. Raises UserError if it is unfinished or its encoder has changed."""
+    """Load the trained model of a finished run. Raises UserError if it is unfinished or its encoder has changed."""
     run = Run.open(Path(path))
     found = run.read_tensors("adapter")
     if found is None:

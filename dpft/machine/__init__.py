@@ -1,1 +1,1 @@
-"""What decides speed: device and precision, memory, processes that train together, what was made before."""
+"""Device, precision, peak memory, multi-process training, and an in-process memo. Nothing here changes privacy."""

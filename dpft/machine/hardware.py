@@ -1,4 +1,4 @@
-"""What this machine does best, found out by trying: device, precision, attention, micro-batch size."""
+"""Choose device, precision, attention implementation and micro-batch size for this machine."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from torch import nn
 from dpft.errors import UserError
 from dpft.spec import Machine
 
-_ROUNDS = 30  # a quarter of a second; with 6, one type after the other, a busy machine was taken for one without bf16
+_ROUNDS = 30  # takes 0.25 s; with 6 rounds, one dtype after the other, a busy machine looked like one without bf16
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """A Machine with every "auto" settled. `dtype` is the frozen backbone's; all else stays float32."""
+    """A Machine with every "auto" resolved.
+
+    `dtype` is that of the frozen backbone; all else stays float32. `tokens` is the token budget of a micro-batch.
+    """
 
     device: torch.device
     dtype: torch.dtype
@@ -29,10 +32,10 @@ class Hardware:
 
 
 def resolve(machine: Machine) -> Hardware:
-    """Settle `machine`. Raises UserError for a device that is not there."""
+    """Resolve every "auto" of `machine`. Raises UserError if the device is not available."""
     device = _device(machine.device)
     fast = machine.precision == "bf16" or (machine.precision == "auto" and bf16_is_faster(device))
-    # The backward of bfloat16 SDPA on a CPU took 68 % of a step; in float32, and on CUDA, SDPA is as good.
+    # On a CPU, the backward pass of bfloat16 SDPA took 68 % of a step. In float32, and on CUDA, SDPA is as fast.
     attention = "eager" if fast and device.type == "cpu" else "sdpa"
     tokens = machine.tokens_per_microbatch or (2048 if device.type == "cpu" else 65536)
     return Hardware(device, torch.bfloat16 if fast else torch.float32, attention, tokens)
@@ -54,7 +57,7 @@ def _device(name: str) -> torch.device:
 
 
 def bf16_is_faster(device: torch.device) -> bool:
-    """True where a bfloat16 matrix product beats float32 by half: with AMX or avx512_bf16 it is 3 to 8 times."""
+    """True if bfloat16 matrix products are 1.5 times as fast as float32 (with AMX or avx512_bf16: 3 to 8 times)."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     if device.type != "cpu":
@@ -65,7 +68,10 @@ def bf16_is_faster(device: torch.device) -> bool:
 
 @torch.no_grad()
 def _seconds(*dtypes: torch.dtype) -> list[float]:
-    """The shortest of many matrix products in each type, by turns: other work on the machine slows both, or neither."""
+    """Seconds of the fastest of many matrix products, for each dtype.
+
+    The dtypes take turns, so that other work on the machine slows all of them or none.
+    """
     operands = [(torch.ones(512, 768, dtype=dtype), torch.ones(768, 768, dtype=dtype)) for dtype in dtypes]
     times: list[list[float]] = [[] for _ in dtypes]
     for _ in range(_ROUNDS):

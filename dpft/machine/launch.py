@@ -1,4 +1,4 @@
-"""One training on many processes, as `torchrun` starts them: the first leads, the others follow."""
+"""Training on several processes started by `torchrun`: rank 0 leads, the other ranks follow."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from dpft.spec import Machine
 if TYPE_CHECKING:
     from dpft.machine.team import Ranks, Team
 
-_PATIENCE = timedelta(minutes=30)  # with a rank that lives and says nothing; that one has died is noticed at once
+_PATIENCE = timedelta(minutes=30)  # timeout for a rank that is alive but silent; a dead rank is noticed at once
 
 
 class Told(Protocol):
-    """A result that can be told to other processes."""
+    """A result that can be sent to other processes as JSON."""
 
     def to_json(self) -> dict[str, Any]: ...
 
@@ -30,16 +30,20 @@ Result = TypeVar("Result", bound=Told)
 
 
 class SaidElsewhere(UserError):
-    """Another rank tells the user why all of them stop."""
+    """Another rank already reports this error to the user; this rank stays silent."""
 
 
 class FollowerError(UserError):
-    """Why all ranks stop, as a rank other than the first tells it."""
+    """The error that stops all ranks, reported by a rank other than rank 0."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where this process stands among those of one `torchrun`: its number on all machines, and on its own."""
+    """This process's place in a `torchrun` group.
+
+    `rank` and `size` count over all machines, `local_rank` and `local_size` on this one. `restarts`: how often torchrun
+    has restarted the group.
+    """
 
     rank: int
     size: int
@@ -49,7 +53,7 @@ class Place:
 
     @classmethod
     def found(cls) -> Place | None:
-        """None in a process that torchrun did not start."""
+        """Read the place from the environment. None if torchrun did not start this process."""
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             return None
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
@@ -57,7 +61,7 @@ class Place:
 
 
 def is_silent(error: UserError | None = None) -> bool:
-    """True where another process tells the user: of `error`, or of how things go."""
+    """True if this process must print nothing, because another one reports `error` or the progress."""
     place = Place.found()
     follows = place is not None and place.rank > 0
     return isinstance(error, SaidElsewhere) or (follows and not isinstance(error, FollowerError))
@@ -66,7 +70,10 @@ def is_silent(error: UserError | None = None) -> bool:
 def launched(
     lead: Callable[[Team, Machine], Result], follow: Callable[[Ranks, Machine], Result], machine: Machine
 ) -> Result:
-    """`lead` in this process; under torchrun on the first rank, where all others `follow` it to the same result."""
+    """Run `lead` in this process. Under torchrun, run `lead` on rank 0 and `follow` on all other ranks.
+
+    All ranks return the same result.
+    """
     from dpft.machine.team import ALONE
 
     place = Place.found()
@@ -82,23 +89,23 @@ def launched(
 
 
 def refuse_restart() -> None:
-    """Refuse a new run in a torchrun that starts again what broke off: it would spend a second budget."""
+    """Refuse to start a new run after a torchrun restart: it would spend a second budget. Raises UserError."""
     place = Place.found()
     if place is not None and place.restarts:
         raise UserError(
-            f"a training that broke off goes on by dpft resume, got a restart (number {place.restarts}) by torchrun; "
+            f"an interrupted run must go on by dpft resume, got a restart (number {place.restarts}) by torchrun; "
             "drop --max-restarts"
         )
 
 
 def _own_device(machine: Machine, place: Place) -> Machine:
-    """`machine` with a GPU that no other rank has."""
+    """`machine` with a GPU that no other rank uses. Raises UserError if there are too few."""
     import torch
 
     if machine.device not in ("auto", "cuda"):
         if machine.device.startswith("cuda") and place.local_size > 1:
             raise UserError(
-                f"each rank takes a GPU of its own, got --device {machine.device} for {place.local_size}; "
+                f"each rank needs a GPU of its own, got --device {machine.device} for {place.local_size} ranks; "
                 "pass --device cuda"
             )
         return machine
@@ -115,14 +122,17 @@ def _own_device(machine: Machine, place: Place) -> Machine:
 
 @contextlib.contextmanager
 def _joined(gpus: bool) -> Iterator[Ranks]:
-    """This process among its ranks. Of what stops them all, one tells the user; the rest raise SaidElsewhere."""
+    """Join the process group for the duration of the block.
+
+    If an error stops all ranks, one rank reports it to the user and the others raise SaidElsewhere.
+    """
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
 
     from dpft.machine.team import Ranks
 
     store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
-    # Words and rows go over gloo, which notices at once that a peer has died; gradients on GPUs over NCCL.
+    # Messages and row numbers use gloo, which notices a dead peer at once. Gradients on GPUs use NCCL.
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if gpus else "gloo", store=store, rank=rank, world_size=size,
         timeout=_PATIENCE,
@@ -146,7 +156,10 @@ def _joined(gpus: bool) -> Iterator[Ranks]:
 
 @contextlib.contextmanager
 def _stopped_as_by_hand() -> Iterator[None]:
-    """Where a rank has died torchrun ends the others by SIGTERM: they close what is open, and say how to go on."""
+    """Treat SIGTERM like Ctrl-C inside the block.
+
+    If a rank dies, torchrun sends SIGTERM to the others. They then close their files and tell the user how to resume.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""What several runs of one process have in common, made once: rows, token arrays, frozen features."""
+"""A memo of what several runs in one process share: examples, token arrays, frozen features."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ T = TypeVar("T")
 
 
 class Shelf:
-    """Keeps nothing: whatever is asked for is made. A run by itself needs no more."""
+    """A memo that keeps nothing: every request computes its value. Enough for a single run."""
 
     def get(self, what: str, key: Any, make: Callable[[], T]) -> T:
-        """`what` of `key`, a JSON value that decides all of it."""
+        """Return the value of kind `what` for `key`, or call `make`. `key`: a JSON value that determines the value."""
         return make()
 
     def uncounted(self) -> Shelf:
-        """The same things for somebody whose number of questions must stay secret."""
+        """The same memo for a caller whose number of requests must stay secret: requests are not counted."""
         return self
 
 
 class Kept(Shelf):
-    """Keeps all that it made for as long as it lives, and counts who asked."""
+    """A memo that keeps every value for its own lifetime and counts requests (`asked`) and computations (`made`)."""
 
     def __init__(self) -> None:
         self._things: dict[tuple[str, str], Any] = {}
@@ -39,7 +39,7 @@ class Kept(Shelf):
         return _Uncounted(self)
 
     def look_up(self, what: str, key: Any, make: Callable[[], T]) -> T:
-        """`get` for those who are not counted."""
+        """`get`, without counting the request."""
         place = (what, canonical_json(key))
         if place not in self._things:
             self._things[place] = make()

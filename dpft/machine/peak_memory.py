@@ -1,4 +1,4 @@
-"""The most memory that training held at once: of the device's tensors on CUDA, else of the whole process."""
+"""Peak memory of training: of the tensors on the device on CUDA, else of the whole process."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from pathlib import Path
 
 import torch
 
-_STEP = 32  # MiB that a figure is rounded up to: it follows the rows drawn, and need not tell much of them
+_STEP = 32  # MiB; figures are rounded up to a multiple, because peak memory depends on the rows drawn
 _PROCESS = Path("/proc/self")
 
 
 def forget_peak(device: torch.device) -> bool:
-    """Begin anew. False where this system cannot: then a peak would be that of earlier work too."""
+    """Reset the peak. Returns False if the system cannot: the peak then includes earlier work."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return True
     try:
-        (_PROCESS / "clear_refs").write_text("5")  # proc(5): the peak falls to what is held now
+        (_PROCESS / "clear_refs").write_text("5")  # proc(5): resets the peak to the current use
     except OSError:
         return False
     return True
 
 
 def peak_mib(device: torch.device) -> int | None:
-    """MiB since `forget_peak`, rounded up to a multiple of 32; None where the system does not tell."""
+    """Peak in MiB since `forget_peak`, rounded up to a multiple of 32. None if the system does not report it."""
     if device.type == "cuda":
         return _rounded(torch.cuda.max_memory_allocated(device) / 2**20)
     try:

@@ -1,8 +1,9 @@
-"""The processes that train one model together: each has its share of a batch, the first has ledger, noise and files.
+"""Communication between the ranks that train one model. Each rank has a share of the batch; only rank 0 has the ledger,
+the noise and the run folder.
 
-Of a step's numbers only two things pass between ranks: the clipped sums, to the first, once it has charged the step;
-and the noisy gradient that it made of them, to all. So noise exists once, and a rank that dies can only leave a step
-that is charged and not released.
+In each step only two things pass between ranks. Rank 0 charges the step and then receives the sum of the clipped
+gradients; it adds the noise and broadcasts the noisy gradient. So the noise is drawn once, and a rank that dies can at
+worst leave a step that is charged but not released.
 """
 
 from __future__ import annotations
@@ -27,58 +28,58 @@ _FIRST, _WHY = 0, "dpft/why"
 
 
 class Lost(UserError):
-    """Another rank is gone, or has not been heard of for too long."""
+    """Another rank has died or has not answered within the timeout."""
 
 
 class Alone:
-    """One process: it has everything itself."""
+    """A team of one process: every operation is local. `Ranks` overrides it for several processes."""
 
     @property
     def first(self) -> bool:
-        """Whether this rank has ledger, secret and run folder."""
+        """Whether this is rank 0, which has the ledger, the secret and the run folder."""
         return True
 
     def tell(self, message: Mapping[str, Any]) -> None:
-        """Say something to the other ranks, who `hear` it."""
+        """Broadcast a JSON message to the other ranks, which receive it with `hear`."""
 
     def agreed(self, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-        """What `make` gives on the first rank, on all of them."""
+        """Call `make` on rank 0 and return its value on every rank."""
         return make()
 
     def tell_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """The same for tensors on the CPU, by name."""
+        """Broadcast named CPU tensors to the other ranks, which receive them with `hear_tensors`."""
 
     def alike(self, what: str, *parts: bytes | NDArray[Any]) -> None:
-        """Raise UserError where the ranks' `parts` are not the same."""
+        """Raise UserError if `parts` differ between ranks. `what` names them in the message."""
 
     def own(self, parts: Sequence[Part]) -> Sequence[Part]:
-        """This rank's share: each part belongs to one rank."""
+        """This rank's share of `parts`: each part goes to exactly one rank."""
         return parts
 
     def joined(self, filled: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The array of which each rank has filled in its share, and left the rest zero."""
+        """Combine an array of which each rank has filled its own share and left the rest zero."""
         return filled
 
     def deal(self, drawn: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """This rank's share of the batch that the first rank has drawn. tokens: of each unit drawn.
+        """Scatter the batch drawn on rank 0 and return this rank's share, as unit numbers.
 
-        What the others give does not matter.
+        drawn: (n,) unit numbers; tokens: (n,) tokens of each. Only rank 0's arguments are used.
         """
         return drawn
 
     def agree(self, tensors: Sequence[Tensor]) -> None:
-        """Overwrite `tensors` by the first rank's."""
+        """Overwrite `tensors` in place with those of rank 0."""
 
     def after(self, act: Callable[[], None]) -> None:
-        """`act` on the first rank; none goes on before it is done and all have come here."""
+        """Call `act` on rank 0. A barrier: no rank continues before `act` is done and all ranks have arrived."""
         act()
 
     def summed(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        """Sums over the ranks, in the parts' precision. Only the first rank's answer means anything."""
+        """Sum each tensor over the ranks, in its own precision. Only rank 0's result is valid."""
         return list(parts)
 
     def told(self, make: Callable[[], list[Tensor]], like: Sequence[Tensor]) -> list[Tensor]:
-        """What `make` gives on the first rank, on all of them. like: tensors of its shapes and types."""
+        """Call `make` on rank 0 and broadcast its tensors. like: tensors of the same shapes and dtypes."""
         return make()
 
 
@@ -86,13 +87,13 @@ ALONE = Alone()
 
 
 class Store(Protocol):
-    """What all ranks write to and read from, one by one: a `torch.distributed` store."""
+    """The part of a `torch.distributed` store that is used: an atomic compare-and-set."""
 
     def compare_set(self, key: str, expected: str, desired: str, /) -> bytes: ...
 
 
 class Ranks(Alone):
-    """Processes joined by `torch.distributed`. `store`: where the first to stop says why."""
+    """Processes joined by `torch.distributed`. `store`: where the first rank to fail writes its reason."""
 
     def __init__(self, store: Store) -> None:
         self.rank, self.size, self._store = dist.get_rank(), dist.get_world_size(), store
@@ -105,7 +106,7 @@ class Ranks(Alone):
         self._spread(json.dumps(message).encode())
 
     def hear(self) -> dict[str, Any]:
-        """What the first rank tells next."""
+        """Receive the next message of rank 0."""
         found: dict[str, Any] = json.loads(self._spread(b""))
         return found
 
@@ -146,7 +147,7 @@ class Ranks(Alone):
         return filled
 
     def deal(self, drawn: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """By turns from the longest down: two ranks' tokens differ by no more than the longest unit's."""
+        """Round-robin from the longest unit down: two ranks' tokens differ by at most those of the longest unit."""
         order = drawn[np.argsort(-tokens, kind="stable")].astype("<i8")
         return np.frombuffer(self._spread(order.tobytes()), "<i8").astype(np.int64)[self.rank :: self.size]
 
@@ -159,7 +160,7 @@ class Ranks(Alone):
         if self.first:
             act()
         with _together():
-            dist.all_reduce(torch.zeros(1))  # on the CPU: there a peer that died is noticed at once
+            dist.all_reduce(torch.zeros(1))  # on the CPU, where gloo notices a dead peer at once
 
     def summed(self, parts: Sequence[Tensor]) -> list[Tensor]:
         flat = _flat(parts)
@@ -174,15 +175,15 @@ class Ranks(Alone):
         return _shaped(flat, like)
 
     def is_first_to_say(self, why: str) -> bool:
-        """True for the one rank that tells the user why all of them stop."""
+        """True for the one rank that reports to the user why all ranks stop."""
         mine = f"rank {self.rank}: {why}"
         try:
             return bool(self._store.compare_set(_WHY, "", mine) == mine.encode())
-        except RuntimeError:  # the store has gone with the rank that kept it
+        except RuntimeError:  # the store died with the rank that hosted it
             return True
 
     def _spread(self, content: bytes) -> bytes:
-        """The first rank's bytes, on all ranks."""
+        """Broadcast bytes from rank 0."""
         with _together():
             length = torch.tensor([len(content)])
             dist.broadcast(length, _FIRST)
@@ -198,7 +199,7 @@ Team = Alone | Ranks
 
 
 def _flat(parts: Sequence[Tensor]) -> Tensor:
-    """All parts end to end, as a copy in the widest of their types."""
+    """All tensors concatenated into one flat copy, in the widest of their dtypes."""
     return torch.cat([part.detach().flatten() for part in parts])
 
 
@@ -209,10 +210,10 @@ def _shaped(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 
 @contextlib.contextmanager
 def _together() -> Iterator[None]:
-    """Around what needs all ranks alive."""
+    """Wrap a collective operation: turn a lost connection or a timeout into `Lost`."""
     try:
         yield
-    except RuntimeError as error:  # of a connection that broke, or of no answer within the time limit
+    except RuntimeError as error:  # a broken connection or a timeout
         raise Lost(
             "all ranks must live until the training ends, got one that died or fell silent; go on with dpft resume RUN"
         ) from error

@@ -1,1 +1,1 @@
-"""The promise and what keeps it. Knows no models."""
+"""Differential privacy: accounting, calibration, ledger and mechanism. Independent of models and data."""

@@ -1,4 +1,4 @@
-"""The secret randomness: a cryptographic keystream, keyed by the operating system, never written down."""
+"""Secret randomness: a cryptographic keystream, keyed by the operating system and never written."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _WORD = 2.0**-64
 
 
 class Secret:
-    """Coins and normals from AES-256 in counter mode under a fresh key of the operating system.
+    """Random coins and normals from AES-256 in counter mode, with a fresh key from the operating system.
 
-    The key exists in this process only: a Secret takes no seed, refuses to be copied or pickled, and takes
-    a new key after a fork, so that no two processes can ever share noise.
+    The key exists in this process only. A Secret has no seed, cannot be copied or pickled, and draws a new key after
+    a fork, so that two processes never share noise.
     """
 
     def __init__(self) -> None:

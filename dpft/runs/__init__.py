@@ -1,1 +1,1 @@
-"""A run on the disk: its folder, result and privacy card, its charges, and how it is taken up again."""
+"""A run on disk: its folder, result and privacy card, its charges to the ledger, and its recovery after a crash."""

@@ -1,9 +1,9 @@
-"""Canaries in the training data: made-up rows, of which a fair coin decides which ones are really trained on.
+"""Canaries in the training data: synthetic rows; a fair coin decides for each one whether it is trained on.
 
-All m of them belong to the declared population, so that rate = batch size / (real rows + m) is the same whatever the
-coins say: a rate that followed the coins would give them away, and would differ from the one that was accounted. Each
-row of the population is drawn by its own coin at that rate, and a drawn canary that is not in is dropped. What is
-left is Poisson sampling, at the declared rate, from real rows and canaries that are in: the accounting holds as ever.
+All m canaries count in the declared data size, so that the sampling rate = batch size / (real rows + m) does not depend
+on the coins: otherwise the rate would reveal them, and would differ from the rate that was accounted for. Each row is
+drawn independently at that rate, and a drawn canary that is not included is dropped. What remains is Poisson sampling,
+at the declared rate, from the real rows and the included canaries, so the accounting holds unchanged.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True)
 class Planted:
-    """Canaries and which of them were `included`: half are mislabelled messages, half are `random` strings."""
+    """The canaries, and which of them were `included`. Half are mislabelled messages, half are `random` strings."""
 
     rows: Rows
     random: NDArray[np.bool_]
@@ -44,8 +44,10 @@ class Planted:
 
 
 def canaries(spec: Spec, objective: Objective, labels: int) -> Rows | None:
-    """The made-up rows of `spec`, from its public seed: messages with the wrong label, then random strings. None where
-    the objective has none."""
+    """The canaries of `spec`, made from its public seed: messages with a wrong label, then random strings.
+
+    None if the objective has no canaries.
+    """
     half = spec.canaries // 2
     rng = Random(f"{_SEED}-{spec.seed}")
     messages, true = sample.generate(half, _SEED + spec.seed, label_noise=0.0)
@@ -56,7 +58,7 @@ def canaries(spec: Spec, objective: Objective, labels: int) -> Rows | None:
 
 
 def planted(task: Task, spec: Spec) -> Task:
-    """`task` with all canaries of `spec` behind its training rows. Raises UserError where its objective has none."""
+    """`task` with all canaries of `spec` appended to its training rows. Raises UserError if its objective has none."""
     if spec.canaries == 0:
         return task
     made, train = canaries(spec, task.objective, len(task.labels)), task.train
@@ -68,10 +70,10 @@ def planted(task: Task, spec: Spec) -> Task:
 
 
 def present(run: Run, rows: int, secret: Secret) -> NDArray[np.bool_]:
-    """Which of the population's `rows` may be trained on: (N,), all but the canaries whose coin fell the other way.
+    """Which of the `rows` training rows may be trained on: (rows,) bool, all but the canaries that are not included.
 
-    The coins are tossed before the first step and kept in private/, readable by the owner alone. Raises UserError
-    where they are gone after a step was taken.
+    The coins are tossed before the first step and kept in private/, readable by the owner alone. Raises UserError if
+    the file is missing after a step was taken.
     """
     kept = np.ones(rows, bool)
     if run.spec.canaries == 0:
@@ -86,7 +88,7 @@ def present(run: Run, rows: int, secret: Secret) -> NDArray[np.bool_]:
 
 
 def reveal(run: Run, objective: Objective, labels: int) -> Planted | None:
-    """The canaries of a run and the truth about them; None where none were planted."""
+    """The canaries of a run and which were included; None if the run has no canaries."""
     rows = canaries(run.spec, objective, labels) if run.spec.canaries else None
     if rows is None:
         return None
@@ -95,7 +97,7 @@ def reveal(run: Run, objective: Objective, labels: int) -> Planted | None:
 
 
 def _toss_once(path: Path, content: bytes) -> None:
-    """Write the coins where there are none: of two processes at one run both go on with those of the first."""
+    """Write the coins unless the file exists: two processes on the same run both use the coins of the first."""
     own = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     write(own, content, private=True)
     with contextlib.suppress(FileExistsError):
@@ -109,7 +111,7 @@ def _included(run: Run) -> NDArray[np.bool_]:
         found = np.array(json.loads(path.read_text())["included"], bool)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"which canaries are in must be readable, got {type(error).__name__} at {str(path)!r}; restore that file"
+            f"the included canaries must be readable, got {type(error).__name__} at {str(path)!r}; restore that file"
         ) from None
     if found.shape != (run.spec.canaries,):
         raise UserError(
@@ -119,7 +121,7 @@ def _included(run: Run) -> NDArray[np.bool_]:
 
 
 def _refuse_after_a_step(run: Run) -> None:
-    """New coins in the middle of a run would mix two memberships."""
+    """Raise UserError if a step was taken: new coins would train two different sets of canaries in one run."""
     if run.plan.budget is None:
         taken = (run.path / "checkpoints").is_dir()
     else:

@@ -1,4 +1,4 @@
-"""The run folder: names, atomic writes, checkpoints. A reader never sees half a file."""
+"""The run folder: names, atomic writes, tensors. A reader never sees a partial file."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from dpft.privacy.mechanism.plan import Plan
 from dpft.spec import Spec, canonical_json
 
 FORMAT = 1
-_INTENT = "intent"  # until the reservation is written down: whoever is killed in between loses no reserved step
+_INTENT = "intent"  # exists until run.json is written: a process killed in between loses no reserved step
 
 
 def write(path: Path, content: bytes, *, private: bool = False) -> None:
-    """Replace `path` by `content` at once and for good: temporary file, flush to disk, rename.
+    """Replace `path` by `content` atomically and durably: temporary file, fsync, rename.
 
-    `private`: for its owner alone, and its folder too, from before the first byte.
+    `private`: the file and its folder are readable by the owner alone, already before the first byte is written.
     """
     if private:
         private_folder(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)  # whoever was killed left one, with whatever rights
+    temporary.unlink(missing_ok=True)  # left by a process that was killed, with unknown permissions
     mode = 0o600 if private else 0o666
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(content)
@@ -42,7 +42,7 @@ def write(path: Path, content: bytes, *, private: bool = False) -> None:
 
 
 def flush_folder(path: Path) -> None:
-    """What was made, replaced or removed in the folder is so for good."""
+    """Make file creations, replacements and removals in the folder durable."""
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -51,34 +51,37 @@ def flush_folder(path: Path) -> None:
 
 
 def private_folder(path: Path) -> None:
-    """Make `path` for its owner alone; narrow it where it is there and wider."""
+    """Create the folder with access for its owner alone; restrict it if it exists with wider permissions."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.stat().st_mode & 0o077:
         path.chmod(0o700)
 
 
 def free(path: Path, identity: str) -> Path:
-    """`path` with so many of the identity's digits behind its name, four at least, that nothing has that name."""
+    """`path` with the first digits of `identity` appended to its name: at least four, and enough to be unused."""
     names = (path.with_name(f"{path.name}-{identity[:digits]}") for digits in range(4, len(identity) + 1))
     return next(name for name in names if not os.path.lexists(name))
 
 
 def _made(path: Path, identity: str) -> Path:
-    """The folder `free` names, made; where another process makes it first, with more digits."""
+    """Create the folder that `free` names; with more digits if another process creates it first."""
     while True:
         found = free(path, identity)
         try:
             found.mkdir(parents=True)
             return found
         except FileExistsError:
-            if not os.path.lexists(found):  # something is in the way of its parents
+            if not os.path.lexists(found):  # a parent is not a folder
                 raise
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run's folder, its spec and plan, its identity in the ledger, where that ledger lies (a path, or a URL
-    without its password), and its head just after the run's reservation (empty where nothing is private)."""
+    """One run: its folder `path`, spec and plan.
+
+    `id`: the run's identity in the ledger. `ledger`: a path, or a URL without its password. `ledger_head`: the ledger's
+    hash just after the run's reservation; empty without privacy.
+    """
 
     path: Path
     spec: Spec
@@ -91,8 +94,8 @@ class Run:
     def create(cls, root: Path, spec: Spec, plan: Plan, ledger: Path | str, reserve: Callable[[str], str]) -> Run:
         """A fresh folder below `root`, named after the spec.
 
-        `reserve` takes the run's identity, reserves its steps and returns the ledger's head; where it raises, no
-        folder is left. Raises UserError where the folder cannot be made.
+        `reserve` takes the run's identity, reserves its steps and returns the ledger's head; if it raises, the
+        folder is removed. Raises UserError if the folder cannot be created.
         """
         identity = secrets.token_hex(16)
         path = root / _name(spec)
@@ -113,7 +116,7 @@ class Run:
         return intended.reserved(head)
 
     def reserved(self, head: str) -> Run:
-        """Written down as reserved, with the ledger's head just after: from now on `open` finds it."""
+        """Write the run's files after its reservation, so that `open` finds it. head: the ledger's newest hash."""
         run = replace(self, ledger_head=head)
         run.write_json("spec", run.spec.to_json())
         run.write_json("plan", run.plan.to_json())
@@ -124,7 +127,7 @@ class Run:
 
     @classmethod
     def intended(cls, path: Path) -> Run | None:
-        """What was about to be reserved in a folder whose making was broken off; None where nothing was."""
+        """The run that was about to be reserved when its creation was interrupted; None if there is none."""
         try:
             about = json.loads((path / f"{_INTENT}.json").read_text())
             spec, plan = Spec.from_json(about["spec"]), Plan.from_json(about["plan"])
@@ -137,14 +140,14 @@ class Run:
         return {"id": self.id, "ledger": str(self.ledger), "spec": spec, "plan": plan}
 
     def fingerprint(self, backbone: str) -> str:
-        """sha256 over all that a checkpoint must have in common with the run it is restored into."""
+        """sha256 over everything that a checkpoint must share with the run it is restored into."""
         return hashlib.sha256(
             canonical_json([self.id, self.spec.to_json(), self.plan.to_json(), backbone]).encode()
         ).hexdigest()
 
     @classmethod
     def open(cls, path: Path) -> Run:
-        """The run that lies at `path`. Raises UserError where there is none, or one of a later format."""
+        """Read the run at `path`. Raises UserError if there is none, or if it is damaged or of another format."""
         if not (path / "run.json").is_file():
             raise UserError(f"a run must be a folder with run.json, got {str(path)!r}; name one below runs/")
         try:
@@ -167,28 +170,28 @@ class Run:
         return run
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """NAME.json in the folder, indented for people."""
+        """Write NAME.json in the folder, indented for people."""
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
         write(self.path / f"{name}.json", (text + "\n").encode())
 
     def write_private_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """private/NAME.json, which no promise is for: readable by its owner alone."""
+        """Write private/NAME.json, which the privacy promise does not cover: readable by its owner alone."""
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         write(self.path / "private" / f"{name}.json", (text + "\n").encode(), private=True)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """What NAME.json holds, or None where there is none yet."""
+        """The content of NAME.json, or None if it does not exist yet."""
         path = self.path / f"{name}.json"
         return json.loads(path.read_text()) if path.is_file() else None
 
     def save_tensors(self, name: str, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
-        """NAME.safetensors in the folder, with its metadata."""
+        """Write NAME.safetensors in the folder, with `about` as its metadata."""
         from safetensors.torch import save
 
         write(self.path / f"{name}.safetensors", save(dict(tensors), dict(about)))
 
     def read_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-        """Tensors and metadata of NAME.safetensors, or None where there is none yet."""
+        """Tensors and metadata of NAME.safetensors, or None if it does not exist yet. Raises UserError if damaged."""
         from safetensors import SafetensorError, safe_open
 
         path = self.path / f"{name}.safetensors"

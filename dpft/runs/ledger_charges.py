@@ -1,4 +1,4 @@
-"""What a run asks of the ledger: whose data these are, what they may still spend, and that its steps are theirs."""
+"""How a run uses the ledger: which population its data belong to, what may still be spent, and its reservation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dpft.tasks import Task
 
 @contextlib.contextmanager
 def opened(plan: Plan, place: str | Path) -> Iterator[Ledger | None]:
-    """The ledger of a private plan; None for one that charges nothing."""
+    """Open the ledger for a private plan; None for a plan without privacy."""
     if plan.budget is None:
         yield None
     else:
@@ -30,9 +30,9 @@ def opened(plan: Plan, place: str | Path) -> Iterator[Ledger | None]:
 def claim(
     book: Ledger | None, plan: Plan, task: Task, population: str | None, unit: str
 ) -> tuple[Claim | None, str | None]:
-    """Whose data these are, and what should be known of that before anything is spent.
+    """Match the data to their population. Returns the match and a warning for the user, each possibly None.
 
-    Refuses what would exceed their limit, before anything costs time or privacy.
+    Raises UserError if the run would exceed the population's limit, before anything costs time or privacy.
     """
     if book is None:
         if population is not None:
@@ -43,14 +43,14 @@ def claim(
 
 
 def terms(plan: Plan, run: str) -> Reservation:
-    """All that `run` may release, as the ledger holds it."""
+    """The reservation of `run`: everything that it may release."""
     assert plan.budget is not None
     assert plan.epsilon_upper is not None
     return Reservation(run, plan.rate, plan.noise, plan.steps, plan.budget.delta, plan.epsilon_upper)
 
 
 def reserve(book: Ledger | None, plan: Plan, run: str, whose: Claim | None, rows: Rows) -> str:
-    """Reserve a new run's steps on its data, `rows`. Returns the ledger's head, empty where nothing is private."""
+    """Reserve the steps of a new run on its data, `rows`. Returns the ledger's head; empty without privacy."""
     if book is None:
         return ""
     asked = asdict(terms(plan, run))
@@ -59,19 +59,21 @@ def reserve(book: Ledger | None, plan: Plan, run: str, whose: Claim | None, rows
 
 
 def is_reserved_for(book: Ledger, run: str, rows: Rows) -> bool:
-    """Whether these very rows, in this order, are those that `run` was reserved for. Raises UserError where the
-    reservation does not say."""
+    """Whether `run` was reserved for exactly these rows in this order.
+
+    Raises UserError if the reservation does not record its rows.
+    """
     known = book.data(run)
     if known is None:
         raise UserError(
-            "a run resumes on rows that its reservation names, got one of an earlier version, which kept nothing to "
-            "know them by; finish it with that version, or train again"
+            "a run's reservation must identify its rows, got one of an earlier version, which did not; "
+            "finish it with that version, or train again"
         )
     return known == book.keyed(spelled(rows))
 
 
 def together(book: Ledger, plan: Plan, run: str) -> dict[str, Any] | None:
-    """What all runs on the same population have spent, as of now; None for a run that was reserved without one."""
+    """What all runs on the same population have spent so far; None if the run was reserved without a population."""
     assert plan.budget is not None
     population = book.view().holding(run)
     return None if population is None else summarize(population, plan.budget.delta).to_json()

@@ -1,4 +1,4 @@
-"""Rows to judge by that are training rows: figures on them show no new text, and choosing by them looks at the data."""
+"""Validation rows that are also training rows: figures on them do not measure new texts, and depend on private rows."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NOTE = (
 
 
 def shared_records(task: Task) -> int | None:
-    """The number, from 1 on, of the first validation row whose record is a training row's too; None where none is.
+    """The number, from 1, of the first validation row whose record is also a training record; None if there is none.
 
-    A record is a text, or both texts of a pair in any order, as populations are known by: blanks collapsed, Unicode's
-    NFC. Looks at all rows. Whether both are of one person cannot be told where their texts differ.
+    A record is a text, or both texts of a pair in any order, with blanks collapsed and in Unicode NFC (as populations
+    are recognised). All rows are compared. Different texts of the same person are not recognised.
     """
     if task.validation is None:
         return None

@@ -1,8 +1,8 @@
-"""What rows went into a run's weights: kept in its `private/`, so that they are known again wherever their file went.
+"""Which rows a run's weights were trained on, kept in private/rows.json to recognise them, wherever their file is now.
 
-A run keeps a keyed sketch of its own rows, and those of all runs that it began with, each under a key of its own; and a
-keyed digest of its rows in order, by which `dpft resume` knows them. Whoever reads the file can test whether a text
-that they know was among the rows: it is as private as they are.
+The file holds a keyed sketch of the run's own rows and of the rows of every run that it started from, each under its
+own key, and a keyed digest of its own rows in order, which `dpft resume` compares. Whoever reads the file can test
+whether a text that they know was among the rows: it is as private as the rows themselves.
 """
 
 from __future__ import annotations
@@ -27,25 +27,29 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of one run: its identity, the key, and their sketch under it."""
+    """The rows of one run: the run's identity, a key, and the sketch of the rows under that key."""
 
     run: str
     key: bytes
     sketch: Sketch
 
     def matches(self, rows: Rows) -> bool:
-        """Whether `rows` are of the same people, as far as texts tell."""
+        """Whether `rows` belong to the same population, judged by their texts (`Sketch.matches`)."""
         return self.sketch.matches(Sketch.of(self.key, rows.texts, rows.pairs))
 
     def shares(self, rows: Rows) -> bool:
-        """Whether any record of `rows` is known to be among these; of very many records only a sample is known."""
+        """Whether any record of `rows` is in the sketch, which holds only a sample of very many records."""
         found = record_keys(self.key, rows.texts, rows.pairs)
         return bool(np.isin(found, self.sketch.keys).any())
 
 
 @dataclass(frozen=True)
 class Seen:
-    """`parts`: the run's own first. `whole`: none is missing. `digest`: of the run's own rows in order."""
+    """The data that a run's weights were trained on.
+
+    `parts`: the run's own rows, then those of earlier runs. `whole`: no part is missing. `digest`: of the run's own
+    rows in order.
+    """
 
     parts: tuple[Part, ...]
     whole: bool
@@ -53,8 +57,7 @@ class Seen:
 
     @classmethod
     def of(cls, run: str, rows: Rows, before: Seen | None, *, begun: bool) -> Seen:
-        """For a run on `rows`. `before`: what its start has seen, None where that cannot be read; `begun`: whether it
-        has a start at all."""
+        """For a run on `rows`. begun: it starts from another run; before: that run's past data, None if unreadable."""
         key = secrets.token_bytes(32)
         own = Part(run, key, Sketch.of(key, rows.texts, rows.pairs))
         earlier = () if before is None else before.parts
@@ -63,7 +66,7 @@ class Seen:
 
     @classmethod
     def read(cls, run: Run) -> Seen | None:
-        """What `run` has kept; None where there is nothing, or nothing that can be read, or another run's."""
+        """Read the file of `run`; None if it is missing, unreadable, or another run's."""
         try:
             values = run.read_json(f"private/{FILE}")
             if values is None or values["format"] != _FORMAT:
@@ -84,18 +87,18 @@ class Seen:
         )  # fmt: skip
 
     def called(self, run: str) -> Seen:
-        """The same of a run that goes by another identity."""
+        """The same, for a run with another identity."""
         return replace(self, parts=(replace(self.parts[0], run=run), *self.parts[1:]))
 
     def check_same(self, rows: Rows) -> None:
-        """Refuse rows that are not the run's own, in their order."""
+        """Raise UserError unless `rows` are the run's own rows, in their order."""
         if not hmac.compare_digest(keyed_digest(self.parts[0].key, spelled(rows)), self.digest):
             raise other_rows()
 
 
 def other_rows() -> UserError:
     return UserError(
-        "a run resumes on the training rows that it began with, in their order, got others; restore its data, or train "
+        "a run must resume on the training rows that it began with, in order, got others; restore its data, or train "
         "on the new rows as a run of its own"
     )
 

@@ -1,4 +1,4 @@
-"""The privacy card: what a run promises, by which means, and what the promise does not cover."""
+"""The privacy card (privacy.json): what a run promises, by which mechanism, and what the promise does not cover."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CANARIES = (
 
 @dataclass(frozen=True)
 class Charge:
-    """What the ledger says as a run ends: its charged steps, the newest hash, and its population's summary."""
+    """The ledger at the end of a run: charged steps, newest hash, and the summary of the population."""
 
     steps: int
     head: str
@@ -61,8 +61,11 @@ def card(
     taken: Sequence[str] = (),
     shared: str | None = None,
 ) -> dict[str, Any]:
-    """The content of privacy.json. Its label is the run's own; `units`: how many are protected; `taken`: what was read
-    off the training data without noise; `shared`: what is to be said where training rows are judged by."""
+    """The content of privacy.json.
+
+    units: the number of protected units. taken: what was read from the training data without noise (label names, say).
+    shared: the statement to add if some validation rows are training rows.
+    """
     common: dict[str, Any] = {"versions": versions(), "python": platform.python_version(), "precision": precision}
     if spec.canaries:
         common["canaries"] = f"{spec.canaries} {CANARIES}"
@@ -107,7 +110,7 @@ def _taken(what: Sequence[str]) -> list[str]:
 
 
 def mechanism(spec: Spec, plan: Plan) -> str:
-    """What each step does to the gradients."""
+    """The mechanism of each step, in words."""
     told = [f"DP-SGD: one clip per {spec.unit}, Gaussian noise (Abadi et al. 2016)"]
     if plan.clipping == "normalise":
         told.append("every gradient normalised to at most the clip (Bu et al. 2023)")
@@ -117,26 +120,26 @@ def mechanism(spec: Spec, plan: Plan) -> str:
 
 
 def promise(spec: Spec, plan: Plan) -> str:
-    """The one sentence that a private run is known by."""
+    """The promise of a private run in one sentence."""
     return f"{label(plan)}-differential privacy for {adjacency(spec)}"
 
 
 def adjacency(spec: Spec) -> str:
-    """Between which data sets the promise holds."""
+    """The neighbouring relation of the promise."""
     if spec.unit == Spec.unit:
         return "adding or removing one example"
     return f"adding or removing all examples of one {spec.unit}"
 
 
 def label(plan: Plan) -> str:
-    """(epsilon, delta) as it is printed: epsilon rounded up, never to the nearest; or NOT PRIVATE."""
+    """(epsilon, delta) as printed, with epsilon always rounded up; or NOT PRIVATE."""
     if plan.budget is None or plan.epsilon_upper is None:
         return NOT_PRIVATE
     return f"({rounded_up(plan.epsilon_upper)}, {plan.budget.delta!r})"
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the packages that the promise rests on."""
+    """Installed versions of the packages that the promise depends on."""
     found = {}
     for name in _PACKAGES:
         try:

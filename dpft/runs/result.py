@@ -1,4 +1,4 @@
-"""What a run found, as it is printed and written down."""
+"""The result of a run, as printed and as written to result.json."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from dpft.runs.privacy_card import NOT_PRIVATE, rounded_up
 
 @dataclass(frozen=True)
 class Result:
-    """What a run found. `value`: `metric` on the validation rows, without noise, None where there are none; `further`:
-    what else was judged, by name; `classes`: of rows with one label of several, the largest class, macro-F1 and the
-    recall of each class (`Objective.by_class`). `epsilon`: None if not private. `higher_is_better`: of the metric;
-    written down where it is false.
+    """The result of a run.
 
-    `seconds`, `memory_mib`: what training took, and the most that it held at once; None of a search's best run, whose
-    number they would tell. Memory also where the system does not tell it, and in older runs.
+    `value`: `metric` on the validation rows, computed without noise; None without validation rows. `further`: other
+    metrics by name. `classes`: for single-label tasks, the largest class, macro-F1 and the recall of each class
+    (`Objective.by_class`). `epsilon`, `delta`: None if not private. `trainable`: the number of trainable parameters.
+    `higher_is_better`: of the metric; written only if false.
+
+    `seconds`, `memory_mib`: duration and peak memory of training. None for the best run of a search, as they would
+    reveal the number of the trial. `memory_mib` is also None if the system does not report it, and in older runs.
     """
 
     path: Path
@@ -39,12 +41,12 @@ class Result:
 
     @property
     def merit(self) -> float:
-        """The value, turned where lower is better: of two runs the larger is the better. NaN where there is none."""
+        """The value, negated if lower is better, so that a larger merit is always better. NaN without a value."""
         value = math.nan if self.value is None else self.value
         return value if self.higher_is_better else -value
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict, for result.json and --json; `from_json` reads it back."""
+        """A plain dict for result.json and --json, which `from_json` reads."""
         privacy = NOT_PRIVATE if self.epsilon is None else f"({rounded_up(self.epsilon)}, {self.delta!r})"
         values = asdict(self)
         if self.higher_is_better:
@@ -53,7 +55,7 @@ class Result:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Result:
-        """The Result that `to_json` wrote. Raises UserError where a field is missing."""
+        """The Result from what `to_json` wrote. Raises UserError if a field is missing."""
         optional = {f.name for f in fields(cls) if (f.default, f.default_factory) != (MISSING, MISSING)}
         wanted = [f.name for f in fields(cls) if f.name in values or f.name not in optional]
         try:

@@ -1,4 +1,4 @@
-"""How privacy is put into words, everywhere alike: on cards, on screens, in reports."""
+"""The wording of privacy statements, shared by cards, screens and reports."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ BROKEN = (
 
 
 def is_broken(card: Mapping[str, Any]) -> bool:
-    """Whether a card is of a charged search by an earlier version, which drew its trials from a public sequence."""
+    """Whether a card is from a charged search of an earlier version, which drew its trials from a public sequence."""
     tuning = card.get("tuning")
     return isinstance(tuning, Mapping) and bool(tuning.get("charged")) and tuning.get("draws") != "secret"
 
 
 def stated(card: Mapping[str, Any]) -> str:
-    """The statement of a privacy card, as it may be repeated."""
+    """The statement of a privacy card, with a warning if it no longer holds."""
     return f"{BROKEN} (it said: {card['statement']})" if is_broken(card) else str(card["statement"])
 
 

@@ -1,1 +1,1 @@
-"""From a spec to a trained model."""
+"""Training: from a spec to a finished run folder."""

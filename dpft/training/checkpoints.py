@@ -1,4 +1,4 @@
-"""Checkpoints: the trained tensors and the optimizer's, in one small file, replaced at once."""
+"""Checkpoints: trainable parameters and optimizer state in one file, replaced atomically."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dpft.models.adapted import Adapted
 from dpft.runs.folder import Run
 
 _NAME = "checkpoints/last"
-_SMALL = 2**20  # bytes; below it every step is saved, above it every `_SECONDS`
+_SMALL = 2**20  # bytes; smaller checkpoints are saved after every step, larger ones every `_SECONDS`
 _SECONDS = 20.0
 
 
 class Checkpoints:
-    """Saves and restores one run. All that is saved is computed from noisy releases."""
+    """Saves and restores the checkpoint of one run. Everything in it is computed from noisy releases."""
 
     def __init__(self, run: Run, adapted: Adapted, optimizer: torch.optim.Optimizer) -> None:
         self.run, self.adapted, self.optimizer = run, adapted, optimizer
@@ -28,9 +28,9 @@ class Checkpoints:
         self._saved = time.monotonic()
 
     def save_when_due(self, done: int, seconds: float, steps: int, head: str) -> None:
-        """Save after `done` steps and `seconds` of training: each time if small, and always at the end.
+        """Save after `done` steps and `seconds` of training: after every step if small, and always after the last.
 
-        `head` is the ledger's newest hash, so that a resumed run can tell an older copy of the ledger.
+        `head` is the ledger's newest hash: with it a resumed run recognises an older copy of the ledger.
         """
         if done < steps and time.monotonic() - self._saved < self._pause:
             return
@@ -39,10 +39,10 @@ class Checkpoints:
         self._saved = time.monotonic()
 
     def restore(self) -> tuple[int, float, str | None]:
-        """Load the newest checkpoint. Returns its (done, seconds, ledger head), (0, 0.0, None) without one.
+        """Load the newest checkpoint. Returns its (done, seconds, ledger head), or (0, 0.0, None) if there is none.
 
-        Raises UserError where it is another run's, or of another spec, plan or encoder: what it holds may then
-        never have had this run's noise.
+        Raises UserError if it belongs to another run, spec, plan or encoder: its parameters may then never have
+        had this run's noise.
         """
         found = self.run.read_tensors(_NAME)
         if found is None:
@@ -57,7 +57,7 @@ class Checkpoints:
         return int(about["done"]), float(about["seconds"]), about["ledger"]
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that training goes on from, by name, on the CPU."""
+        """All state that training continues from, by name, on the CPU."""
         found = {f"model.{name}": t for name, t in self.adapted.state().items()}
         for name, parameter in self.adapted.updated.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
@@ -65,7 +65,7 @@ class Checkpoints:
         return found
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what `tensors` gave."""
+        """Load the state that `tensors()` returned."""
         self.adapted.load(_part(tensors, "model."))
         for name, parameter in self.adapted.updated.items():
             state: dict[str, Any] = _part(tensors, f"optimizer.{name}/")
@@ -81,5 +81,5 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _placed(key: str, value: Tensor, parameter: Tensor) -> Tensor:
-    """Adam keeps its step count on the CPU, everything else beside the parameter."""
+    """Move optimizer state to the parameter's device, except Adam's step count, which stays on the CPU."""
     return value if key == "step" else value.to(parameter.device)

@@ -1,4 +1,4 @@
-"""A run from its reservation to its result: the steps that are still unspent, each charged before it is seen."""
+"""Train a reserved run to its result. Only unspent steps are taken, and each is charged before its release."""
 
 from __future__ import annotations
 
@@ -30,12 +30,15 @@ from dpft.training.preparation import Prepared
 
 
 def call(ranks: Team, spec: Spec, plan: Plan, settled: Hardware) -> None:
-    """Have the other ranks prepare for the same training."""
+    """Broadcast the run, so that the other ranks prepare the same training."""
     ranks.tell({"spec": spec.to_json(), "plan": plan.to_json(), "precision": settled.precision})
 
 
 def complete(run: Run, ready: Prepared, book: Ledger | None, progress: Progress, ranks: Team = ALONE) -> Result:
-    """Train what is left of `run`, then judge and write it down."""
+    """Take the remaining steps of `run`, then evaluate it and write its result.
+
+    `book` is the ledger; None without privacy. Returns the Result.
+    """
     plan, adapted, started = run.plan, ready.adapted, time.monotonic()
     optimizer = optimizers.make(run.spec, adapted.updated)
     checkpoints = Checkpoints(run, adapted, optimizer)
@@ -77,7 +80,7 @@ def _step(
 
 
 def _spent(plan: Plan) -> Callable[[int], float | None]:
-    """An upper bound on the epsilon of the first k steps; None where nothing is private."""
+    """A function that bounds the epsilon of the first k steps from above; it returns None without privacy."""
     if plan.budget is None or plan.epsilon_upper is None:
         return lambda _steps: None
     return epsilon_curve(plan.noise, plan.rate, plan.steps, plan.budget.delta, plan.epsilon_upper)

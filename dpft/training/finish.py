@@ -1,4 +1,4 @@
-"""What is left once all steps are taken: evaluate, write the adapter, the privacy card and the result."""
+"""After the last step: evaluate, then write the adapter, the privacy card and the result."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from dpft.training.preparation import Prepared
 
 @dataclass(frozen=True)
 class Cost:
-    """What training took: seconds over all its parts, and the peak memory of the last (MiB)."""
+    """Cost of training: seconds over all resumed parts, and peak memory (MiB) of the last part."""
 
     seconds: float
     memory_mib: int | None
 
 
 def finish(run: Run, ready: Prepared, book: Ledger | None, cost: Cost, progress: Progress) -> Result:
-    """Evaluate what `run` trained and write down what it found and what it promises."""
-    progress.stage("judging on the validation rows")
+    """Evaluate the trained model, settle the run in the ledger, and write adapter, privacy card and result."""
+    progress.stage("evaluating on the validation rows")
     plan, adapted, settled, task = run.plan, ready.adapted, ready.hardware, ready.task
     judged = {
         part: (outputs.logits(adapted.model, ready.judged[part], settled), rows) for part, rows in task.judged.items()

@@ -1,4 +1,4 @@
-"""A training as the ranks other than the first see it: no ledger, no secret, no run folder, no word to the user."""
+"""Training on the ranks other than rank 0: no ledger, no secret, no run folder, no output."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from dpft.training.preparation import prepare
 
 
 def follow(ranks: Ranks, machine: Machine) -> Result:
-    """Do as the first rank tells, step by step; what it found in the end."""
+    """Take part in the training that rank 0 leads. Returns rank 0's Result."""
     told = ranks.hear()
-    if "spec" in told:  # else there was nothing left to train
+    if "spec" in told:  # otherwise no step is left to train
         _take_part(ranks, machine, told)
         told = ranks.hear()
     return Result.from_json({**told["result"], "path": Path(told["result"]["path"])})
 
 
 def _take_part(ranks: Ranks, machine: Machine, told: dict[str, Any]) -> None:
-    """Prepare what the first rank prepares, take over its state, and do this rank's share of each step."""
+    """Prepare the same training as rank 0, load its state, and do this rank's share of each step."""
     spec, plan = Spec.from_json(told["spec"]), Plan.from_json(told["plan"])
     task = canary_rows.planted(tasks.load(spec), spec)
     settled = settle(spec, replace(machine, precision=told["precision"]))

@@ -1,4 +1,4 @@
-"""The steps of a run, one after the other: the same lines for whoever leads and whoever follows."""
+"""The training loop, the same for rank 0 and for the ranks that follow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dpft.training.preparation import Prepared
 
 
 class Step(Protocol):
-    """One step on a logical batch, private or not."""
+    """One optimizer step on a logical batch, private or not."""
 
     def __call__(self, step: int, microbatches: Iterable[Batch]) -> None: ...
     def close(self) -> None: ...
@@ -30,7 +30,10 @@ def steps(
     step: Step,
     batches: Iterable[tuple[int, NDArray[np.int64]]],
 ) -> Iterator[int]:
-    """Take a step on each of this rank's numbered `batches`. Yields how many steps are done."""
+    """Take one step on each batch. Yields the number of steps done.
+
+    batches: (step number, (n,) unit numbers of this rank's share).
+    """
     ready.adapted.model.per_example = run.plan.budget is not None
     try:
         for number, units in batches:

@@ -1,4 +1,4 @@
-"""What moves the weights: Adam, Adam in whose geometry gradients are privatised, SGD; and each step's learning rate."""
+"""Optimizers (Adam, Adam with gradients privatised in its own geometry, SGD) and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from torch import Tensor, nn
 from dpft.recipe import rates_of
 from dpft.spec import Optimizer, Schedule, Spec
 
-# Of the root mean square, added to each coordinate's before it divides: of 0.3, 1 and 3 the best on made-up data.
+# Added to each coordinate's divisor, in root mean squares: the best of 0.3, 1 and 3 on synthetic data.
 SOFTEN = 0.3
-PEAK = "peak"  # of a group's learning rate, over the steps
+PEAK = "peak"  # key of a parameter group: its highest learning rate over all steps
 
 
 def make(spec: Spec, updated: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer of `spec` on what the method updates, by name: tensors of one learning rate are a group.
+    """The optimizer of `spec` for the parameters that the method updates.
 
-    All optimizers see noisy releases and nothing else.
+    `updated`: parameters by name; those with the same learning rate form a group. An optimizer sees only noisy
+    releases.
     """
-    assert spec.learning_rate is not None  # settled by train()
+    assert spec.learning_rate is not None  # set by train()
     assert spec.optimizer is not None
     rate = spec.learning_rate
     rates = rates_of(spec, updated)
@@ -38,25 +39,26 @@ def make(spec: Spec, updated: Mapping[str, nn.Parameter]) -> torch.optim.Optimiz
 
 
 class ScaledAdam(torch.optim.Adam):
-    """Adam that is told gradients privatised in its own geometry (Ganesh, McMahan, Thakurta 2025, algorithm 8).
+    """Adam on gradients that are privatised in its own geometry (Ganesh, McMahan, Thakurta 2025, algorithm 8).
 
-    Per-example gradients are multiplied by 1 / (sqrt(v) + soften), v from the steps before, then clipped together and
-    noised, and the noisy sum is divided by it again (arXiv 2507.01129): noise is larger where gradients are. `soften`
-    is SOFTEN times the root mean square of sqrt(v), for v itself holds noise. The scales are normalised so that, for
-    the same clip, as much noise is added in all as without them: mean of 1 / scale^2 = 1. They are made of earlier
-    releases alone (dpft.privacy.mechanism.step.Scaling); before the first they are 1.
+    Per-example gradients are multiplied by scale = 1 / (sqrt(v) + soften), with v from earlier steps. Then they are
+    clipped and noised, and the noisy sum is divided by the scale (arXiv 2507.01129). So coordinates with larger
+    gradients get more noise. `soften` is SOFTEN times the root mean square of sqrt(v), because v itself contains
+    noise. The scales are normalised to a mean of 1 / scale^2 = 1, so that the total noise is the same as without them
+    at the same clipping norm. They depend only on earlier releases (dpft.privacy.mechanism.step.Scaling); before the
+    first release they are 1.
     """
 
     @torch.no_grad()
     def scales(self, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-        """A positive factor for each coordinate: [(...), ...] float32."""
+        """A positive factor for each coordinate, float32, in the shapes of `parameters`."""
         squares = [self._second(parameter) for parameter in parameters]
         seen = [square for square in squares if square is not None]
         count = sum(square.numel() for square in seen)
         mean = float(sum(square.sum() for square in seen)) / max(count, 1)
         if not 0 < mean < math.inf:
             return [torch.ones_like(p, dtype=torch.float32) for p in parameters]
-        # What has not moved yet is taken as average.
+        # A parameter without history is assumed to be average.
         full = [torch.full_like(p, mean, dtype=torch.float64) if s is None else s
                 for p, s in zip(parameters, squares, strict=True)]  # fmt: skip
         sizes = [(square / mean).sqrt() + SOFTEN for square in full]
@@ -64,7 +66,7 @@ class ScaledAdam(torch.optim.Adam):
         return [(math.sqrt(total) / size).float() for size in sizes]
 
     def _second(self, parameter: nn.Parameter) -> Tensor | None:
-        """Adam's bias-corrected second moment so far, in float64; None where it has seen nothing."""
+        """Adam's bias-corrected second moment, in float64; None before the first step."""
         state = self.state.get(parameter)
         if not state:
             return None
@@ -74,10 +76,10 @@ class ScaledAdam(torch.optim.Adam):
 
 
 def set_rate(optimizer: torch.optim.Optimizer, spec: Spec, step: int, steps: int) -> None:
-    """The learning rates of step `step` (from 0), of a group's peak: constant, or a warm-up and a fall to zero.
+    """Set the learning rate of each group for step `step` (from 0): warm-up, then constant, linear or cosine decay.
 
-    The warm-up takes `spec.warmup` of the steps (Gupta et al. 2023, appendix C: 6 %), and one at least; the fall is a
-    line or half a cosine.
+    The warm-up takes the share `spec.warmup` of the steps (Gupta et al. 2023, appendix C: 6 %), at least one step. The
+    decay ends at zero.
     """
     warm = max(1, round(spec.warmup * steps))
     rising, falling = min(1.0, (step + 1) / warm), max(0.0, (step - warm) / max(1, steps - warm))

@@ -1,4 +1,4 @@
-"""All that a training needs before the first unit of privacy is spent."""
+"""Prepare a training: everything that is needed before any privacy budget is spent."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ ENCODER = "encoder_sha256"  # in task.json
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that has to be there before the first unit of privacy is spent.
+    """Everything that a training needs before any privacy budget is spent.
 
-    `spec`: with the learning rates that the recipe chose, for the `reasons`. `head_taken`: the start's head too.
-    `shared`: some rows to judge by are training rows.
+    `spec`: with the learning rates that the recipe chose; `reasons`: why. `train`, `judged`: encoded training and
+    validation rows. `head_taken`: the warm start also gave its head. `shared`: some validation rows are training rows.
     """
 
     spec: Spec
@@ -45,7 +45,7 @@ class Prepared:
 
 
 def settled_spec(spec: Spec) -> Spec:
-    """`spec` with the representation that its task needs. Raises UserError on what no run could be made of."""
+    """`spec` with the representation that its task needs. Raises UserError if no run can be made of it."""
     method = methods.load(spec.method, spec.options)
     if spec.head_learning_rate is not None and methods.head_alone(method):
         raise UserError(
@@ -57,13 +57,15 @@ def settled_spec(spec: Spec) -> Spec:
 
 
 def rated(spec: Spec, steps: int, model: Model, ranks: Team = ALONE) -> Chosen:
-    """`spec` with optimizer and learning rates of a run of `steps`, as the first of `ranks` measures them on made-up
-    texts. Raises UserError where the method and the optimizer that was asked for do not go together."""
+    """Choose optimizer and learning rates for a run of `steps`. Rank 0 measures them on synthetic texts.
+
+    Raises UserError if the requested optimizer does not work with the method.
+    """
     adapted = model.adapted
     scalable = _is_scalable(adapted)
     if spec.optimizer == "adam_scaled" and not scalable:
         raise UserError(
-            f"adam_scaled needs a gradient of each example for each number that it moves, got {spec.method!r}; "
+            f"adam_scaled needs per-example gradients of every parameter that it updates, got {spec.method!r}; "
             "pass --optimizer adam"
         )
     free = methods.load(spec.method, spec.options).non_private_rate
@@ -74,23 +76,26 @@ def rated(spec: Spec, steps: int, model: Model, ranks: Team = ALONE) -> Chosen:
 
 
 def _is_scalable(adapted: Adapted) -> bool:
-    """Whether gradients can be privatised in the optimizer's geometry: it moves what they are of, and they are there
-    for each example, not as norms alone."""
+    """Whether gradients can be privatised in the optimizer's geometry.
+
+    The optimizer must update the same parameters that the gradients are of, and the gradients must exist per example,
+    not only as norms.
+    """
     own = {id(p) for p in adapted.updated.values()} == {id(p) for p in adapted.private}
     return own and adapted.gradients != "ghost"
 
 
 def chosen_alone(spec: Spec, task: tasks.Task, machine: Machine) -> Spec:
-    """`spec` with all that the recipe chooses, without a training: for who has to know it beforehand."""
-    planned = recipe.planned(settled_spec(spec), task.train.protected).spec
-    if None not in (planned.learning_rate, planned.optimizer):
-        return planned
-    model = adapt(planned, len(task.labels), task.paired, settle(planned, machine), objective=task.objective)
-    return rated(planned, steps_of(planned, task.train.protected), model).spec
+    """`spec` with everything that the recipe chooses, without training: for callers that need it beforehand."""
+    filled = recipe.planned(settled_spec(spec), task.train.protected).spec
+    if None not in (filled.learning_rate, filled.optimizer):
+        return filled
+    model = adapt(filled, len(task.labels), task.paired, settle(filled, machine), objective=task.objective)
+    return rated(filled, steps_of(filled, task.train.protected), model).spec
 
 
 def about_task(task: tasks.Task) -> dict[str, Any]:
-    """What is learned to answer, and what of it was read off the training data, for task.json."""
+    """The content of task.json: task, labels and metrics, and which of them were read from the training data."""
     about = {"task": task.name, "kind": task.objective.kind, "labels": task.labels, "metrics": task.metrics}
     return {**{key: list(v) if isinstance(v, tuple) else v for key, v in about.items()}, "taken": list(task.taken)}
 
@@ -98,16 +103,16 @@ def about_task(task: tasks.Task) -> dict[str, Any]:
 def prepare(
     spec: Spec, steps: int, task: tasks.Task, settled: Hardware, progress: Progress, shelf: Shelf, ranks: Team = ALONE
 ) -> Prepared:
-    """Model, learning rates of a run of `steps`, token arrays and frozen features, which `ranks` compute together.
+    """Build the model, choose learning rates for a run of `steps`, and encode the rows.
 
-    Refuses ranks that differ in them.
+    `ranks` compute frozen features together. Raises UserError if the ranks' data, encoder or device type differ.
     """
     progress.stage("loading the model")
     start = starts.read(spec)
     model = adapt(spec, len(task.labels), task.paired, settled, objective=task.objective, rehearsed=True)
     taken = start is not None and start.put(model.adapted, spec, task.labels)
     if spec.learning_rate is None:
-        progress.stage("measuring learning rates on made-up texts")
+        progress.stage("measuring learning rates on synthetic texts")
     chosen = rated(spec, steps, model, ranks)
     shared = shared_of(spec, task, shelf) is not None
     if shared:
@@ -115,9 +120,9 @@ def prepare(
     progress.stage("encoding the texts")
     encoded = tokens_of(spec, task, model.tokenizer, shelf)
     if task.train.digest is not None:
-        progress.note(f"the tokens of the texts are kept in {stored()}, readable by you alone; delete them as you like")
+        progress.note(f"the encoded texts are kept in {stored()}, readable by you alone; delete them as you like")
     if model.adapted.gradients == "single":
-        progress.note(f"here the method takes one {spec.unit} at a time: exact, and many times slower")
+        progress.note(f"gradients are computed for one {spec.unit} at a time here: exact, but many times slower")
     ranks.alike("data", *(array for rows in encoded for array in rows.arrays))
     ranks.alike(
         "encoder and device", f"{model.adapted.model.digest} {settled.precision} {settled.device.type}".encode()

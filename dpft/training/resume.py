@@ -1,4 +1,4 @@
-"""resume(): finish a run that was broken off."""
+"""resume(): finish an interrupted run."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ from dpft.training.preparation import ENCODER, about_task, prepare
 def resume(
     path: str | Path, *, machine: Machine | None = None, progress: Progress | None = None, shelf: Shelf | None = None
 ) -> Result:
-    """Finish a run that was broken off, with fresh randomness and only the steps still unspent.
+    """Finish an interrupted run with fresh randomness, taking only the unspent steps. Returns its Result.
 
-    A finished run is left as it is. Raises UserError where the ledger does not know the run by its plan, was put
-    back from an older copy, or where the training rows are not those that it began with, in their order.
+    A finished run is not changed. `shelf`: a memo of what other runs of this process have computed. Raises UserError
+    if the ledger does not hold this run with this plan, if the ledger was restored from an older copy, or if the
+    training rows or their order differ from those that the run began with.
     """
     asked = functools.partial(_resume, Path(path), progress or Progress(), shelf or Shelf())
     return launched(asked, follow, machine or Machine())
@@ -44,31 +45,31 @@ def _resume(path: Path, progress: Progress, shelf: Shelf, ranks: Team, machine: 
     task = canary_rows.planted(own, run.spec)
     if run.plan.rate != (run.spec.batch_size or 0) / task.train.protected:
         raise UserError(
-            f"a run resumes on as many {run.spec.unit}s as it began with, got {task.train.protected}; "
+            f"a run must resume on as many {run.spec.unit}s as it began with, got {task.train.protected}; "
             "restore the data of the run"
         )
     known = run.read_json("task") or {}
     if known and known | about_task(task) != known:
         raise UserError(
-            "a run resumes with the labels it began with, got other label names or another kind; restore its data"
+            "a run must resume with the labels it began with, got other label names or another kind; restore its data"
         )
     settled = settle(run.spec, machine)
     call(ranks, run.spec, run.plan, settled)
     ready = prepare(run.spec, run.plan.steps, task, settled, progress, shelf, ranks)
     if known.get(ENCODER) not in (None, ready.adapted.model.digest):
         raise UserError(
-            f"a run resumes with the encoder that it began with, got other weights at {run.spec.model!r}; restore them"
+            f"a run must resume with the encoder it began with, got other weights at {run.spec.model!r}; restore them"
         )
     recovery.check_there(run)
     with ledger_charges.opened(run.plan, run.ledger) as book:
         if book is not None:
             if book.reservation(run.id) != ledger_charges.terms(run.plan, run.id):
                 raise UserError(
-                    f"a run resumes as it was reserved, got another plan or a ledger that does not know it at "
+                    f"a run must resume as it was reserved, got another plan, or a ledger without it at "
                     f"{str(run.ledger)!r}; restore the run's plan.json and its ledger"
                 )
             book.verify(run.ledger_head)
-            if ready.start is not None and run.read_json("start") is None:  # killed before it was written down
+            if ready.start is not None and run.read_json("start") is None:  # killed before start.json was written
                 starts.check_people(ready.start, run.spec, book, own.train)
             if not ledger_charges.is_reserved_for(book, run.id, own.train):
                 raise other_rows()

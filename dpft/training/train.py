@@ -1,4 +1,4 @@
-"""train(): the line from a spec to a trained model."""
+"""train(): from a spec to a trained model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Planner = Callable[[Spec, int], Plan]
 
 @dataclass(frozen=True)
 class Asked:
-    """What `train` was asked for, by its arguments' names."""
+    """The arguments of `train`, by name."""
 
     spec: Spec
     runs: Path
@@ -59,11 +59,14 @@ def train(
 ) -> Result:
     """Fine-tune `spec.model` on `spec.task` within `spec.budget`, into a new folder below `runs`.
 
-    Everything that can be refused is refused with UserError before anything is written to the ledger. `ledger`, a
-    path or a URL, defaults to DPFT_LEDGER or a file in the user's data folder. `population` names whose data these
-    are: the run is charged to it, and to every population that the data are known to be of. `shelf` has what other
-    runs of this process made already; `planner` makes the plan of the spec on so many units. `limit`: seconds that
-    the steps may take; the recipe plans fewer of them where they would take longer, by the speed on made-up texts.
+    Returns the Result. Raises UserError, if possible before anything is written to the ledger.
+
+    ledger: a path or a URL; by default DPFT_LEDGER or a file in the user's data folder.
+    population: the population that the run is charged to, beside every population that the data are recognised as.
+    shelf: a memo of what other runs of this process have computed.
+    planner: makes the plan from a spec and the number of units.
+    limit: seconds that the steps may take. The recipe plans fewer steps if they would take longer, at the speed
+    measured on synthetic texts.
     """
     asked = Asked(
         spec, Path(runs), ledger, population, progress or Progress(), shelf or Shelf(), planner, limit
@@ -109,12 +112,12 @@ def _train(asked: Asked, ranks: Team, machine: Machine) -> Result:
 
 
 def _speed(asked: Asked, task: Task, machine: Machine) -> float | None:
-    """Units a second, measured on made-up texts, where the time is limited."""
+    """Units per second, measured on synthetic texts. None if the time is not limited. Raises UserError."""
     if asked.limit is None:
         return None
     if asked.spec.unit != Spec.unit:
         raise UserError(
-            "a time goes with examples as the unit, for how many examples a unit has is not public, got unit "
+            "a time limit needs the unit example, as the number of examples of a unit is not public, got unit "
             f"{asked.spec.unit!r}; pass --epochs instead"
         )
     cost = measure(kind(settled_spec(asked.spec), task), task, machine)

@@ -1,7 +1,8 @@
-"""`--from RUN`: a run that begins with another run's weights (as WARP with MNLI first, Hambardzumyan et al. 2021).
+"""Warm starts (`--from RUN`): begin with the weights of another run (as WARP after MNLI, Hambardzumyan et al. 2021).
 
-What the start learned is inside the new model too. So a private start on the same people must be in the same ledger,
-where both runs add up; a start without privacy must be of other people, and the card says what that means for them.
+The new model contains what the first run, its start, has learned. So a private start on the same people must be in the
+same ledger, where both runs add up. A start without privacy must be on other people's data, and the privacy card says
+what that means for them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from dpft.spec import HEAD, Spec, canonical_json
 
 @dataclass(frozen=True)
 class Start:
-    """A finished run: its folder, its adapter's tensors with what is said of them, and its privacy card."""
+    """A finished run to start from: its folder, its adapter (`tensors`, metadata `about`) and its privacy card."""
 
     run: Run
     tensors: dict[str, Tensor]
@@ -38,9 +39,9 @@ class Start:
         return self.run.plan.budget is not None
 
     def put(self, adapted: Adapted, spec: Spec, labels: tuple[str, ...]) -> bool:
-        """Load the method's tensors into `adapted`, and the head where it answers alike. Returns whether it did.
+        """Load the method's tensors into `adapted`, and the head if its labels match (then returns True).
 
-        Raises UserError where the encoder is another or a tensor has another name or shape.
+        Raises UserError if the encoder differs or a tensor has another name or shape.
         """
         if adapted.model.digest != self.about.get("backbone_sha256"):
             _refuse("must be of the same encoder", f"{self.run.spec.model!r} for {spec.model!r}", "pass its --model")
@@ -56,11 +57,11 @@ class Start:
         return head
 
     def same_answers(self, spec: Spec, labels: tuple[str, ...]) -> bool:
-        """Whether its head reads the same token for the same labels."""
+        """Whether its head reads the same representation and has the same labels."""
         return tuple(json.loads(self.about["labels"])) == labels and self.run.spec.representation == spec.representation
 
     def keep(self, run: Run, head: bool) -> None:
-        """Write down what `run` began with; on a resume, see that it still is the same."""
+        """Write start.json: what `run` began with. On a resume, raise UserError if that has changed."""
         about = {"run": str(self.run.path.resolve()), "id": self.run.id, "adapter_sha256": adapter_digest(self.run),
                  "head_taken": head}  # fmt: skip
         known = run.read_json("start")
@@ -69,8 +70,11 @@ class Start:
         run.write_json("start", about)
 
     def stated(self, population: dict[str, Any] | None, stated_public: bool) -> dict[str, Any]:
-        """What the card says of it. `population`: the new run's, as the ledger knows it; `stated_public`: that the
-        start's rows are other people's was stated, not shown."""
+        """What the privacy card says of this start.
+
+        population: the new run's population, as the ledger holds it. stated_public: that the start's rows are other
+        people's is only a statement of the user (--from-public); nothing has shown it.
+        """
         spec = self.run.spec
         about: dict[str, Any] = {"task": spec.task, "id": self.run.id, "adapter_sha256": adapter_digest(self.run)}
         if "start" in self.card:
@@ -104,7 +108,7 @@ def _shape(tensors: dict[str, Tensor], name: str) -> tuple[int, ...] | None:
 
 
 def read(spec: Spec) -> Start | None:
-    """The run that `spec` begins with, None where with nothing learned. Raises UserError where it does not fit."""
+    """The run that `spec` starts from; None if it starts from no run. Raises UserError if that run does not fit."""
     if spec.start is None:
         return None
     run = Run.open(Path(spec.start))
@@ -125,10 +129,11 @@ def read(spec: Spec) -> Start | None:
 
 
 def check_people(start: Start, spec: Spec, book: Ledger | None, rows: Rows) -> None:
-    """Refuse what would void a private run's promise: weights that saw its rows, and that this ledger does not count.
+    """Refuse a start that would void a private run's promise: trained on its rows, but not counted in this ledger.
 
-    The start's own file of what it saw tells, wherever its data went. Where that is missing, or one of a run before it,
-    nobody can show that its rows are others': then the person must state it, by `spec.start_public`.
+    The start's private/rows.json recognises its rows, wherever its data are now. If that file, or the one of an earlier
+    start, is missing, nothing shows that the rows are other people's: then the user must state it, by
+    `spec.start_public`. Raises UserError.
     """
     if book is None:
         return
@@ -151,19 +156,22 @@ def check_people(start: Start, spec: Spec, book: Ledger | None, rows: Rows) -> N
 
 
 def keep_seen(run: Run, start: Start | None, rows: Rows) -> None:
-    """Write down, in `private/`, what has gone into the weights of `run`."""
+    """Write private/rows.json: by which rows the weights of `run` were trained."""
     before = None if start is None else Seen.read(start.run)
     Seen.of(run.id, rows, before, begun=start is not None).keep(run)
 
 
 def resume_seen(run: Run, start: Start | None, rows: Rows) -> None:
-    """Refuse rows that a run did not begin with; write down what it lacks where it was killed before its first step."""
+    """Refuse rows that the run did not begin with. Raises UserError.
+
+    If the run was killed before its first step and private/rows.json is missing, write it.
+    """
     seen = Seen.read(run)
     if seen is not None:
         seen.check_same(rows)
     elif run.plan.budget is None and (run.path / "checkpoints").is_dir():
         raise UserError(
-            f"a run resumes on rows that it can tell to be its own, got no private/rows.json in {str(run.path)!r}; "
+            f"a run must be able to recognise its own rows, got no private/rows.json in {str(run.path)!r}; "
             "restore that file, or train again"
         )
     else:
@@ -171,7 +179,7 @@ def resume_seen(run: Run, start: Start | None, rows: Rows) -> None:
 
 
 def _counted(book: Ledger, run: str) -> bool:
-    """Whether the ledger counts a run, or a search, on the people that it was on."""
+    """Whether the ledger holds a reservation of this run or search."""
     return book.reservation(run) is not None or book.search(run) is not None
 
 

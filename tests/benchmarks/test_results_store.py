@@ -36,7 +36,7 @@ def test_kept_runs_hold_numbers_alone_and_their_table_is_of_them(
         "| lora batch_size=64 | — | 95.0 (1) | — |",
         "| slash batch_size=64 | — | — | 50.0 (1) |",
     ]
-    with pytest.raises(UserError, match="kept in one file"):
+    with pytest.raises(UserError, match="stored in one file"):
         results_store.main([file, second], runs=[tmp_path / "runs"])
 
 

@@ -156,7 +156,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_spent(
         return attach(self, model, seed)
 
     monkeypatch.setattr(Full, "attach", idle)
-    with pytest.raises(UserError, match=r"all that is trained must take part in the outputs, got 'spare\.weight'"):
+    with pytest.raises(UserError, match=r"every trainable parameter must affect the outputs, got 'spare\.weight'"):
         train(replace(spec, method="full"), runs=tmp_path / "runs", machine=FP32)
     assert not (tmp_path / "runs").exists()
     with Ledger(os.environ["DPFT_LEDGER"]) as book:

@@ -102,7 +102,7 @@ def test_a_run_resumes_with_the_labels_it_began_with_or_not_at_all(tiny_bert: Pa
     (broken,) = (tmp_path / "runs").iterdir()
     whole = data.read_text()
     data.write_text(whole.replace('"bad"', '"zzz"'))
-    with pytest.raises(UserError, match="resumes with the labels it began with"):
+    with pytest.raises(UserError, match="resume with the labels it began with"):
         resume(broken, machine=FP32)
     data.write_text(whole)
     assert resume(broken, machine=FP32).steps == 4

@@ -1,1 +1,1 @@
-"""Upper bounds on epsilon for noise, rate and steps."""
+"""Upper bounds on epsilon from noise multiplier, sampling rate and steps."""

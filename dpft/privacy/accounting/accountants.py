@@ -1,7 +1,7 @@
-"""Upper bounds on the epsilon of Poisson-sampled Gaussian steps, from packages that prove theirs.
+"""Upper bounds on the epsilon of Poisson-sampled Gaussian steps, from packages with proven bounds.
 
-A bound is only ever raised, never averaged. Every accountant here answers for adding or removing one unit,
-and raises ArithmeticError where float64 could not carry its proof.
+noise: noise multiplier; rate: sampling rate. A bound is only ever rounded up, never averaged. Every accountant bounds
+adding or removing one unit, and raises ArithmeticError if its proof does not hold in float64.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RDP = f"dp-accounting {version('dp-accounting')} (RDP)"
 CLOSED_FORM = f"dp-accounting {version('dp-accounting')} (closed form)"
 
 EPS_ERROR = 0.003  # PRV's error, relative to epsilon: costs under 0.3 % of noise and under a second
-_PRV_CELLS = 2**20  # about two seconds; a finer mesh is left to the PLD
+_PRV_CELLS = 2**20  # takes about two seconds; beyond that PLD is used
 
 
 def epsilon_prv(noise: float, rate: float, steps: int, delta: float, eps_error: float) -> float:
@@ -75,14 +75,14 @@ def heterogeneous_prv(parts: Sequence[Part], delta: float) -> tuple[float, float
 
 
 def _refuse_long(steps: int, delta_error: float) -> None:
-    """Refuse at once what needs too many cells at an error of EPS_ERROR epsilon even if the domain ended at epsilon."""
+    """Raise ArithmeticError early if too many cells are needed even for the smallest possible domain."""
     least = 2 / EPS_ERROR * math.sqrt(steps / 2 * math.log(12 / delta_error))
     if not least <= _PRV_CELLS:
         raise ArithmeticError(f"PRV needs {least:.0f} cells at least, above {_PRV_CELLS}")
 
 
 def epsilon_quick(noise: float, rate: float, steps: int, delta: float, cells: int = FINE_CELLS) -> tuple[float, str]:
-    """A valid upper bound in tens of milliseconds, and its name: closed form at rate 1, else PLD, else RDP."""
+    """A valid upper bound in tens of milliseconds, and its accountant: closed form at rate 1, else PLD, else RDP."""
     _check(noise, rate, steps, delta)
     if rate == 1:
         return epsilon_gaussian(noise, steps, delta), CLOSED_FORM
@@ -93,7 +93,7 @@ def epsilon_quick(noise: float, rate: float, steps: int, delta: float, cells: in
     if rdp is not None:
         return rdp, RDP
     raise UserError(
-        f"noise must be in the reach of an accountant, got {noise!r} at rate {rate!r}, {steps} steps, "
+        f"noise must be within reach of an accountant, got {noise!r} at rate {rate!r}, {steps} steps, "
         f"delta {delta!r}; raise the noise or --delta"
     )
 
@@ -101,8 +101,8 @@ def epsilon_quick(noise: float, rate: float, steps: int, delta: float, cells: in
 def epsilon_upper(noise: float, rate: float, steps: int, delta: float) -> tuple[float, str]:
     """An upper bound on epsilon after `steps` releases, and the accountant that gave it.
 
-    PRV's upper bound where it stands; else PLD's, else RDP's. PRV looks at removal only, PLD at adding too; and
-    PRV's error puts it above PLD, so where it falls below, something is amiss and the larger is reported.
+    PRV's upper bound if it is valid, else PLD's, else RDP's. PRV covers removal only, PLD covers adding too. PRV's
+    error term puts it above PLD; if it falls below, something is wrong, and the larger bound is returned.
     """
     quick, name = epsilon_quick(noise, rate, steps, delta)
     if name == CLOSED_FORM:
@@ -118,8 +118,8 @@ def epsilon_curve(
 ) -> Callable[[int], float]:
     """An upper bound on epsilon after k of `steps` charged steps, for display: cheap, monotone, 0 at k = 0.
 
-    Computed once on a grid of step counts; k is rounded up to the next. `final` is a bound known to hold
-    after all steps (`Plan.epsilon_upper`) and caps the curve.
+    Computed once on a grid of step counts; k is rounded up to the next grid point. `final`: a bound known to hold
+    after all steps (`Plan.epsilon_upper`), which caps the curve.
     """
     _check(noise, rate, steps, delta)
     early = {4**i for i in range(steps.bit_length()) if 4**i <= steps}
@@ -135,7 +135,7 @@ def epsilon_curve(
 
 
 def epsilon_over(noise: float, rate: float, grid: list[int], delta: float) -> list[float]:
-    """A quick upper bound on epsilon after each number of steps of `grid`, which rises."""
+    """A quick upper bound on epsilon after each number of steps in `grid` (ascending)."""
     if rate == 1:
         return [epsilon_gaussian(noise, k, delta) for k in grid]
 

@@ -1,4 +1,4 @@
-"""Epsilon of Gaussian steps at rate 1, exact: they equal one Gaussian."""
+"""Exact epsilon of Gaussian steps at sampling rate 1: together they equal one Gaussian mechanism."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from scipy.special import erfcx, ndtri
 
 from dpft.privacy.accounting.rounding import quiet, round_up
 
-_CANCELS = (1e-3, 1e4)  # noise of one Gaussian outside which its delta is left with too few digits in float64
+_CANCELS = (1e-3, 1e4)  # outside this range of noise, float64 cancellation leaves delta with too few digits
 
 
 def epsilon_gaussian(noise: float, steps: int, delta: float) -> float:
-    """Exact at rate 1, where steps Gaussians equal one of noise / sqrt(steps) (Balle, Wang 2018, eq. 6).
+    """Exact at rate 1, where all steps equal one Gaussian with noise / sqrt(steps) (Balle and Wang 2018, eq. 6).
 
-    At a rate below 1 it is a bound for adding and for removing: to replace a full step's release, with chance
-    1 - rate, by a fresh one without the unit turns the full step's pair of distributions into the sampled step's.
-    That is post-processing, step by step, of the pair that dominates the full steps (Zhu et al. 2022, theorem 10).
+    At a rate below 1 it is an upper bound for adding and for removing. Replace the release of a full step, with
+    probability 1 - rate, by a fresh release without the unit: this turns the full step's pair of distributions into
+    the sampled step's pair. So each sampled step is a post-processing of the pair that dominates the full steps
+    (Zhu et al. 2022, theorem 10).
     """
     one = noise / math.sqrt(steps)
     with quiet():
@@ -26,11 +27,11 @@ def epsilon_gaussian(noise: float, steps: int, delta: float) -> float:
             epsilon = float(-ndtri(delta)) / one + 1 / (2 * one**2)
         else:
             epsilon = get_epsilon_gaussian(one, delta) if one < _CANCELS[1] else _epsilon_weak_gaussian(one, delta)
-    return round_up(epsilon * (1 + 1e-9) + 1e-9)  # its root is found to 1e-12; stay on the safe side
+    return round_up(epsilon * (1 + 1e-9) + 1e-9)  # the root is found to 1e-12; stay on the safe side
 
 
 def _epsilon_weak_gaussian(noise: float, delta: float) -> float:
-    """Above the exact epsilon by a part in `noise`: for where the exact difference of two tails cancels.
+    """An upper bound, above the exact epsilon by one part in `noise`; for noise at which the exact formula cancels.
 
     With a, b = epsilon noise -+ 1/(2 noise), the normal density f and Mills' ratio R, delta = f(a) (R(a) - R(b)),
     and R(a) - R(b) <= (b - a) (1 - a R(a)), for 1 - x R(x) = -R'(x) falls.

@@ -1,6 +1,6 @@
-"""Calls in processes of their own, limited in time and memory: one that hangs or dies is skipped, never waited for.
+"""Run function calls in separate processes with limits on time and memory. A call that hangs or dies is skipped.
 
-A new interpreter each, not a fork: the caller may hold threads (torch, BLAS) whose locks a fork would copy shut.
+Each process is a new interpreter, not a fork: a fork would copy the locks of the caller's threads (torch, BLAS).
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-Call = tuple[str, list[Any]]  # "package.module:function", and its arguments, which JSON can carry
+Call = tuple[str, list[Any]]  # "package.module:function", and its JSON-serialisable arguments
 
-MEMORY = 4 * 2**30  # bytes a call may map: beyond, it gets a MemoryError, and not the whole machine its killer
+MEMORY = 4 * 2**30  # address space per call in bytes; beyond it the call gets a MemoryError, instead of the OOM killer
 _CHILD = "from dpft.privacy.accounting.isolated import _answer; _answer()"
 
 
 def run(calls: Mapping[str, Call], seconds: float) -> dict[str, Any]:
-    """The result of each call by name, all at once, None for each that failed or took longer than `seconds`.
+    """Run all calls in parallel. Returns each result by name; None for a call that failed or exceeded `seconds`.
 
-    A result must be JSON; one of None, NaN or infinity counts as a failure.
+    A result must be JSON; None, NaN and infinity count as failures.
     """
     deadline = time.monotonic() + seconds
     started: dict[str, subprocess.Popen[bytes]] = {}
@@ -51,7 +51,7 @@ def _start(call: Call) -> subprocess.Popen[bytes]:
 
 def _result(process: subprocess.Popen[bytes], deadline: float) -> Any:
     try:
-        ended = process.poll() is not None  # while another was waited for: its answer lies in the pipe
+        ended = process.poll() is not None  # it ended while another was waited for; its answer is in the pipe
         out, _ = process.communicate(timeout=max(deadline - time.monotonic(), 1.0 if ended else 0.0))
         return json.loads(out.splitlines()[-1], parse_constant=lambda _: None) if process.returncode == 0 else None
     except (subprocess.TimeoutExpired, ValueError, IndexError):
@@ -59,7 +59,7 @@ def _result(process: subprocess.Popen[bytes], deadline: float) -> Any:
 
 
 def _answer() -> None:
-    """In the child: make the call of the command line and print its result as the last line."""
+    """In the child process: run the call given on the command line and print its result as the last line."""
     _limit_memory()
     target, arguments = json.loads(sys.argv[-1])
     module, _, function = target.partition(":")
@@ -71,5 +71,5 @@ def _limit_memory() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    except (ImportError, OSError, ValueError):  # not every system can; the time limit stays
+    except (ImportError, OSError, ValueError):  # not supported everywhere; the time limit still holds
         return

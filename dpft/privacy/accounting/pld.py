@@ -1,7 +1,7 @@
 """Upper bounds on epsilon by privacy loss distributions (`dp-accounting`, connect-the-dots), in bounded time and space.
 
-Loss distributions lie on a grid. Here it is chosen so that neither one step nor the sum of all has too many cells,
-and a sum of very many steps is taken in stages, for which the package cuts the tails where they end.
+Privacy loss distributions are discretised on a grid. The grid is chosen so that neither one step nor the composition of
+all steps has too many cells. Very many steps are composed in stages, for which the package truncates tails correctly.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from scipy.stats import norm
 from dpft.privacy.accounting.rounding import Part, less_rounding, quiet, round_up
 
 FINE_CELLS, COARSE_CELLS = 2**17, 2**14  # of one step; all steps together may have four times as many
-_TAIL = 1e-15  # mass that is cut off, and counted as an infinite loss
-_FFT_LOSS = 1000  # in units of float64's spacing, what one convolution of tails may lose
+_TAIL = 1e-15  # truncated probability mass, which counts as infinite loss
+_FFT_LOSS = 1000  # rounding loss of one convolution of tails, in units of float64's epsilon
 
 
 def epsilon_pld(noise: float, rate: float, steps: int, delta: float, cells: int = FINE_CELLS) -> float:
@@ -32,11 +32,11 @@ def epsilon_pld(noise: float, rate: float, steps: int, delta: float, cells: int 
 
 
 def pld_over(noise: float, rate: float, grid: Sequence[int], delta: float, cells: int = FINE_CELLS) -> list[float]:
-    """epsilon_pld after each number of steps of `grid`, which rises, for the price of one grid."""
+    """epsilon_pld after each number of steps in `grid` (ascending), all on one discretisation."""
     return list(_pld_over(noise, rate, tuple(grid), delta, cells))
 
 
-@functools.lru_cache(maxsize=256)  # runs that differ in their seeds ask for the same
+@functools.lru_cache(maxsize=256)  # runs that differ only in their seeds need the same
 def _pld_over(noise: float, rate: float, grid: tuple[int, ...], delta: float, cells: int) -> tuple[float, ...]:
     delta = less_rounding(delta, grid[-1])
     with quiet():
@@ -45,7 +45,7 @@ def _pld_over(noise: float, rate: float, grid: tuple[int, ...], delta: float, ce
 
 
 def heterogeneous_pld(parts: Sequence[Part], delta: float, cells: int = FINE_CELLS) -> float:
-    """epsilon_pld of `parts` one after the other: all on one grid, each composed with itself, then with the rest."""
+    """epsilon_pld of the composition of `parts`, all on one grid: each composed with itself, then with the others."""
     delta = less_rounding(delta, sum(steps for _, _, steps in parts) + _FFT_LOSS * (len(parts) - 1))
     with quiet():
         interval = _interval(parts, max(cells // len(parts), COARSE_CELLS // 4))
@@ -62,10 +62,10 @@ def _one_step(noise: float, rate: float, interval: float) -> Any:
 
 
 def _power(one: Any, steps: int, tail: float = _TAIL) -> Any:
-    """`steps` times `one`, of which about `tail` is cut off: in stages, for the package bounds a long sum's tails
-    badly, and would keep gigabytes of empty cells.
+    """Compose `one` with itself `steps` times, truncating a mass of about `tail`.
 
-    A sparse distribution is made dense first: the package would take its size to the power `steps`.
+    In stages, because the package bounds the tails of long compositions badly and would keep gigabytes of empty cells.
+    A sparse distribution is made dense first: the package would otherwise raise its size to the power `steps`.
     """
     if steps == 1:
         return one
@@ -80,9 +80,9 @@ def _power(one: Any, steps: int, tail: float = _TAIL) -> Any:
 
 
 def _stage(probs: Any) -> int:
-    """As many steps as the package can bound the tails of: it tries Chernoff's orders from 1 to 20 / len(probs).
+    """The number of steps whose tails the package bounds well: it tries Chernoff orders from 1 to 20 / len(probs).
 
-    The best one for a sum of n steps of deviation d is about 8 / (d sqrt(n)): here about 3 / len(probs).
+    The best order for n steps of deviation d is about 8 / (d sqrt(n)): here about 3 / len(probs).
     """
     cells = np.arange(len(probs))
     mean = np.average(cells, weights=probs)
@@ -91,10 +91,12 @@ def _stage(probs: Any) -> int:
 
 
 def _interval(parts: Sequence[Part], cells: int) -> float:
-    """One grid for all of `parts`: 1e-3 or so at most, and so fine that it adds at most a thousandth to the variance
-    of their sum; but not finer than one step's reach in `cells`, and sixteen deviations of the sum in four times that.
+    """The grid spacing for all `parts`.
 
-    A step of deviation d gains a variance of about h^2 / 6 on a grid of h, and h d / 2 where d is far below h.
+    At most about 1e-3, and fine enough to add at most a thousandth to the variance of the composed loss. But not so
+    fine that one step has more than `cells` cells, or sixteen deviations of the composition more than four times that.
+
+    On a grid of spacing h, a step of deviation d gains a variance of about h^2 / 6, or h d / 2 if d is far below h.
     """
     spread = [(_deviation(noise, rate), steps) for noise, rate, steps in parts]
     variance = math.fsum(steps * d**2 for d, steps in spread)
@@ -110,7 +112,7 @@ def _interval(parts: Sequence[Part], cells: int) -> float:
 
 
 def _deviation(noise: float, rate: float) -> float:
-    """The root mean square of one step's loss log(1 + rate (exp(z) - 1)), z = (x - 1/2) / noise^2, for removal."""
+    """Root mean square of one step's privacy loss log(1 + rate (exp(z) - 1)), z = (x - 1/2) / noise^2, for removal."""
     x = np.linspace(-10 * noise, 1 + 10 * noise, 2001)
     mass = norm.pdf(x, 0, noise) * (1 - rate) + norm.pdf(x, 1, noise) * rate
     z = (x - 0.5) / noise**2
@@ -119,6 +121,6 @@ def _deviation(noise: float, rate: float) -> float:
 
 
 def _reach(noise: float, rate: float) -> float:
-    """About the largest loss of one step: ten deviations of the noise; the package itself goes on to e^-50."""
+    """About the largest privacy loss of one step, at ten deviations of the noise; the package itself goes to e^-50."""
     largest = 10 / noise + 1 / (2 * noise**2)
     return largest if largest > 500 else math.log1p(rate * math.expm1(largest))

@@ -1,4 +1,4 @@
-"""Random searches: the price of showing the best of K runs, and the K to draw first.
+"""Random hyper-parameter search: the privacy cost of releasing the best of K runs, and the drawing of K.
 
 Papernot and Steinke 2022, "Hyperparameter tuning with Renyi differential privacy": theorem 2 for negative binomial K,
 theorem 6 for Poisson K, both through dp-accounting's RepeatAndSelectDpEvent.
@@ -30,16 +30,17 @@ from dpft.privacy.ledger.storage.entries import Search
 from dpft.privacy.randomness import Secret
 
 _WORD = 2.0**-64
-_MOST = 10_000_000  # of K: beyond it a search would never end
+_MOST = 10_000_000  # largest K; a longer search would never end
 
 
 def search_rdp(search: Search, orders: Sequence[float]) -> Any:
-    """Renyi divergences of the whole search at `orders`, for adding or removing one unit; inf where there is none.
+    """Renyi divergences of the whole search at `orders`, for adding or removing one unit; inf without a bound.
 
-    More orders than those asked for take part: the theorems combine two of them.
+    More orders than requested are computed, because the theorems combine two orders.
 
-    The package's sums of binomial terms round: what they may lose at any order is added to each run as a release with
-    that much zero-concentrated privacy loss (rho, so that its divergence at order a is rho a), and noise a trifle less.
+    The package's sums of binomial terms have rounding errors. To cover them, the most that they may lose at any order
+    is added to each run as a release with that zero-concentrated privacy loss rho (divergence rho a at order a), and
+    the noise is lowered slightly.
     """
     every = sorted({*orders, *ORDERS})
     at = np.asarray(every, dtype=np.float64)
@@ -54,9 +55,9 @@ def search_rdp(search: Search, orders: Sequence[float]) -> Any:
 
 
 def draw_runs(mean: float, shape: float, secret: Secret) -> int:
-    """K, by walking down its distribution from a uniform number of `secret`. It must never be written or shown.
+    """Draw K by inverting its distribution at a uniform number from `secret`. K must never be written or shown.
 
-    A Poisson K may be 0: the search then shows nothing of the data at all.
+    A Poisson K may be 0: the search then releases nothing.
     """
     chance = (float(secret.words(1)[0]) + 0.5) * _WORD
     runs, log_mass, next_ratio = _first(mean, shape)
@@ -67,7 +68,7 @@ def draw_runs(mean: float, shape: float, secret: Secret) -> int:
 
 
 def _first(mean: float, shape: float) -> tuple[int, float, Any]:
-    """The least K, the logarithm of its probability, and the ratio of the next one's to K's, by K."""
+    """The least K, its log probability, and a function k -> P(k + 1) / P(k)."""
     if not 1 <= mean < math.inf or not shape >= 0:
         raise UserError(f"a search needs a mean of at least 1 and a shape of 0 or more, got {mean}, {shape}; mend them")
     if math.isinf(shape):
@@ -83,7 +84,7 @@ def _first(mean: float, shape: float) -> tuple[int, float, Any]:
 
 
 def _gamma(mean: float, shape: float) -> float:
-    """The gamma at which the cut negative binomial has `mean` (definition 1): it falls as the mean grows."""
+    """The gamma at which the truncated negative binomial (definition 1) has this mean. It decreases with the mean."""
 
     def excess(log_gamma: float) -> float:
         gamma = math.exp(log_gamma)

@@ -1,4 +1,4 @@
-"""Epsilon of any sequence of Poisson-sampled Gaussian steps: noise and rate may change between segments."""
+"""Epsilon of a sequence of Poisson-sampled Gaussian steps; noise and sampling rate may differ between segments."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WAYS: dict[str, Callable[..., object]] = {PRV: heterogeneous_prv, PLD: heteroge
 
 @dataclass(frozen=True)
 class Segment:
-    """`steps` releases of a sum clipped to C with normal noise of deviation noise * C, each unit drawn at `rate`."""
+    """`steps` releases of a sum clipped to C, with Gaussian noise of deviation noise * C, at sampling rate `rate`."""
 
     noise: float
     rate: float
@@ -40,7 +40,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Bound:
-    """`epsilon` by `accountant`; `bounds` has what each accountant said by its name and version, None: it gave none."""
+    """`epsilon` from `accountant`. `bounds`: each accountant's bound, by name and version; None if it gave none."""
 
     epsilon: float
     accountant: str
@@ -50,14 +50,14 @@ class Bound:
 def epsilon_of(segments: Iterable[Segment], delta: float, seconds: float = SECONDS) -> Bound:
     """An upper bound on epsilon at `delta` of all the segments together, for adding or removing one unit.
 
-    The least is taken of PLD (connect-the-dots, pessimistic, the worse of adding and removing), RDP (both
-    directions: Mironov et al. 2019, theorem 5), and the closed form as if every batch held all units (exact where
-    each rate is 1; see `epsilon_gaussian`). PRV's upper end bounds removal only, and no theorem says that adding
-    never costs more after composition: so it is shown, and never lowers the answer. But removal alone being above
-    PRV's lower end, a bound below that is refuted and dropped. The accountants run beside each other in processes
-    of their own; one that has not answered within `seconds`, or dies, is skipped. Never 0, and the same in any
-    order of the segments. The steps themselves may depend on earlier releases; noise, rate and number may not:
-    for these see `epsilon_filter`.
+    The result is the least of three bounds: PLD (connect-the-dots, pessimistic, the worse of adding and removing),
+    RDP (both directions: Mironov et al. 2019, theorem 5), and the closed form as if every batch held all units (exact
+    if each rate is 1; see `epsilon_gaussian`). PRV's upper end bounds removal only, and no theorem says that adding
+    never costs more after composition; so it is reported but never lowers the result. But epsilon for removal is at
+    least PRV's lower end, so a bound below that is refuted and dropped. The accountants run in parallel in separate
+    processes; one that dies or does not answer within `seconds` is skipped. The result is never 0, and does not depend
+    on the order of the segments. The steps may depend on earlier releases, but noise, rate and number of steps may
+    not: for these see `epsilon_filter`. Raises UserError on values out of range.
     """
     _require(_is_number(delta) and 0 < delta < 1, "delta must lie between 0 and 1", delta)
     parts = _canonical(segments)
@@ -66,7 +66,7 @@ def epsilon_of(segments: Iterable[Segment], delta: float, seconds: float = SECON
         return Bound(closed, CLOSED_FORM, {CLOSED_FORM: closed})
     calls = {name: (f"{way.__module__}:{way.__name__}", [parts, delta]) for name, way in _WAYS.items()}
     found = isolated.run(calls, seconds)
-    if found[RDP] is None:  # it is cheap and cannot hang: only a machine too busy to start it kept it from answering
+    if found[RDP] is None:  # RDP is cheap and cannot hang, so the machine was too busy to start it
         found[RDP] = attempt(lambda: heterogeneous_rdp(parts, delta))
     prv = found.pop(PRV)
     bounds = {**found, CLOSED_FORM: closed}
@@ -75,24 +75,24 @@ def epsilon_of(segments: Iterable[Segment], delta: float, seconds: float = SECON
 
 
 def epsilon_filter(segments: Iterable[Segment], delta: float) -> float:
-    """An upper bound on epsilon at `delta` that holds where later segments were chosen after seeing earlier results.
+    """An upper bound on epsilon at `delta` that also holds if later segments were chosen after seeing earlier results.
 
-    The RDP filter (Feldman and Zrnic 2021; Lecuyer 2021), over several orders at once: see `adaptive_rdp`. Let nobody
-    go on once this would pass epsilon, and all that was ever released is (epsilon, delta)-DP; delta must be fixed
-    beforehand. `epsilon_of` is lower, and holds for segments that were all planned before the first result was seen.
+    The RDP filter (Feldman and Zrnic 2021; Lecuyer 2021), over several orders at once: see `adaptive_rdp`. If training
+    stops before this bound passes epsilon, everything released is (epsilon, delta)-DP; delta must be fixed beforehand.
+    `epsilon_of` is lower, and holds for segments that were all planned before the first result was seen.
     """
     _require(_is_number(delta) and 0 < delta < 1, "delta must lie between 0 and 1", delta)
     return adaptive_rdp(_canonical(segments), delta)
 
 
 def _least(bounds: Mapping[str, float | None], lower: float) -> tuple[float, str]:
-    """The least bound that `lower` does not refute, and its name; the largest of all where it refutes each."""
+    """The least bound that is not below `lower`, and its name; the largest bound if all are below it."""
     sound = sorted((epsilon, name) for name, epsilon in bounds.items() if epsilon is not None)
     return next((found for found in sound if found[0] >= lower), sound[-1])
 
 
 def _canonical(segments: Iterable[Segment]) -> list[Part]:
-    """(noise, rate, steps), sorted, equal ones joined, all of rate 1 as the one Gaussian that they equal."""
+    """(noise, rate, steps), sorted, equal segments merged, all of rate 1 replaced by the Gaussian that they equal."""
     steps: dict[tuple[float, float], int] = {}
     for segment in segments:
         key = (float(segment.noise), float(segment.rate))
@@ -105,7 +105,7 @@ def _canonical(segments: Iterable[Segment]) -> list[Part]:
 
 
 def _total_noise(parts: Iterable[Part]) -> float:
-    """The noise of the one Gaussian that all the steps at rate 1 equal: 1 / total^2 = sum of steps / noise^2."""
+    """The noise of the one Gaussian that all steps at rate 1 equal: 1 / total^2 = sum of steps / noise^2."""
     return 1 / math.sqrt(math.fsum(steps / noise**2 for noise, _, steps in parts))
 
 

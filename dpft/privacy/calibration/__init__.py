@@ -1,1 +1,1 @@
-"""The noise that a budget needs."""
+"""Calibration: the noise multiplier that a budget needs."""

@@ -1,6 +1,6 @@
-"""Calibrations on disk, so that a search is paid once. What is read is a hint: calibrate() proves it.
+"""A cache of calibrations on disk. An entry is only a hint: calibrate() verifies it.
 
-A missing, corrupt or unwritable file is no error, only slower.
+A missing, corrupt or unwritable file is not an error, only slower.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import platformdirs
 
 from dpft.spec import Budget, canonical_json
 
-Calibration = tuple[float, float, str]  # noise, epsilon_upper, accountant
+Calibration = tuple[float, float, str]  # noise multiplier, epsilon_upper, accountant
 
 
 def path() -> Path:
@@ -26,7 +26,7 @@ def path() -> Path:
 
 
 def key(rate: float, steps: int, budget: Budget) -> str:
-    """All that decides a calibration, the accountants' and our own versions among it."""
+    """The cache key: everything that determines a calibration, including the versions of dpft and the accountants."""
     packages = ("dpft", "prv-accountant", "dp-accounting", "numpy", "scipy")
     return canonical_json(
         {
@@ -40,7 +40,7 @@ def key(rate: float, steps: int, budget: Budget) -> str:
 
 
 def read(key: str) -> Calibration | None:
-    """The entry under `key`, well-formed but unproven; None where there is none."""
+    """The entry for `key`, well-formed but not verified; None if there is none."""
     entry = _entries().get(key)
     if not (isinstance(entry, list) and len(entry) == 3 and isinstance(entry[2], str)):
         return None
@@ -50,7 +50,7 @@ def read(key: str) -> Calibration | None:
 
 
 def write(key: str, found: Calibration) -> None:
-    """Add an entry, atomically. Of two writers at once the later keeps its own entry only."""
+    """Add an entry atomically. If two processes write at once, the entry of the first may be lost."""
     noise, upper, name = found
     text = canonical_json({**_entries(), key: [float(noise), float(upper), name]})
     file = path()

@@ -1,4 +1,4 @@
-"""The smallest noise whose upper bound on epsilon is within the budget."""
+"""The smallest noise multiplier whose upper bound on epsilon is within the budget."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from dpft.privacy.calibration import cache
 from dpft.spec import Budget
 
 NOISE_LIMITS = (1e-2, 1e6)
-MOST_STEPS = 10**7  # that an answer is looked for among
-EPSILON_LIMIT = 1e4  # a unit may then be e^10000 times as likely seen with as without: no promise at all
-_SECONDS = 30.0  # of this thread: after these a search gives up, or is content with a bound within the budget
+MOST_STEPS = 10**7  # upper limit of the search for a number of steps
+EPSILON_LIMIT = 1e4  # outcomes may then be e^10000 times as likely with a unit as without: no promise at all
+_SECONDS = 30.0  # of CPU time of this thread; then the search gives up, or accepts what it has within the budget
 _ROUNDS = 4
-_GOOD_ENOUGH = 0.995  # of the budget: 0.5 % of epsilon is worth at most 0.5 % of noise
+_GOOD_ENOUGH = 0.995  # share of the budget: 0.5 % of epsilon is worth at most 0.5 % of noise
 
 
 def calibrate(rate: float, steps: int, budget: Budget) -> tuple[float, float, str]:
-    """Noise, its upper bound on epsilon (never above budget.epsilon), and the accountant that gave it.
+    """The noise multiplier, its upper bound on epsilon (at most budget.epsilon), and the accountant that gave it.
 
-    The noise is within 1 % of the optimum wherever PRV or PLD can answer. Results are cached on disk.
-    Raises UserError where no noise up to NOISE_LIMITS reaches the budget, or none was found in time.
+    rate: sampling rate. The noise is within 1 % of the optimum if PRV or PLD gives a bound. Results are cached on disk.
+    Raises UserError if no noise within NOISE_LIMITS reaches the budget, or none was found in time.
     """
     if budget.epsilon > EPSILON_LIMIT:
         raise UserError(
@@ -37,10 +37,9 @@ def calibrate(rate: float, steps: int, budget: Budget) -> tuple[float, float, st
             f"train without a promise: --non-private"
         )
     drawn = -math.expm1(steps * math.log1p(-rate)) if rate < 1 else 1.0
-    if budget.delta >= drawn:  # publishing whatever is drawn would be (0, delta)-DP
+    if budget.delta >= drawn:  # publishing every drawn unit would already be (0, delta)-DP
         raise UserError(
-            f"delta must be below {drawn:.2g}, the chance that a unit is drawn at all, got {budget.delta!r}; "
-            f"pass --delta"
+            f"delta must be below {drawn:.2g}, the chance that a unit is ever drawn, got {budget.delta!r}; pass --delta"
         )
     key = cache.key(rate, steps, budget)
     found = cache.read(key)
@@ -51,9 +50,10 @@ def calibrate(rate: float, steps: int, budget: Budget) -> tuple[float, float, st
 
 
 def most_steps(noise: float, rate: float, budget: Budget) -> tuple[int, float, str]:
-    """The most steps that `budget` allows at `noise` and `rate`, to a thousandth, their bound and its accountant.
+    """The most steps (to a thousandth) that `budget` allows at `noise` and `rate`, their bound and its accountant.
 
-    The bound is `epsilon_upper`'s, as a plan's is. Raises UserError where one step spends more, or MOST_STEPS less.
+    The bound is that of `epsilon_upper`, as in a plan. Raises UserError if one step exceeds the budget, or if
+    MOST_STEPS do not.
     """
     upper, name = epsilon_upper(noise, rate, 1, budget.delta)
     if upper > budget.epsilon:
@@ -73,7 +73,7 @@ def most_steps(noise: float, rate: float, budget: Budget) -> tuple[int, float, s
 
 
 def _first_too_many(noise: float, rate: float, budget: Budget) -> int:
-    """A number of steps that is too many by `epsilon_upper`, and little above the most: the quick bound leads there."""
+    """A number of steps slightly above the most that `epsilon_upper` allows, found with the quick bound."""
 
     def excess(log_steps: float) -> float:
         return math.log(epsilon_quick(noise, rate, round(math.exp(log_steps)), budget.delta, COARSE_CELLS)[0] / target)
@@ -96,10 +96,10 @@ def _first_too_many(noise: float, rate: float, budget: Budget) -> int:
 
 
 def _holds(noise: float, upper: float, name: str, rate: float, steps: int, budget: Budget) -> bool:
-    """Whether a cached answer is true, by an accounting of our own: a file must not be able to forge a label.
+    """Verify a cached calibration with our own accounting: a forged file must not lead to a false label.
 
-    The quick bound is itself a proof, so what it leaves below `upper` makes `upper` a valid label. The last
-    comparison refuses needless noise. A forged name within these is all that passes.
+    The quick bound is itself proven, so any `upper` above it is a valid label. The last comparison refuses needless
+    noise. Only a forged accountant name within these limits would pass.
     """
     if name not in (PRV, PLD, RDP, CLOSED_FORM) or not noise > 0:
         return False
@@ -111,7 +111,7 @@ def _holds(noise: float, upper: float, name: str, rate: float, steps: int, budge
 
 
 def _search(rate: float, steps: int, budget: Budget) -> tuple[float, float, str]:
-    """Solve with the quick bound a little below the budget, let epsilon_upper judge, correct the aim, repeat."""
+    """Solve with the quick bound slightly below the budget, check with epsilon_upper, correct the target, repeat."""
     target = budget.epsilon
     if target <= EPSILON_FLOOR:
         raise _unreachable(rate, steps, budget)
@@ -158,15 +158,15 @@ class _OutOfTime(Exception):
 
 def _too_slow(rate: float, steps: int) -> UserError:
     return UserError(
-        f"a budget must be searchable within {_SECONDS:g} seconds, got {steps} steps of rate {rate:.3g}; "
+        f"noise for a budget must be found within {_SECONDS:g} seconds, got {steps} steps of rate {rate:.3g}; "
         f"pass fewer --epochs or a larger --batch-size"
     )
 
 
 def _first_guess(rate: float, steps: int, budget: Budget) -> float:
-    """Where to start looking, and no more: the Gaussian limit (Bu et al. 2020) needs too little noise.
+    """Only a starting point for the search: the Gaussian limit (Bu et al. 2020) underestimates the noise.
 
-    mu = rate sqrt(steps (exp(1/noise^2) - 1)), with 1/mu the noise of one Gaussian release.
+    mu = rate sqrt(steps (exp(1/noise^2) - 1)), where 1/mu is the noise of one Gaussian release.
     """
     mu = 1 / get_sigma_gaussian(budget.epsilon, budget.delta)
     guess = 1 / math.sqrt(math.log1p((mu / rate) ** 2 / steps))
@@ -174,7 +174,7 @@ def _first_guess(rate: float, steps: int, budget: Budget) -> float:
 
 
 def _solve(bound: Callable[[float], float], target: float, start: float, within: float = 5e-5) -> float:
-    """The smallest noise with bound(noise) <= target, to 2 `within`; above NOISE_LIMITS[1] where there is none."""
+    """The smallest noise with bound(noise) <= target, to 2 `within` in log; above NOISE_LIMITS[1] if there is none."""
 
     @functools.cache
     def excess(log_noise: float) -> float:

@@ -1,4 +1,4 @@
-"""The noise at which a whole random search stays within a budget."""
+"""The noise multiplier at which a whole random search stays within a budget."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from dpft.privacy.ledger.storage.entries import Search
 from dpft.spec import Budget
 
 ACCOUNTANT = "RDP of a random search (Papernot and Steinke 2022)"
-SHAPE = 1.0  # a geometric number of runs: never none, and cheaper than Poisson's from about six expected runs on
-_STRIDE, _WITHIN = 0.2, 5e-4  # of the logarithm of the noise
+SHAPE = 1.0  # geometric K: never 0, and cheaper than a Poisson K from about six expected runs
+_STRIDE, _WITHIN = 0.2, 5e-4  # in the logarithm of the noise
 
 
 def calibrate_search(rate: float, steps: int, budget: Budget, mean: float, shape: float = SHAPE) -> tuple[float, float]:
-    """The least noise (to about 0.2 %) at which showing the best of K runs is within `budget`, and its bound.
+    """The least noise (to about 0.2 %) at which releasing the best of K runs is within `budget`, and its bound.
 
-    Raises UserError where no noise up to NOISE_LIMITS reaches it. What the cache holds is judged anew.
+    `mean` and `shape`: of the distribution of K (`Search`). Raises UserError if no noise within NOISE_LIMITS reaches
+    the budget. A cached result is verified.
     """
 
     def bound(noise: float) -> float:
@@ -44,7 +45,7 @@ def calibrate_search(rate: float, steps: int, budget: Budget, mean: float, shape
 
 
 def _least(bound: Callable[[float], float], budget: Budget, start: float) -> float:
-    """From the noise of one run upwards, until the bound is below the budget; then between the last two."""
+    """Raise the noise from that of one run until the bound is within the budget, then refine by root finding."""
 
     @functools.cache
     def excess(log_noise: float) -> float:

@@ -1,4 +1,4 @@
-"""The privacy ledger: what was reserved, released and may still be released, for all runs of a team."""
+"""The privacy ledger: what all runs of a team have reserved, released and may still release."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from dpft.privacy.ledger.storage.hash_chain import GENESIS
 from dpft.privacy.ledger.storage.location import default_ledger_place, is_there, written
 
 __all__ = [
-    "GENESIS", "Claim", "Event", "Ledger", "LedgerError", "Limit", "OverLimit", "Reservation", "Search", "StorageError",
-    "default_ledger_place", "is_there", "written",
+    "GENESIS", "Claim", "Event", "Ledger", "LedgerError", "Limit", "OverLimit", "Reservation", "Search",
+    "StorageError", "default_ledger_place", "is_there", "written",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the runs of a population have spent together: never a sum of their epsilons."""
+"""What the runs of a population have spent together, by composition: never the sum of their epsilons."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ BROKEN = (
     "a search by an earlier version is among the runs: the hyper-parameters that it published tell the best trial's "
     "number, so its promise does not hold"
 )
-_FIRST = 0.05  # of delta, for having stopped after the first run
-Part = tuple[float, float, int]  # noise, rate, steps
+_FIRST = 0.05  # share of delta that pays for the choice to stop after the first run
+Part = tuple[float, float, int]  # noise multiplier, sampling rate, steps
 
 
 @dataclass(frozen=True)
 class Spending:
-    """Releases as (noise, rate, steps), sorted, equal ones together; and searches. What a decision rests on.
+    """Everything that a population's runs have spent, as needed to bound it.
 
-    `alone` is the (epsilon, delta) that a single run was reserved with, where there is nothing else: a bound already.
-    `each`: every different run or search by itself.
+    `releases`: (noise, rate, steps), sorted, equal ones merged. `searches`: random searches. `runs`: their number.
+    `alone`: the (epsilon, delta) of the reservation if there is a single run and nothing else: already a bound.
+    `units`: the units that the runs protect. `each`: every distinct run or search.
     """
 
     releases: tuple[tuple[float, float, int], ...] = ()
@@ -39,7 +40,7 @@ class Spending:
 
     @classmethod
     def of(cls, population: Population | None) -> Spending:
-        """All of a population's: reserved steps count until their run is settled."""
+        """The spending of a population. Reserved steps count as spent until their run is settled."""
         spent = cls()
         for run in population.runs if population else ():
             if run.steps:
@@ -47,7 +48,7 @@ class Spending:
         return spent
 
     def plus(self, terms: Reservation | Search, unit: str, steps: int | None = None) -> Spending:
-        """With one more run or search; `steps`: of the run's, where not all of them count."""
+        """The spending with one more run or search. `steps`: how many of the run's steps count (None: all)."""
         runs, units = self.runs + 1, self.units | {unit}
         if isinstance(terms, Search):
             searches = tuple(sorted((*self.searches, terms), key=lambda s: s.run))
@@ -60,7 +61,7 @@ class Spending:
         return self.runs > 0
 
     def composition(self, delta: float) -> tuple[float, str]:
-        """An upper bound where all was planned beforehand, and the accountant that gave it. Takes seconds."""
+        """An upper bound if all runs were planned beforehand, and the accountant that gave it. Takes seconds."""
         from dpft.privacy.accounting.accountants import RDP
         from dpft.privacy.accounting.segments import Segment, epsilon_of
 
@@ -69,13 +70,13 @@ class Spending:
             return 0.0, "nothing spent"
         if self.alone is not None and self.alone[1] == delta:
             return self.alone[0], "as planned"
-        if self.searches:  # of the accountants only this one knows them
+        if self.searches:  # only RDP can account for searches
             return self._by_rdp(delta), RDP
         bound = epsilon_of([Segment(*release) for release in self.releases], delta)
         return bound.epsilon, bound.accountant
 
     def filter(self, delta: float) -> float:
-        """An upper bound whatever was chosen after what: `renyi.adaptive_rdp`, with searches."""
+        """An upper bound even if runs were chosen after earlier results: `adaptive_rdp`, with searches."""
         from dpft.privacy.accounting.rdp import FILTER_ORDERS, epsilon_of_divergences
 
         self._check_unit()
@@ -84,11 +85,11 @@ class Spending:
         return epsilon_of_divergences(self._divergence(FILTER_ORDERS), delta / len(FILTER_ORDERS), FILTER_ORDERS)
 
     def quick(self, limit: Limit) -> float:
-        """`bound`, or a little more, in a second: to look for what would fit."""
+        """`bound`, or slightly more, within a second: for finding what would fit."""
         return self.bound(limit) if self.adaptive(limit) else self.composition_quickly(limit.delta)
 
     def composition_quickly(self, delta: float) -> float:
-        """`composition`, or a little more, in this process: by PLD, and by RDP where that fails or knows nothing."""
+        """`composition`, or slightly more, in this process: by PLD, or by RDP if PLD fails or there are searches."""
         from dpft.privacy.accounting.pld import COARSE_CELLS, heterogeneous_pld
         from dpft.privacy.accounting.rounding import attempt
 
@@ -101,11 +102,11 @@ class Spending:
         return epsilon_of_divergences(self._divergence(ORDERS), delta, ORDERS)
 
     def bound(self, limit: Limit) -> float:
-        """What `limit` is held against: composition for one run alone or where all are planned, else the filter.
+        """The bound that is compared with `limit`: composition for a single run or for planned runs, else the filter.
 
-        The first run is nobody's choice after a result, so it is accepted by composition. Who then decides by its
-        result whether to run again pays delta twice: for what stopped there, and for what went on. So for a second
-        run the filter has 95 % of delta, and every run by itself, whichever was the first, must do with the rest.
+        The first run is not chosen after a result, so composition suffices for it. Whoever then decides by its result
+        whether to run again pays delta twice: once for stopping and once for going on. So from the second run on the
+        filter gets 95 % of delta, and each run by itself, whichever was first, must stay within the limit at the rest.
         """
         if not self.adaptive(limit):
             return self.composition(limit.delta)[0]
@@ -116,14 +117,14 @@ class Spending:
         return self.runs > 1 and not limit.planned
 
     def _check_unit(self) -> None:
-        """Losses of different units do not add up: what protects a person is no bound for an example alone."""
+        """Raise ArithmeticError if units differ (their losses do not compose) or a search's promise does not hold."""
         if len(self.units) > 1:
             raise ArithmeticError(f"the runs protect different units: {', '.join(sorted(self.units))}")
         if any(search.draws != SECRET for search in self.searches):
             raise ArithmeticError(BROKEN)
 
     def _divergence(self, orders: Sequence[float]) -> Any:
-        """Renyi divergences add (Mironov 2017, proposition 1); one that is not positive is no bound."""
+        """Renyi divergences of everything spent, which add up (Mironov 2017, proposition 1)."""
         from dpft.privacy.accounting.random_search import search_rdp
         from dpft.privacy.accounting.rdp import one_step
 
@@ -135,9 +136,9 @@ class Spending:
         return total
 
 
-@lru_cache(maxsize=256)  # a search for what fits asks again and again for the same
+@lru_cache(maxsize=256)  # finding what fits needs the same values again and again
 def _alone(one: Part | Search, delta: float) -> float:
-    """One run's or search's own epsilon."""
+    """Epsilon of a single run or search."""
     searched = isinstance(one, Search)
     spent = Spending(searches=(one,), runs=1) if searched else Spending((one,), runs=1)  # type: ignore[arg-type]
     return spent.composition_quickly(delta)

@@ -1,4 +1,4 @@
-"""The ledger for people and other programs: each population in full, the chain as JSON lines, heads kept elsewhere."""
+"""Export the ledger: full reports of populations, the chain as JSON lines, and the heads that run folders keep."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dpft.spec import canonical_json
 
 
 def report(population: Population) -> dict[str, Any]:
-    """A plain dict: names, runs, both bounds, limits with what they leave."""
+    """A plain dict of a population: names, runs, both bounds, and limits with what is left of them."""
     delta = own_delta(population)
     spent = {} if delta is None else summarize(population, delta).to_json()
     return {
@@ -33,14 +33,14 @@ def report(population: Population) -> dict[str, Any]:
 
 
 def _held(population: Population, limit: Limit) -> dict[str, Any]:
-    """A limit, what it is held against by which bound, None where there is none, and what it leaves.
+    """A limit, what is spent of it by which bound (None without a bound), and what is left.
 
-    What fits is decided when a run asks, and told where it does not.
+    Whether a run fits is decided only when it reserves.
     """
     spending = Spending.of(population)
     try:
         spent: float | None = spending.bound(limit)
-    except ArithmeticError:  # runs of different units, or out of every accountant's reach
+    except ArithmeticError:  # runs of different units, or beyond the reach of every accountant
         spent = None
     left = 0.0 if spent is None else max(0.0, limit.epsilon - spent)
     by = "the RDP filter" if spending.adaptive(limit) else "composition"
@@ -62,13 +62,13 @@ def _run(run: Charged) -> dict[str, Any]:
 
 
 def lines(book: Ledger) -> Iterator[str]:
-    """Each row as a JSON line of seq, prev, body and hash = sha256(prev + newline + body)."""
+    """Each row of the ledger as a JSON line: seq, prev, body and hash = sha256(prev + newline + body)."""
     for row in hash_chain.rows(book.store):
         yield canonical_json({"seq": row.seq, "prev": row.prev, "body": row.body, "hash": row.hash})
 
 
 def heads(run: Path) -> list[str]:
-    """The ledger's heads that a run folder has kept: at its reservation, its newest checkpoint and its end."""
+    """The ledger heads in a run folder: at reservation, newest checkpoint and end. Raises UserError."""
     try:
         kept = [json.loads((run / "run.json").read_text())["ledger_head"]]
         if (run / "privacy.json").is_file():
@@ -86,7 +86,7 @@ def heads(run: Path) -> list[str]:
 
 
 def _metadata(file: Path) -> dict[str, str]:
-    """What safetensors keeps beside its tensors: 8 bytes of length, then JSON."""
+    """The metadata of a safetensors file, whose header is 8 bytes of length, then JSON."""
     with open(file, "rb") as stream:
         (size,) = struct.unpack("<Q", stream.read(8))
         return dict(json.loads(stream.read(size)).get("__metadata__", {}))

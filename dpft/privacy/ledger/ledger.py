@@ -1,6 +1,6 @@
 """An append-only, hash-chained record of every noisy release, shared by all runs, people and machines.
 
-No loss, norm or drawn size is written here; the second of each charge is.
+It records no loss, no norm and no batch size drawn; it does record the time of each charge, to the second.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _NEXT_STEP = select(func.coalesce(func.max(entry.c.step), -1) + 1).where(_RUN, _
 class Ledger:
     """Reserve before the first gradient, charge before each release, settle at the end.
 
-    `place`: a file, or postgresql+psycopg://USER@HOST/DATABASE. Open one per process and thread. Whatever returns
-    without LedgerError is on the disk.
+    `place`: a file, or postgresql+psycopg://USER@HOST/DATABASE. Use one Ledger per process and thread. If a method
+    returns without LedgerError, its entry is durable.
     """
 
     def __init__(self, place: Path | str) -> None:
@@ -45,29 +45,29 @@ class Ledger:
 
     @property
     def place(self) -> Path | str:
-        """Where it lies, without a password."""
+        """The location of the ledger, without a password."""
         return self.store.place
 
     @property
     def note(self) -> str | None:
-        """What whoever opened it should be told."""
+        """A warning for the user who opened the ledger, or None."""
         if not self.store.narrowed:
             return None
         return (
-            f"the ledger {self.place} was readable by others on this machine, with the key by which texts are known "
-            "again; it is yours alone now"
+            f"the ledger {self.place}, with the key by which texts are recognised, was readable by others on this "
+            "machine; now only you can read it"
         )
 
     def claim(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, name: str | None = None, unit: str = "example"
     ) -> Claim:
-        """Whose data these are: what tells their population, and the name it shall have. Writes nothing."""
+        """Match data to their population: a sketch of the texts, and the given population name. Writes nothing."""
         return Claim.of(self.store, texts, pairs, name, unit)
 
     def check(self, terms: Reservation | Search, claim: Claim | None) -> str | None:
-        """Raise OverLimit where `terms` would exceed a limit of the data's population. Writes nothing.
+        """Raise OverLimit if `terms` would exceed a limit of the data's population. Writes nothing.
 
-        Returns what should be known before anything is spent, None for nothing.
+        Returns a warning to show before anything is spent, or None.
         """
         return self._decide(View(self.store), terms, claim).note
 
@@ -75,10 +75,11 @@ class Ledger:
         self, run: str, *, rate: float, noise: float, steps: int, delta: float, epsilon: float,
         claim: Claim | None = None, data: str | None = None,
     ) -> None:  # fmt: skip
-        """Declare all that the run may release, on the data of `claim`, known again by `data`. A run reserves once.
+        """Reserve everything that the run may release. A run reserves once.
 
-        Raises OverLimit where the population's limit leaves too little. Of several who ask at once for what is left
-        for one, one gets it.
+        claim: the matched population of its data. data: keyed digest of its rows, to recognise them on a resume.
+        Raises OverLimit if the population's limit does not leave enough. If several runs ask at the same time for
+        budget that suffices for one, one of them gets it.
         """
         terms = Reservation(run, float(rate), float(noise), steps, float(delta), float(epsilon))
         self._declare("reserve", terms, {**asdict(terms), **_data(data)}, claim)
@@ -87,10 +88,10 @@ class Ledger:
         self, run: str, *, rate: float, noise: float, steps: int, mean: float, shape: float,
         claim: Claim | None = None, data: str | None = None,
     ) -> None:  # fmt: skip
-        """Declare a whole random search, which counts from now on: see `Search`. Its runs are charged by it alone.
+        """Reserve a whole random search (see `Search`). It counts as spent from now on; its runs are not charged again.
 
-        Each run must draw its own hyper-parameters in secret, independently of all others. Draw K by `search.draw_runs`
-        afterwards, and keep it, and every run but the best, to yourself.
+        Each run must draw its hyper-parameters in secret and independently of all others. Draw K by `draw_runs`
+        afterwards. Keep K, and every run but the best, secret.
         """
         terms = Search(run, float(rate), float(noise), steps, float(mean), float(shape))
         self._declare("search", terms, {**terms.to_body(), **_data(data)}, claim)
@@ -98,10 +99,10 @@ class Ledger:
     def limit(
         self, population: str, *, epsilon: float, delta: float, planned: bool = False, new: bool = False
     ) -> Population:
-        """Set the most that all runs on a population may spend. `new`: make one of that name, which awaits its data.
+        """Limit what all runs on a population may spend together. `new`: create the population, without data so far.
 
-        Of populations that have joined, each keeps its own limit, and all of them hold: only that of the one which is
-        named is set anew. Raises LedgerError for a name that is not known, or with `new` for one that is.
+        Populations that were merged keep their own limits, and all of these hold: only the limit of the named one is
+        replaced. Raises LedgerError if the name is unknown, or with `new` if it is known.
         """
         terms = Limit(float(epsilon), float(delta), planned)
         with self.store.writing():
@@ -117,7 +118,7 @@ class Ledger:
         return self.view().of(part)
 
     def lift(self, population: str) -> Population:
-        """Take away the limit of the population of that name or id; those of others that have joined it stay."""
+        """Remove the limit of this population, given by name or id. Limits of populations merged with it stay."""
         with self.store.writing():
             view = View(self.store)
             part = _limited(view, population)
@@ -127,7 +128,7 @@ class Ledger:
         return self.view().of(part)
 
     def charge(self, event: Event) -> None:
-        """Record one release, durably, before it is made. Raises LedgerError if it must not be made."""
+        """Record one release durably before it happens. Raises LedgerError if it must not happen."""
         run, step, terms = event.run, event.step, (float(event.rate), float(event.noise))
         with self.store.writing():
             held = self.reservation(run)
@@ -152,7 +153,7 @@ class Ledger:
             self.store.tidy()
 
     def settle(self, run: str) -> None:
-        """Close the run to charges. A second call changes nothing: a resumed finish may repeat it."""
+        """Close the run: no further charges. May be repeated, for example by a resumed run."""
         with self.store.writing():
             if self.reservation(run) is None:
                 refuse("a run reserves before it settles", f"no reservation of {run!r}", "call reserve()")
@@ -160,11 +161,11 @@ class Ledger:
                 hash_chain.append(self.store, "settle", {"run": run})
 
     def charged(self, run: str) -> int:
-        """How many of the run's steps are charged."""
+        """The number of charged steps of the run."""
         return int(self.store.one(_COUNT, of=run, what="charge")[0])
 
     def next_step(self, run: str) -> int:
-        """The step after the last one charged: where a resumed run goes on."""
+        """The step after the last charged one, where a resumed run continues."""
         return int(self.store.one(_NEXT_STEP, of=run, what="charge")[0])
 
     def reservation(self, run: str) -> Reservation | None:
@@ -176,11 +177,11 @@ class Ledger:
         return None if row is None else Search.from_body(json.loads(row[0]))
 
     def keyed(self, parts: Iterable[bytes]) -> str:
-        """HMAC-SHA256 of all parts, one after the other, under the ledger's key."""
+        """HMAC-SHA256 of the concatenated parts under the ledger's key."""
         return keyed_digest(hash_chain.key(self.store), parts)
 
     def data(self, run: str) -> str | None:
-        """What `run`, or a search, was reserved for: its rows as `keyed` then knew them. None in older entries."""
+        """The keyed digest of the rows that a run or search was reserved for; None in older entries."""
         for kind in ("reserve", "search"):
             row = self.store.one(_BODY, of=run, what=kind)
             if row is not None:
@@ -196,14 +197,14 @@ class Ledger:
         return View(self.store)
 
     def head(self) -> str:
-        """The newest row's hash. Keep it outside the ledger: it proves that nothing up to it was removed."""
+        """The newest row's hash. A copy outside the ledger proves that no row up to it was removed."""
         return hash_chain.last(self.store)[1]
 
     def rows(self) -> int:
         return hash_chain.last(self.store)[0]
 
     def verify(self, head: str | None = None, *more: str) -> None:
-        """Recompute the chain and all that it names. Raises LedgerError at the first bad row, or a head not in it."""
+        """Recompute the chain and check its sketches. Raises LedgerError at a bad row, or if a head is missing."""
         hash_chain.verify(self.store, {one for one in (head, *more) if one is not None})
 
     def close(self) -> None:
@@ -216,7 +217,7 @@ class Ledger:
         self.close()
 
     def _declare(self, kind: str, terms: Reservation | Search, body: Mapping[str, Any], claim: Claim | None) -> None:
-        """Decide outside the transaction, which may take seconds; write where inside it nothing has changed since."""
+        """Decide outside the transaction, as this may take seconds. Write inside it, if nothing has changed since."""
         while True:
             decision = self._decide(View(self.store), terms, claim)
             with self.store.writing():
@@ -244,9 +245,9 @@ def _data(digest: str | None) -> dict[str, str]:
 
 
 def _limited(view: View, words: str) -> str:
-    """The id of the population, or of the part of a joined one, whose limit `words` mean, in full. Raises LedgerError.
+    """The id of the population (or part of a merged one) whose full name or id is `words`. Raises LedgerError.
 
-    A beginning will not do: a slip would loosen another's limit.
+    A prefix is not enough: a typing error could loosen the limit of another population.
     """
     if not view.is_known(words, whole=True):
         check_population_name(words)
@@ -263,7 +264,7 @@ def _limited(view: View, words: str) -> str:
 
 
 def _decision(view: View, terms: Reservation | Search, matched: Matched | None) -> Decision:
-    """What the answer rests on. Nothing limits a run on no known population."""
+    """The inputs of the decision. A run without a known population has no limit."""
     found = [] if matched is None else matched.populations(view)
     together = Population("", runs=[run for one in found for run in one.runs])
     limits = tuple(limit for one in found for limit in one.limits)

@@ -1,4 +1,4 @@
-"""Limits: whether a run still fits, and if not, what would."""
+"""Limits of populations: whether a run still fits, and if not, which run would."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dpft.privacy.ledger.composition import Spending
 from dpft.privacy.ledger.storage.entries import Limit, Reservation, Search
 from dpft.privacy.ledger.storage.errors import LedgerError
 
-_ROUNDS = 14  # of bisection: the noise to a part in a thousand
-_MOST_NOISE = 1e4  # times the planned noise; what needs more does not fit
+_ROUNDS = 14  # of bisection: finds the noise to a thousandth
+_MOST_NOISE = 1e4  # times the planned noise; a run that needs more does not fit
 
 
 class OverLimit(LedgerError):
@@ -20,7 +20,7 @@ class OverLimit(LedgerError):
 
 @dataclass(frozen=True)
 class Decision:
-    """All that an answer rests on: while it stays the same, so does the answer."""
+    """All inputs of a decision: the same inputs give the same decision."""
 
     spent: Spending
     terms: Reservation | Search
@@ -30,7 +30,7 @@ class Decision:
 
     @property
     def note(self) -> str | None:
-        """What the run would do to the account of its population, where no limit stands in the way."""
+        """A warning if the run would leave its population without a bound; None if not, or if a limit forbids it."""
         together = self.spent.plus(self.terms, self.unit)
         if self.limits or len(together.units) < 2:
             return None
@@ -41,7 +41,7 @@ class Decision:
         )
 
     def check(self) -> None:
-        """Raise OverLimit where a limit would be exceeded. Takes seconds where there is one."""
+        """Raise OverLimit if a limit would be exceeded. Takes seconds if there is a limit."""
         together = self.spent.plus(self.terms, self.unit)
         if self.limits and len(together.units) > 1:
             rule = f"all runs on the population {self.title}, which has a limit, must protect the same unit"
@@ -69,12 +69,12 @@ class Decision:
         )
 
     def _what_fits(self, limit: Limit) -> list[str]:
-        """Flags that would be accepted: more noise for the same epochs, or fewer epochs at the same noise."""
+        """Flags that would fit: more noise for the same epochs, or fewer epochs at the same noise."""
         assert isinstance(self.terms, Reservation)
         terms, found = self.terms, []
 
         def fits(noise: float, steps: int) -> bool:
-            asked = replace(terms, noise=noise, steps=steps, epsilon=_MOST_NOISE)  # its epsilon is what we look for
+            asked = replace(terms, noise=noise, steps=steps, epsilon=_MOST_NOISE)  # epsilon: not known yet
             return self.spent.plus(asked, self.unit).quick(limit) <= limit.epsilon
 
         noise = _least(lambda n: fits(n, terms.steps), terms.noise, terms.noise * _MOST_NOISE)
@@ -90,7 +90,7 @@ class Decision:
 
 
 def _asked(noise: float, terms: Reservation, steps: int) -> str:
-    """The --epsilon that is sure to be calibrated to at least `noise`; empty where it would be next to nothing."""
+    """An --epsilon that is certain to be calibrated to at least `noise`; empty if it would be almost 0."""
     from dpft.privacy.accounting.accountants import epsilon_quick
 
     epsilon, _ = epsilon_quick(noise, terms.rate, steps, terms.delta)
@@ -98,7 +98,7 @@ def _asked(noise: float, terms: Reservation, steps: int) -> str:
 
 
 def _least(fits: Callable[[float], bool], low: float, high: float) -> float:
-    """About the least noise that fits, from above; 0 where none does."""
+    """About the least noise that fits, from above; 0 if none fits."""
     if not fits(high):
         return 0.0
     for _ in range(_ROUNDS):
@@ -108,7 +108,7 @@ def _least(fits: Callable[[float], bool], low: float, high: float) -> float:
 
 
 def _most(fits: Callable[[int], bool], steps: int) -> int:
-    """The most steps below `steps` that fit; 0 where none do."""
+    """The most steps below `steps` that fit; 0 if none fit."""
     low, high = 0, steps
     while high - low > 1:
         middle = (low + high) // 2
@@ -117,7 +117,7 @@ def _most(fits: Callable[[int], bool], steps: int) -> int:
 
 
 def _down(value: float) -> str:
-    """To three digits, rounded down; empty below a hundredth."""
+    """Rounded down to three digits; empty below 0.01."""
     if value < 0.01:
         return ""
     scale = 10.0 ** (2 - math.floor(math.log10(value)))

@@ -1,4 +1,4 @@
-"""Which population a run's data belong to: those that their sketch matches, and the one that is named."""
+"""Match a run's data to populations: all that their sketch matches, and the one that the user names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dpft.privacy.ledger.storage.fingerprints import Sketch
 
 @dataclass
 class Claim:
-    """A data set's sketch, the name of its population where one was given, and the unit that its run protects."""
+    """A data set to match: its sketch, the population name if one was given, and the unit that the run protects."""
 
     store: Store
     sketch: Sketch
@@ -32,7 +32,7 @@ class Claim:
         return cls(store, Sketch.of(hash_chain.key(store), texts, pairs), name, unit)
 
     def matched(self, view: View) -> Matched:
-        """The populations in `view` that the data belong to, the oldest first, found anew each time."""
+        """The populations in `view` that the data belong to, oldest first. Computed anew at each call."""
         found = [one.id for one in view.populations.values() if self._is_of(one)]
         return Matched(self, tuple(found))
 
@@ -58,7 +58,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Matched:
-    """The populations that a claim belongs to, at one moment."""
+    """The populations that a data set matched, at one moment."""
 
     claim: Claim
     ids: tuple[str, ...]
@@ -71,7 +71,7 @@ class Matched:
         return [view.of(id) for id in self.ids]
 
     def settle(self, store: Store, view: View) -> dict[str, str]:
-        """Inside `store.writing()`: write down what is new of the population. What a run's entry says of it."""
+        """Inside `store.writing()`: write what is new about the population. Returns the fields of the run's entry."""
         return {"population": self._known(store, view), "unit": self.unit}
 
     def _known(self, store: Store, view: View) -> str:
@@ -89,7 +89,7 @@ class Matched:
 
     @staticmethod
     def new(store: Store, name: str | None, data: Sketch | None) -> str:
-        """Inside `store.writing()`: a population of its own, with no data yet where `data` is None."""
+        """Inside `store.writing()`: create a population, without data if `data` is None. Returns its id."""
         id = secrets.token_hex(8)
         kept = {} if data is None else _kept(store, data)
         hash_chain.append(store, "population", {"id": id, "name": name, **kept})
@@ -97,7 +97,7 @@ class Matched:
 
 
 def _kept(store: Store, data: Sketch) -> dict[str, str]:
-    """Keep a sketch; what the chain says of it."""
+    """Store a sketch. Returns the fields by which the chain refers to it."""
     if store.one(sketch.select().where(sketch.c.digest == data.digest)) is None:
         store.insert(sketch, digest=data.digest, keys=data.blob)
     return {"sketch": data.digest, "key": hashlib.sha256(hash_chain.key(store)).hexdigest()}

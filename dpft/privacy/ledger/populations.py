@@ -1,6 +1,6 @@
-"""Populations: whose data are protected, and which runs, limits and sketches are theirs, read from the chain.
+"""Populations (whose data are protected) with their runs, limits and sketches, read from the chain.
 
-A population is a random id, never derived from data. Data that match several join them: from then on they are one.
+The id of a population is random, never derived from data. Data that match several populations merge them for good.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from dpft.privacy.ledger.storage.database import Store, entry
 from dpft.privacy.ledger.storage.entries import Limit, Reservation, Search
 from dpft.privacy.ledger.storage.errors import refuse
 
-UNKNOWN = "unknown"  # of runs that were reserved before there were populations
-_DECLARED = select(entry.c.body).where(text("kind <> 'charge'")).order_by(entry.c.seq)  # by the partial index
+UNKNOWN = "unknown"  # population of runs reserved by versions without populations
+_DECLARED = select(entry.c.body).where(text("kind <> 'charge'")).order_by(entry.c.seq)  # uses the partial index
 _CHARGED = select(entry.c.run, func.count()).where(entry.c.kind == "charge").group_by(entry.c.run)
 
 
 @dataclass
 class Charged:
-    """One run or search of a population. `steps`: what counts as spent, all that is reserved until it is settled."""
+    """One run or search of a population. `charged`: its charged steps. `steps`: the steps that count as spent."""
 
     terms: Reservation | Search
     time: str
@@ -34,17 +34,17 @@ class Charged:
 
     @property
     def steps(self) -> int:
-        if isinstance(self.terms, Search):  # whether and when it stopped may depend on the data: it costs the whole
+        if isinstance(self.terms, Search):  # whether and when it stopped may depend on the data, so all of it counts
             return self.terms.steps
         return self.charged if self.settled else self.terms.steps
 
 
 @dataclass
 class Population:
-    """All that the chain says of one.
+    """One population, as the chain describes it.
 
-    `parts`: the populations that it absorbed. `named` and `limit_of` keep to which part each name and limit was given:
-    a part's limit holds for all of it until the limit of that part is set anew or lifted.
+    `parts`: ids of populations merged into it. `named` and `limit_of`: which part each name and limit belongs to. The
+    limit of a part holds for the whole population until it is replaced or lifted.
     """
 
     id: str
@@ -61,7 +61,7 @@ class Population:
 
     @property
     def limits(self) -> list[Limit]:
-        """One for each part that has one, and each holds."""
+        """The limits of all parts; each of them holds."""
         return list(self.limit_of.values())
 
     @property
@@ -69,7 +69,7 @@ class Population:
         return f"{self.id} ({', '.join(self.names)})" if self.names else self.id
 
     def answers_to(self, words: str, whole: bool = False) -> bool:
-        """Whether its id, the id of one it absorbed, or a name is `words`, or, unless `whole`, begins so."""
+        """Whether its id, the id of a part or a name equals `words` or, unless `whole`, begins with it."""
         known = (self.id, *self.parts, *self.names)
         return words in known or (not whole and any(one.startswith(words) for one in known))
 
@@ -78,7 +78,7 @@ class Population:
         return self.named.get(words, words)
 
     def title_of(self, part: str) -> str:
-        """A part's own names, or its id where it was given none."""
+        """The names of a part, or its id if it has none."""
         return ", ".join(name for name, owner in self.named.items() if owner == part) or part
 
     def absorb(self, other: Population) -> None:
@@ -90,7 +90,7 @@ class Population:
 
 
 class View:
-    """All populations of a ledger, as of its newest row, the oldest first."""
+    """All populations of a ledger as of its newest row, oldest first."""
 
     def __init__(self, store: Store) -> None:
         self.populations: dict[str, Population] = {}
@@ -113,12 +113,12 @@ class View:
         return bool(words) and any(one.answers_to(words, whole) for one in self.populations.values())
 
     def like(self, words: str) -> str | None:
-        """The name that `words` may be a slip of."""
+        """The known name that is most similar to `words`, or None."""
         names = [name for one in self.populations.values() for name in one.names]
         return next(iter(difflib.get_close_matches(words, names, 1)), None)
 
     def find(self, words: str) -> Population:
-        """The one whose name is `words`, or that alone begins so. Raises LedgerError for none or several."""
+        """The population named `words`, or the only one that begins so. Raises LedgerError for none or several."""
         everyone = self.populations.values()
         found = [one for one in everyone if one.answers_to(words, whole=True)]
         found = found or [one for one in everyone if one.answers_to(words)]
@@ -129,7 +129,7 @@ class View:
         return found[0]
 
     def _skip(self, values: Mapping[str, Any]) -> None:
-        """A kind that says nothing of populations."""
+        """Kinds of rows that do not concern populations."""
 
     def _population(self, values: Mapping[str, Any]) -> None:
         id, name, digest = values["id"], values.get("name"), values.get("sketch")

@@ -1,4 +1,4 @@
-"""What a population has spent, by both bounds, each with what it needs to be true."""
+"""What a population has spent, by both bounds, each with its assumption."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Summary:
-    """Epsilons at `delta` of all `runs` together; None where there is no bound, and `reason` says why."""
+    """Epsilon of all `runs` together at `delta`, by both bounds; None without a bound, and `reason` says why."""
 
     id: str
     runs: int
@@ -26,7 +26,7 @@ class Summary:
     reason: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict for privacy.json, each bound with its assumption; no names, for cards are made public."""
+        """A plain dict for privacy.json, each bound with its assumption. No names, because cards are published."""
         return {
             "id": self.id,
             "runs": self.runs,
@@ -38,7 +38,7 @@ class Summary:
 
 
 def summarize(population: Population, delta: float) -> Summary:
-    """All that is charged to `population`, at `delta`: reserved steps count until their run is settled."""
+    """Everything charged to `population`, at `delta`. Reserved steps count until their run is settled."""
     spent = Spending.of(population)
     (composed, why), (filtered, why_not) = _bound(lambda: spent.composition(delta)), _bound(lambda: spent.filter(delta))
     epsilon, accountant = composed or (None, "none answered")
@@ -46,14 +46,14 @@ def summarize(population: Population, delta: float) -> Summary:
 
 
 def own_delta(population: Population) -> float | None:
-    """The delta to show a population's spending at: its limit's, else the smallest of its runs'."""
+    """The delta at which to show a population's spending: the least of its limits, else of its runs; None without."""
     limits = [limit.delta for limit in population.limits]
     runs = [run.terms.delta for run in population.runs if isinstance(run.terms, Reservation)]
     return min(limits or runs, default=None)
 
 
 def _bound(bound: Callable[[], T]) -> tuple[T | None, str | None]:
-    """What `bound` says, or why it says nothing."""
+    """The value of `bound`, or the reason why there is none."""
     try:
         return bound(), None
     except ArithmeticError as error:

@@ -1,1 +1,1 @@
-"""Plan, sampling, clipping, noise: the private step."""
+"""The mechanism: plan, Poisson sampling, clipping, noise, and the private step."""

@@ -1,4 +1,4 @@
-"""The clipped sum of per-example gradients, three ways: all at once, by their norms alone, one after the other."""
+"""The sum of clipped per-example gradients, in three ways: hooks, ghost clipping, one example at a time."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ GAMMA = 0.01  # Bu et al. 2023
 
 
 class Rows(Protocol):
-    """A micro-batch: it has a length, and some of its rows can be taken.
+    """A micro-batch that can be sliced by rows.
 
-    Where it has `units`, (B,) numbers from 0 to K - 1, the rows of each are clipped as one; else each row is its own.
+    If it has `units`, (B,) numbers from 0 to K - 1, the rows of each unit are clipped together; else each row is a
+    unit.
     """
 
     def __len__(self) -> int: ...
@@ -33,9 +34,9 @@ Batch_contra = TypeVar("Batch_contra", contravariant=True)
 class Trainable(Protocol[Batch_contra]):
     """What a step needs of an adapted model.
 
-    `model` gives outputs for a batch, `losses` one loss per example, and their gradient with respect to the
-    parameters in `private` is privatised, in the way `gradients` names. `begin` is called before each step;
-    `rebuild` once `private` has its gradients, to hand them on to what the optimizer moves.
+    `model` gives outputs for a batch, and `losses` one loss per example. The gradients with respect to the parameters
+    in `private` are privatised, and computed in the way that `gradients` names. `begin` is called before each step;
+    `rebuild` after `private` has its gradients, to pass them on to the parameters that the optimizer updates.
     """
 
     @property
@@ -57,7 +58,7 @@ def per_example_norms(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def clip_factors(norms: Tensor, clip: float) -> Tensor:
-    """What each example's gradient is multiplied by: min(1, clip / norm), and 0 where the norm is not finite.
+    """Clipping factors of per-example gradients: min(1, clip / norm), and 0 if the norm is not finite.
 
     Abadi et al. 2016, algorithm 1. norms: (B,) float64 -> (B,) float64.
     """
@@ -66,10 +67,10 @@ def clip_factors(norms: Tensor, clip: float) -> Tensor:
 
 
 def normal_factors(norms: Tensor, clip: float) -> Tensor:
-    """Every gradient is brought to about the clip: clip / (norm + gamma), and 0 where the norm is not finite.
+    """Factors that normalise every gradient to about the clipping norm: clip / (norm + gamma), 0 if not finite.
 
-    Bu et al. 2023, "Automatic clipping" (arXiv 2206.07136). What an example adds is clip * norm / (norm + gamma) long,
-    below the clip: the sensitivity is that of cutting, and so is the charge.
+    Bu et al. 2023, "Automatic clipping" (arXiv 2206.07136). An example contributes a norm of
+    clip * norm / (norm + gamma), below the clipping norm: sensitivity and charge are the same as with clipping.
     norms: (B,) float64 -> (B,) float64.
     """
     factors = clip / (norms + GAMMA)
@@ -81,9 +82,9 @@ FACTORS: dict[Clipping, Factors] = {"cut": clip_factors, "normalise": normal_fac
 
 
 def clipped_sum(gradients: Sequence[Tensor], clip: float, factors_of: Factors = clip_factors) -> list[Tensor]:
-    """Sum over examples of the clipped gradients. [(B, ...), ...] -> [(...), ...] in float32 or better.
+    """Sum of the clipped gradients over examples. [(B, ...), ...] -> [(...), ...] in float32 or better.
 
-    An example whose gradient is not finite adds nothing: 0 * NaN is NaN, so it is replaced, not scaled.
+    An example whose gradient is not finite contributes nothing: it is removed, not scaled, because 0 * NaN is NaN.
     """
     gradients = [g if g.dtype == torch.float64 else g.float() for g in gradients]
     factors = factors_of(per_example_norms(gradients), clip)
@@ -91,19 +92,19 @@ def clipped_sum(gradients: Sequence[Tensor], clip: float, factors_of: Factors = 
     if not bool(kept.all()):
         gradients = [g[kept] for g in gradients]
         factors = factors[kept]
-    # Elementwise: a matrix product would take TF32 or bfloat16 where somebody has allowed them.
+    # Elementwise: a matrix product would use TF32 or bfloat16 if the user has enabled them.
     return [scaled(g, factors).sum(0) for g in gradients]
 
 
 def per_unit(gradients: Sequence[Tensor], units: Tensor) -> list[Tensor]:
-    """Sums over the rows of each unit, in float32 or better. [(B, ...), ...], units: (B,) -> [(K, ...), ...]"""
+    """Sum the gradients over the rows of each unit, in float32 or better. units: (B,). [(B, ...)] -> [(K, ...)]"""
     count = int(units.max()) + 1 if len(units) else 0
     wide = [g if g.dtype == torch.float64 else g.float() for g in gradients]
     return [g.new_zeros(count, *g.shape[1:]).index_add_(0, units, g) for g in wide]
 
 
 def in_scale(gradients: Sequence[Tensor], scales: Scales) -> Sequence[Tensor]:
-    """Each coordinate times its scale, in float32 or better: what is clipped. [(B, ...), ...] -> the same."""
+    """Multiply each coordinate by its scale, before clipping, in float32 or better. Shapes stay."""
     if scales is None:
         return gradients
     wide = [g if g.dtype == torch.float64 else g.float() for g in gradients]
@@ -114,9 +115,9 @@ Scales = Sequence[Tensor] | None
 
 
 class Clipper(Protocol[Batch_contra]):
-    """The clipped sum of one micro-batch, in the order of `private`. Leaves nothing on the parameters.
+    """The clipped sum of one micro-batch, in the order of `private`. The parameters get no gradients.
 
-    With `scales`, one for each coordinate, gradients are scaled first: norms, clip and sum are of scaled gradients.
+    With `scales`, one per coordinate, gradients are scaled before they are clipped and summed.
     """
 
     def __call__(self, batch: Batch_contra, scales: Scales = None) -> list[Tensor]: ...
@@ -157,11 +158,12 @@ class Hooks(Generic[Batch]):
 
 
 class Ghost(Generic[Batch]):
-    """Norms without gradients (Li et al. 2022, section 4), then the sum from what each layer saw (Bu et al. 2023).
+    """Ghost clipping: norms without per-example gradients (Li et al. 2022, section 4), then the weighted sum from each
+    layer's inputs and output gradients (book-keeping, Bu et al. 2023).
 
-    One backward pass. What it keeps are the inputs and the output's gradients of each layer, so memory stays near that
-    of a step that is not private. A second backward pass of weighted losses would round otherwise than the one that
-    was measured: on a badly conditioned model an example's part of the sum came out 6 % longer than the clip. Not for
+    One backward pass. It stores the inputs and output gradients of each layer, so memory stays near that of a
+    non-private step. A second backward pass of weighted losses would round differently from the one whose norms were
+    measured: on a badly conditioned model an example's contribution was 6 % longer than the clipping norm. Not for
     parameters that are used twice, or by all examples at once.
     """
 
@@ -178,7 +180,7 @@ class Ghost(Generic[Batch]):
         if _units(batch) is not None:
             raise RuntimeError("ghost norms are of single rows, got rows that are clipped together; take one at a time")
         losses = _losses(self.adapted, self.wrapped(batch), batch)
-        with _outputs_alone():  # the hooks see what reaches each layer; only the lowest layers' gradients are made
+        with _outputs_alone():  # hooks see every layer; only the lowest layers' gradients are computed
             torch.autograd.grad(losses.sum(), self._lowest)
         parts = [self._taken(parameter, losses) for parameter in self.adapted.private]
         norms = torch.linalg.vector_norm(torch.stack([part.norms.double() for part in parts]), dim=0)
@@ -190,7 +192,7 @@ class Ghost(Generic[Batch]):
         self.wrapped.remove_hooks()
 
     def _taken(self, parameter: Any, losses: Tensor) -> Part:
-        """What the hooks left for a parameter, taken off it."""
+        """Remove and return what the hooks stored on a parameter."""
         part, parameter.part, parameter._norm_sample = getattr(parameter, "part", None), None, None
         if not isinstance(part, Part) or part.norms.shape != losses.shape:
             raise RuntimeError("every private parameter must take part in each example, got one without norm")
@@ -198,7 +200,7 @@ class Ghost(Generic[Batch]):
 
 
 class Single(Generic[Batch]):
-    """One backward pass per example, or unit: exact for every model, and as slow as it sounds."""
+    """One backward pass per example (or unit): exact for every model, but slow."""
 
     def __init__(self, adapted: Trainable[Batch], clip: float, factors: Factors = clip_factors) -> None:
         self.adapted, self.clip, self.factors = adapted, clip, factors
@@ -211,7 +213,7 @@ class Single(Generic[Batch]):
         return total
 
     def close(self) -> None:
-        """Nothing to take off."""
+        """Nothing to remove."""
 
     def _clipped(self, one: Batch, scales: Scales) -> list[Tensor]:
         return clipped_sum(in_scale(self._gradient(one), scales), self.clip, self.factors)
@@ -222,7 +224,7 @@ class Single(Generic[Batch]):
 
 
 def clipper(adapted: Trainable[Batch], clip: float, clipping: Clipping = "cut") -> Clipper[Batch]:
-    """The way `adapted.gradients` names, with the factors that `clipping` names."""
+    """The clipper that `adapted.gradients` names. clip: clipping norm; clipping: how factors are computed."""
     kinds: dict[Gradients, type[Any]] = {"hooks": Hooks, "ghost": Ghost, "single": Single}
     made: Clipper[Batch] = kinds[adapted.gradients](adapted, clip, FACTORS[clipping])
     return made
@@ -233,7 +235,7 @@ def _units(batch: Rows) -> Tensor | None:
 
 
 def _one_by_one(batch: Batch) -> Iterator[Batch]:
-    """The rows of each unit of the batch; each row where it has none."""
+    """Yield the rows of each unit; each row if the batch has no units."""
     units = _units(batch)
     if units is None:
         yield from (batch.rows(slice(row, row + 1)) for row in range(len(batch)))
@@ -249,7 +251,7 @@ def _losses(adapted: Trainable[Batch], outputs: Tensor, batch: Batch) -> Tensor:
 
 
 class _outputs_alone(warnings.catch_warnings):
-    """A module without an input that requires grad gets its hook called all the same; torch warns each time."""
+    """Silence torch's warning about full backward hooks on modules whose inputs need no gradient."""
 
     def __enter__(self) -> None:
         super().__enter__()

@@ -1,4 +1,4 @@
-"""What a layer leaves of each example, for Opacus' hooks: its gradient, or its norm and a way to the weighted sum."""
+"""Grad samplers for Opacus' hooks: per-example gradients, or their norms with a function for the weighted sum."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 
 def scaled(gradients: Tensor, factors: Tensor) -> Tensor:
-    """Each row times its factor. gradients: (B, ...), factors: (B,) float64 -> (B, ...) in the gradients' precision.
+    """Multiply each row by its factor. gradients: (B, ...), factors: (B,) float64 -> (B, ...) in the gradients' dtype.
 
-    A tiny factor is applied as its root, twice: as a float32 near the end of its range it is off by a fifth.
+    Tiny factors are applied as their square root, twice: near the end of its range, float32 is off by a fifth.
     """
     shape = (-1, *[1] * (gradients.dim() - 1))
     if bool((factors < 1e-30).any()):
@@ -26,10 +26,10 @@ def scaled(gradients: Tensor, factors: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Part:
-    """One parameter's per-example gradients, not made: their norms (B,), and their sum weighted by factors.
+    """One parameter's per-example gradients in implicit form: their norms (B,), and a function for their weighted sum.
 
-    weighted: (factors of the rows that are kept (K,), which rows they are (B,)) -> the parameter's shape. A row that is
-    not finite is left out, for 0 * NaN is NaN.
+    weighted: (factors (K,) of the rows that are kept, mask (B,) of these rows) -> the parameter's shape. Rows that are
+    not finite are left out, because 0 * NaN is NaN.
     """
 
     norms: Tensor
@@ -37,9 +37,9 @@ class Part:
 
 
 def _at_most(norms: Tensor, lengths: Tensor, errors: Tensor) -> Tensor:
-    """Norms that no sum over tokens exceeds: where tokens of summed `lengths` (B,) cancel, its rounding counts.
+    """Upper bounds on the norms, including the rounding error of the sum over tokens, which matters if tokens cancel.
 
-    errors: (B, T, D), in the precision that is summed in.
+    lengths: (B,) sums of the tokens' norms. errors: (B, T, D), in the dtype of the sum.
     """
     return norms + lengths * (errors.shape[1] * torch.finfo(errors.dtype).eps)
 
@@ -51,7 +51,7 @@ def _linear(layer: nn.Linear, activations: list[Tensor], backprops: Tensor) -> d
     wide, found = (inputs.double(), errors.double()), {}
     if layer.weight.requires_grad:
         squared = (wide[0] @ wide[0].mT * (wide[1] @ wide[1].mT)).sum((1, 2))
-        # A NaN stays one; rounding below zero does not become one.
+        # Keep NaN, but do not turn a rounding error below zero into NaN.
         norms = torch.where(squared < 0, torch.zeros_like(squared), squared).sqrt()
         lengths = (wide[0].norm(dim=2) * wide[1].norm(dim=2)).sum(1)
 
@@ -65,7 +65,7 @@ def _linear(layer: nn.Linear, activations: list[Tensor], backprops: Tensor) -> d
 
 
 def _table(layer: nn.Embedding, activations: list[Tensor], backprops: Tensor) -> dict[Any, Part]:
-    """A table's norms, tokens that repeat in a row added up. activations: [(B, ...)], backprops: (B, ..., D)."""
+    """An embedding's norms; repeated tokens of a row are added up. activations: [(B, ...)], backprops: (B, ..., D)."""
     ids, errors = activations[0].flatten(1), backprops.flatten(1, -2)
     rows = torch.arange(len(ids), device=ids.device).unsqueeze(1).expand_as(ids)
     pairs, places = torch.unique(torch.stack([rows.flatten(), ids.flatten()]), dim=1, return_inverse=True)
@@ -83,7 +83,7 @@ def _table(layer: nn.Embedding, activations: list[Tensor], backprops: Tensor) ->
 
 
 def _explicit(gradients: Tensor) -> Part:
-    """Of gradients that are small enough to be made: (B, ...)."""
+    """The Part of explicit per-example gradients, for small parameters: (B, ...)."""
 
     def weighted(factors: Tensor, kept: Tensor) -> Tensor:
         return scaled(gradients[kept], factors).sum(0)
@@ -94,7 +94,7 @@ def _explicit(gradients: Tensor) -> Part:
 def _norm_layer_gradients(
     layer: nn.LayerNorm, activations: list[Tensor], backprops: Tensor
 ) -> dict[nn.Parameter, Tensor]:
-    """(B, ..., D) -> {parameter: (B, D)}. Opacus' own takes no layer without a bias."""
+    """(B, ..., D) -> {parameter: (B, D)}. Opacus' own sampler does not support layers without a bias."""
     found: dict[Any, Tensor] = {}
     if layer.weight.requires_grad:
         normed = nn.functional.layer_norm(activations[0], layer.normalized_shape, eps=layer.eps)
@@ -105,14 +105,14 @@ def _norm_layer_gradients(
 
 
 class HooksModule(GradSampleModule):  # type: ignore[misc]
-    """Opacus' module, with layer norms without a bias."""
+    """Opacus' module, also for layer norms without a bias."""
 
-    # A view, not a copy: layers are registered as their modules are imported.
+    # A view, not a copy: layers register later, when their modules are imported.
     GRAD_SAMPLERS: ClassVar[Any] = ChainMap({nn.LayerNorm: _norm_layer_gradients}, GradSampleModule.GRAD_SAMPLERS)
 
 
 class _NormSamplers:
-    """For each type of layer, what leaves a Part on its parameters and tells Opacus their norms."""
+    """Norm samplers by layer type: they store a Part on each parameter and return its norms to Opacus."""
 
     def __contains__(self, kind: type[nn.Module]) -> bool:
         return kind in HooksModule.GRAD_SAMPLERS
@@ -135,7 +135,7 @@ _CHEAPLY: dict[type[nn.Module], Callable[..., dict[Any, Part]]] = {nn.Linear: _l
 
 
 class GhostModule(GradSampleModuleFastGradientClipping):  # type: ignore[misc]
-    """Opacus' module for norms without gradients, with our norms."""
+    """Opacus' module for ghost clipping, with our norm samplers."""
 
     GRAD_SAMPLERS: ClassVar[Any] = HooksModule.GRAD_SAMPLERS
     NORM_SAMPLERS: ClassVar[Any] = _NormSamplers()

@@ -1,4 +1,4 @@
-"""The plan of a run: what sampler, noise and ledger all read, so that they cannot disagree."""
+"""The plan of a run: the parameters of the mechanism, shared by sampler, noise and ledger."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from dpft.spec import Budget, Clipping, Spec, steps_of
 
 @dataclass(frozen=True)
 class Plan:
-    """Declared before the first step; raises UserError where its fields contradict each other.
+    """The parameters of the mechanism, fixed before the first step. Raises UserError if they contradict each other.
 
-    Each unit enters each of `steps` batches by its own coin at `rate`; the clipped sum gets normal noise of
-    deviation noise * clip and is divided by `expected_batch`, never by the size drawn. `epsilon_upper` bounds
-    epsilon at budget.delta after all steps, by `accountant`. `clipping`: how a gradient is brought within the
-    clip; plans written before there was a choice say nothing, and cut. budget None: NOT PRIVATE, no noise, no clip.
+    rate: sampling rate: each unit enters each of the `steps` batches independently with this probability.
+    noise: noise multiplier: the clipped sum gets Gaussian noise of deviation noise * clip. clip: clipping norm.
+    expected_batch: the divisor of the noisy sum, whatever the size drawn.
+    epsilon_upper: upper bound on epsilon at budget.delta after all steps, by `accountant`.
+    clipping: `cut` or `normalise`; older plans have no such field, which means `cut`.
+    budget: None for a run that is NOT PRIVATE, without noise and clipping.
     """
 
     rate: float
@@ -69,12 +71,12 @@ class Plan:
         _require(named, "accountant must be named with a budget", self.accountant)
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict with a `budget` of {epsilon, delta} or None; `from_json` reads it back."""
+        """A plain dict with a `budget` of {epsilon, delta} or None, which `from_json` reads."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Plan:
-        """The Plan that `to_json` wrote. Raises UserError on an unknown, missing or malformed field."""
+        """The Plan from what `to_json` wrote. Raises UserError on an unknown, missing or malformed field."""
         known = [f.name for f in dataclasses.fields(cls)]
         _require(isinstance(values, Mapping), "a plan is a JSON object", values)
         values = {"clipping": "cut", **values}
@@ -88,11 +90,10 @@ class Plan:
 
 
 def make_plan(spec: Spec, examples: int) -> Plan:
-    """The plan of `spec` on `examples` training examples, with the smallest noise its budget allows.
+    """The plan of `spec` on `examples` training examples (or units), with the smallest noise that its budget allows.
 
-    rate = batch_size / examples, and as many steps as draw each example `epochs` times in expectation; what the spec
-    leaves open is the recipe's.
-    Raises UserError where the batch, delta or epsilon is out of reach.
+    Sampling rate = batch_size / examples; the steps draw each example `epochs` times in expectation. The recipe
+    chooses what the spec leaves open. Raises UserError if batch size, delta or epsilon is out of reach.
     """
     _require(
         _is_count(examples),

@@ -1,4 +1,4 @@
-"""One private step: the clipped sum of a logical batch, over all ranks; one noise; one update."""
+"""One private step: the clipped sum of a logical batch over all ranks, noise, and one update."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from dpft.privacy.randomness import Secret
 
 
 def _exact(parameters: Sequence[nn.Parameter]) -> torch.autocast:
-    """Turns off autocast, which would clip and sum in 8 bits of mantissa: the sensitivity would exceed the clip."""
+    """Disable autocast: clipping and summing with 8 bits of mantissa would let the sensitivity exceed the clip."""
     return torch.autocast(parameters[0].device.type, enabled=False)
 
 
 @runtime_checkable
 class Scaling(Protocol):
-    """An optimizer in whose geometry gradients are clipped and noised: "scale, then privatise".
+    """An optimizer whose gradients are clipped and noised in its own geometry: "scale, then privatise".
 
-    `scales` gives a positive factor for each coordinate, from earlier releases alone. Given these it is a constant, so
-    that a step is still one Gaussian mechanism of sensitivity `clip` and is charged as such (adaptive composition).
+    `scales` gives a positive factor for each coordinate, from earlier releases alone. Given these, it is a constant: a
+    step is still one Gaussian mechanism of sensitivity `clip`, and is charged as such (adaptive composition).
     """
 
     def scales(self, parameters: Sequence[nn.Parameter]) -> list[Tensor]: ...
 
 
 def _begin(adapted: Trainable[Batch], ranks: Team, step: int) -> None:
-    """`adapted.begin`. What it makes anew, as RGP's carriers, is the first rank's on all: else sums mean nothing."""
+    """Call `adapted.begin`. Parameters that it changes (RGP's carriers) are copied from rank 0 to all ranks."""
     before = [parameter._version for parameter in adapted.private]
     adapted.begin(step)
     ranks.agree([p for p, version in zip(adapted.private, before, strict=True) if p._version != version])
 
 
 class SharedStep(Generic[Batch]):
-    """What each rank does of a private step: clip and add up its rows, and update by what the first rank releases.
+    """Each rank's part of a private step: sum its clipped gradients, and update with the gradient that rank 0 releases.
 
-    The sum is taken over any number of micro-batches, then over the ranks. Where the optimizer is a `Scaling`, all of
-    this happens to scaled gradients: each rank makes the same scales, of the same releases.
+    The sum is taken over any number of micro-batches, then over the ranks. If the optimizer is a `Scaling`, gradients
+    are scaled first; each rank computes the same scales from the same releases.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class SharedStep(Generic[Batch]):
         self.optimizer.zero_grad(set_to_none=True)
 
     def close(self) -> None:
-        """Take the hooks off the model again."""
+        """Remove the hooks from the model."""
         self.clipper.close()
 
     def _sum(self, microbatches: Iterable[Batch]) -> list[Tensor]:
-        # In float64: in float32 the sum of 100,000 rows moved by 1.003 clips where one of them was removed.
+        # In float64: in float32, removing one of 100,000 rows changed the sum by 1.003 clipping norms.
         total = [torch.zeros_like(p, dtype=torch.float64) for p in self.adapted.private]
         for batch in microbatches:
             for whole, part in zip(total, self.clipper(batch, self.scales), strict=True):
@@ -94,9 +94,9 @@ class SharedStep(Generic[Batch]):
 class PrivateStep(SharedStep[Batch]):
     """Charge, clip, sum, noise, divide, update: DP-SGD's step (Abadi et al. 2016) on a logical batch.
 
-    The noise (std plan.noise * plan.clip) is drawn once a call from `secret` and the divisor is the declared
-    `plan.expected_batch`, whatever was drawn. The ledger is charged before the noisy sum exists, and before another
-    rank hands over its part of the sum. Where gradients are scaled, the noisy sum is divided by `scales`, which is
+    The noise (standard deviation plan.noise * plan.clip) is drawn once per call from `secret`. The divisor is the
+    declared `plan.expected_batch`, whatever was drawn. The ledger is charged before the noisy sum exists, and before
+    other ranks send their part of the sum. If gradients are scaled, the noisy sum is divided by `scales`, which is
     post-processing.
     """
 
@@ -117,7 +117,7 @@ class PrivateStep(SharedStep[Batch]):
         self.ledger.charge(Event(run=self.run, step=step, rate=self.plan.rate, noise=self.plan.noise))
 
     def _release(self, total: list[Tensor]) -> list[Tensor]:
-        """The noisy sum over the declared batch, as the optimizer takes it."""
+        """The noisy gradient: (sum + noise) / expected batch size, in the parameters' dtype."""
         released = []
         for number, (parameter, summed) in enumerate(zip(self.adapted.private, total, strict=True)):
             noisy = summed.double() + self._noise(summed)
@@ -154,4 +154,4 @@ class PlainStep(Generic[Batch]):
         self.optimizer.zero_grad(set_to_none=True)
 
     def close(self) -> None:
-        """Nothing to take off."""
+        """Nothing to remove."""

@@ -1,4 +1,4 @@
-"""A budget the other ways round: the longest plan at a noise, the plan of several runs, and points to draw."""
+"""Trade-offs of a budget: the longest plan at a given noise, a plan for several runs, other batch sizes, curves."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def shared_plan(spec: Spec, examples: int, runs: int) -> tuple[Plan, float]:
     if not 1 <= runs <= _MOST_RUNS:
         raise UserError(f"runs must be a whole number of 1 to {_MOST_RUNS}, got {runs!r}; pass --runs")
     budget = _budget(spec)
-    alone = make_plan(spec, examples)  # refuses what no run could be
+    alone = make_plan(spec, examples)  # raises UserError if no such run is possible
     noise, upper, name = calibrate(alone.rate, alone.steps * runs, budget)
     plan = dataclasses.replace(alone, noise=noise, epsilon_upper=upper, accountant=name)
     return plan, _each(plan, budget)
@@ -62,7 +62,7 @@ def _each(plan: Plan, budget: Budget) -> float:
 
 
 def spent_over_steps(plan: Plan, steps: int) -> list[tuple[float, float]]:
-    """(steps taken, upper bound on epsilon), rising, from none to `steps`."""
+    """Points (steps, upper bound on epsilon), ascending, from 0 to `steps`."""
     early = {2**i for i in range(steps.bit_length()) if 2**i <= steps / _POINTS}
     grid = sorted(early | {math.ceil(steps * i / _POINTS) for i in range(1, _POINTS + 1)})
     bounds = epsilon_over(plan.noise, plan.rate, grid, _budget_of(plan).delta)
@@ -72,7 +72,7 @@ def spent_over_steps(plan: Plan, steps: int) -> list[tuple[float, float]]:
 
 
 def noise_over_epsilon(plan: Plan, steps: int) -> list[tuple[float, float]]:
-    """(upper bound on epsilon, noise) for `steps` steps, at noises from half to three times the plan's."""
+    """Points (upper bound on epsilon, noise) for `steps` steps, at half to three times the plan's noise."""
     delta, points = _budget_of(plan).delta, []
     for power in range(-5, 9):
         noise = plan.noise * 3 ** (power / 8)
@@ -81,7 +81,7 @@ def noise_over_epsilon(plan: Plan, steps: int) -> list[tuple[float, float]]:
 
 
 def _check(spec: Spec, examples: int) -> None:
-    """Refuse what `make_plan` refuses of examples, batch and delta: one epoch or less is planned for that alone."""
+    """Check examples, batch size and delta as `make_plan` does. Raises UserError."""
     make_plan(dataclasses.replace(spec, budget=None), examples)
     delta = _budget(spec).delta
     if delta >= 1 / examples:
@@ -107,10 +107,11 @@ def _down(value: float, digits: int) -> float:
 
 @dataclass(frozen=True)
 class Offer:
-    """Another plan for the same budget: what is changed, what it needs, and the noise that its gradients would have.
+    """Another plan for the same budget: what is changed, and the noise that its gradients would have.
 
-    `noise` is about right, no bound. `share`: deviation of the noise on the mean gradient of one step, `noise` * clip /
-    batch; `whole`: on the mean over all steps, which is share / sqrt(steps). `time`: rows drawn, beside the first.
+    `noise` is approximate, not a bound. `share`: deviation of the noise on the mean gradient of one step, noise * clip
+    / batch size. `whole`: on the mean over all steps, share / sqrt(steps). `time`: rows drawn, relative to the first
+    offer.
     """
 
     change: str
@@ -124,7 +125,7 @@ class Offer:
 
 
 def offers(spec: Spec, examples: int) -> list[Offer]:
-    """What larger batches, more epochs and more examples would buy: the spec's own plan first.
+    """The effect of larger batches, more epochs and more examples. The spec's own plan comes first.
 
     Loss follows the noise over the batch (Ponomareva et al. 2023, section 5; McKenna et al. 2025). Noise is found to
     three digits by PLD: for advice, not for a promise.
@@ -147,16 +148,13 @@ def offers(spec: Spec, examples: int) -> list[Offer]:
         steps = steps_of(other, count)
         noise = _about(size / count, steps, _budget(spec))
         share = noise * (own.clip or 1.0) / size
-        rows = steps * size
-        found.append(
-            Offer(change, size, passes, steps, noise, share, share / math.sqrt(steps), rows / (found[0].steps * batch)
-                  if found else 1.0)
-        )  # fmt: skip
+        time = steps * size / (found[0].steps * batch) if found else 1.0
+        found.append(Offer(change, size, passes, steps, noise, share, share / math.sqrt(steps), time))
     return found
 
 
 def _about(rate: float, steps: int, budget: Budget) -> float:
-    """The noise of a budget to three digits."""
+    """The noise that a budget needs, to three digits."""
     low, high = (math.log(limit) for limit in NOISE_LIMITS)
     while high - low > 1e-3:
         middle = (low + high) / 2

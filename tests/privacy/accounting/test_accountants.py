@@ -117,7 +117,7 @@ def test_where_prv_fails_pld_answers_then_rdp_and_the_name_says_so(monkeypatch: 
     monkeypatch.setattr(accountants, "epsilon_pld", fail)
     assert epsilon_upper(*SMALL) == (epsilon_rdp(*SMALL), RDP)
     monkeypatch.setattr(accountants, "epsilon_rdp", fail)
-    with pytest.raises(UserError, match="in the reach of an accountant"):
+    with pytest.raises(UserError, match="within reach of an accountant"):
         epsilon_upper(*SMALL)
 
 
@@ -238,7 +238,7 @@ def test_an_epsilon_out_of_reach_is_one_line() -> None:
 
 
 def test_a_delta_above_the_chance_of_being_drawn_is_refused() -> None:
-    with pytest.raises(UserError, match="chance that a unit is drawn"):
+    with pytest.raises(UserError, match="chance that a unit is ever drawn"):
         calibrate.calibrate(1e-5, 50, Budget(1.0, 1e-3))
 
 

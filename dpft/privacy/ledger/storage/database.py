@@ -1,4 +1,4 @@
-"""The ledger's tables, through SQLAlchemy: one writer at a time, nothing changed once written."""
+"""The ledger's tables in SQLAlchemy: append-only, one writer at a time."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from sqlalchemy.sql import Executable
 from dpft.privacy.ledger.storage.errors import StorageError, refuse
 
 SCHEMA_VERSION = 2
-BUSY_SECONDS = 30.0  # how long a writer waits for its turn; one charge holds the lock for milliseconds
+BUSY_SECONDS = 30.0  # timeout of a writer for the lock; one charge holds it for milliseconds
 
 _tables = MetaData()
-# kind, run and step are computed by the database from the hashed body, so a lookup and the chain cannot disagree. The
-# unique index on them is what stops two processes that resume one run from both releasing the same step.
+# The database computes kind, run and step from the hashed body, so a lookup and the chain cannot disagree. The unique
+# index on them stops two processes that resume the same run from both releasing the same step.
 entry = Table(
     "entry", _tables,
     Column("seq", BigInteger, primary_key=True), Column("body", Text), Column("prev", Text), Column("hash", Text),
     Column("kind", Text), Column("run", Text), Column("step", Integer),
 )  # fmt: skip
-# Outside the chain, which names them by their sha256: the key of the fingerprints, and the sketches made with it.
+# Not in the chain, which refers to them by sha256: the key of the fingerprints, and the sketches made with it.
 secret = Table("secret", _tables, Column("name", Text, primary_key=True), Column("value", LargeBinary))
 sketch = Table("sketch", _tables, Column("digest", Text, primary_key=True), Column("keys", LargeBinary))
 APPEND_ONLY = ("entry", "secret", "sketch")
 
 
 class Store(ABC):
-    """One connection to one ledger. Whatever leaves `writing` without LedgerError is on the disk."""
+    """One connection to a ledger. What is written inside `writing` is durable if it exits without LedgerError."""
 
-    narrowed = False  # whether others could read the ledger until now
-    begin: str  # opens a transaction in which nobody else writes
+    narrowed = False  # whether other users could read the ledger until now
+    begin: str  # SQL that begins an exclusive write transaction
 
     def __init__(self, place: Path | str, engine: Engine) -> None:
         self.place, self._engine = place, engine
@@ -50,15 +50,15 @@ class Store(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Create the tables, or check that they are ours and bring them up to date; make commits durable."""
+        """Create the tables, or check and upgrade existing ones; make commits durable."""
 
     @abstractmethod
     def remedy(self) -> str:
-        """What a person can do where the database fails."""
+        """Advice for the user if the database fails."""
 
     @abstractmethod
     def tidy(self) -> None:
-        """After many charges. Never raises: they are durable already."""
+        """Maintenance after many charges. Never raises, because they are already durable."""
 
     def close(self) -> None:
         self._connection.close()
@@ -74,17 +74,17 @@ class Store(ABC):
             return self._connection.execute(statement, values).first()
 
     def insert(self, table: Table, **values: Any) -> None:
-        """Add a row. Raises sqlalchemy's IntegrityError where it must be unique and is not."""
+        """Add a row. Raises sqlalchemy's IntegrityError if a unique value already exists."""
         self._connection.execute(table.insert(), values)
 
     def sql(self, text: str) -> Any:
-        """A statement in the database's own words: its first row where it has one."""
+        """Execute SQL text. Returns the first row, or None if it returns no rows."""
         result = self._connection.exec_driver_sql(text)
         return result.first() if result.returns_rows else None
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """One writer among all processes. Leaving it commits, durably; an error undoes all of it."""
+        """An exclusive write transaction among all processes. Commits durably at the end; an error rolls it back."""
         with self.plain_errors():
             self.lock()
             try:
@@ -112,7 +112,7 @@ class Store(ABC):
             raise StorageError(f"{rule}, got {words}; {self.remedy()}") from None
 
     def censored(self, words: str) -> str:
-        """`words` without what must not be shown."""
+        """`words` without passwords."""
         return words
 
     def check_version(self, version: int) -> None:
@@ -121,5 +121,5 @@ class Store(ABC):
             refuse(rule, f"version {version}", "upgrade dpft")
 
     def make_key(self) -> None:
-        """The key of the fingerprints: 256 bits of the operating system's, once for all."""
+        """Create the key of the fingerprints, once: 256 bits from the operating system."""
         self.insert(secret, name="hmac", value=secrets.token_bytes(32))

@@ -1,4 +1,4 @@
-"""What is written into the ledger, validated once: releases, reservations, searches, limits."""
+"""Entries of the ledger, validated on construction: releases, reservations, searches, limits."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, Self
 from dpft.privacy.ledger.storage.errors import is_whole, refuse
 from dpft.spec import Budget
 
-SECRET = "secret"  # how the trials of a search draw their hyper-parameters
-PUBLIC = "public"  # as searches of earlier versions did, in a sequence that anybody can compute
+SECRET = "secret"  # each trial of a search draws its hyper-parameters in secret
+PUBLIC = "public"  # from a sequence that anybody can compute, as in earlier versions
 
 
 @dataclass(frozen=True)
 class Event:
-    """One noisy release, as charged. `step` counts from 0; `noise` is the multiplier sigma / clip."""
+    """One charged release. `step` counts from 0; `rate` is the sampling rate, `noise` the noise multiplier."""
 
     run: str
     step: int
@@ -26,7 +26,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Reservation:
-    """What a run may release: `steps` releases at `rate` and `noise`, within (epsilon, delta)."""
+    """What a run may release: `steps` releases at sampling rate `rate` and noise multiplier `noise`."""
 
     run: str
     rate: float
@@ -47,12 +47,12 @@ class Reservation:
 
 @dataclass(frozen=True)
 class Search:
-    """K runs of `steps` releases at `rate` and `noise` each, of which the best one alone is ever shown.
+    """A random search: K runs of `steps` releases at `rate` and `noise` each, of which only the best is released.
 
-    K is drawn before the first run: from the Poisson distribution where `shape` is infinite, else from the negative
-    binomial cut at 0 (geometric at shape 1, logarithmic at 0), with this `mean` (Papernot and Steinke 2022). `draws`:
-    each run draws its hyper-parameters for itself, in SECRET. Where they follow a PUBLIC sequence, the best run's tell
-    its number, and no bound of that theorem holds.
+    K is drawn before the first run, with this `mean`: from the Poisson distribution if `shape` is infinite, else from
+    the negative binomial distribution truncated at 0 (geometric at shape 1, logarithmic at 0; Papernot and Steinke
+    2022). `draws`: SECRET if each run draws its hyper-parameters in secret. If they follow a PUBLIC sequence, those of
+    the best run reveal its number, and the bounds of that paper do not hold.
     """
 
     run: str
@@ -84,7 +84,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Limit:
-    """The most that all runs on a population may spend together. `planned`: all of them were fixed beforehand."""
+    """The most that all runs on a population may spend together. `planned`: all of them are fixed beforehand."""
 
     epsilon: float
     delta: float
@@ -95,7 +95,7 @@ class Limit:
 
 
 def check_population_name(name: str) -> None:
-    """A printable name that cannot be taken for the id of a population, nor for a flag."""
+    """Raise LedgerError unless the name is printable and cannot be mistaken for `unknown` or a flag."""
     _check_name(name, "a population's name", "pass --population NAME")
     if name == "unknown" or name.startswith("-") or name != name.strip():
         refuse("a population's name must begin with a letter or digit", repr(name), "choose another name")

@@ -1,4 +1,4 @@
-"""How the ledger refuses: one line, and nothing is released."""
+"""Errors of the ledger. After any of them, nothing may be released."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dpft.errors import UserError
 
 
 class LedgerError(UserError):
-    """The ledger refused, or could not make the entry durable: the caller must not release."""
+    """The ledger refused an entry or could not make it durable: the caller must not release."""
 
 
 class StorageError(LedgerError):

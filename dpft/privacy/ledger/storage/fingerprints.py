@@ -1,7 +1,7 @@
-"""By what data are known again: keyed fingerprints of their records, and the smallest of them.
+"""Recognise data: keyed fingerprints of their records, and sketches of the smallest of them.
 
-Whoever has no key learns nothing from them; whoever has the ledger can test whether a text that they know is among the
-data, so a ledger is as private as the data's list of members.
+Without the key, the fingerprints reveal nothing. Whoever has the ledger can test whether a text that they know is among
+the data, so a ledger is as private as the list of the data's members.
 """
 
 from __future__ import annotations
@@ -18,29 +18,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 SKETCH_KEYS = 65_536
-LEAST_SHARE = 0.05  # less overlap than this is taken for stock phrases that strangers share, too
+LEAST_SHARE = 0.05  # a smaller overlap may be stock phrases, which different populations share
 LEAST_SHARED = 3
 _ALL = np.uint64(2**64 - 1)
 
 
 @dataclass(frozen=True)
 class Sketch:
-    """The smallest keys of a data set's records and of their texts, sorted; all where there are fewer than SKETCH_KEYS.
+    """The SKETCH_KEYS smallest keys of a data set's records and their texts, sorted; all keys if there are fewer.
 
-    A bottom-k sketch (Cohen and Kaplan 2007): which records it keeps depends on their keys alone, so that two data
-    sets keep the same ones of what they share, in whatever order, and whatever else each holds.
+    A bottom-k sketch (Cohen and Kaplan 2007). Which records it keeps depends on their keys alone, so two data sets keep
+    the same shared records, in any order and whatever else each of them holds.
     """
 
     keys: NDArray[np.uint64]
 
     @classmethod
     def of(cls, key: bytes, texts: Sequence[str], pairs: Sequence[str] | None) -> Sketch:
-        """The sketch of texts, or of pairs, under `key`. Labels, order and repeats make no difference.
+        """The sketch of texts, or of pairs, under `key`. Labels, order and repetitions do not matter.
 
-        Of a pair both texts are keyed by themselves too: the same people are known with one column more or less. A few
-        stock phrases in one column are far less than LEAST_SHARE of all keys.
-
-        Goes through them once and holds few: the smallest of all are the smallest of those so far and of the next.
+        Both texts of a pair also get their own keys, so that data are recognised with one column more or less. A few
+        stock phrases in one column are far less than LEAST_SHARE of all keys. One pass, in bounded memory.
         """
         found = _keys(key, texts, pairs)
         keys = np.zeros(0, "<u8")
@@ -62,15 +60,15 @@ class Sketch:
 
     @property
     def reach(self) -> np.uint64:
-        """The key up to which every record is kept."""
+        """The largest key up to which all records are kept."""
         return _ALL if len(self.keys) < SKETCH_KEYS else self.keys[-1]
 
     def matches(self, other: Sketch) -> bool:
-        """Whether both are of the same people, as far as can be told.
+        """Whether both sketches count as data of the same population.
 
-        Only keys that both would have kept can be compared. Of those, the smaller set must share 5 %, and three; or
-        all, where it has fewer. The threshold errs on the side of charging together: that costs budget, where a
-        missed match would cost privacy. Subsets, additions, and mixtures of what is known share far more than 5 %.
+        Only keys that both sketches would have kept are compared. Of these, the smaller set must share 5 % and at least
+        three; or all, if it has fewer. The threshold errs towards charging together: that costs budget, while a missed
+        match would cost privacy. Subsets, additions and mixtures of known data share far more than 5 %.
         """
         reach = min(self.reach, other.reach)
         mine, others = (one.keys[one.keys <= reach] for one in (self, other))
@@ -79,7 +77,7 @@ class Sketch:
         return fewest > 0 and (shared == fewest or shared >= max(LEAST_SHARED, LEAST_SHARE * fewest))
 
     def is_new_to(self, known: Sequence[Sketch]) -> bool:
-        """Whether a record is in none of `known`, as far as they reach."""
+        """Whether some key is in none of `known`, within their reach."""
         reach = max((one.reach for one in known), default=_ALL)
         mine = self.keys[self.keys <= reach]
         union = np.concatenate([one.keys for one in known]) if known else mine[:0]
@@ -95,13 +93,13 @@ def _keys(key: bytes, texts: Sequence[str], pairs: Sequence[str] | None) -> Iter
 
 
 def record_key(key: bytes, text: str, pair: str | None = None) -> bytes:
-    """8 bytes of HMAC-SHA256 of the text in Unicode's NFC, blanks collapsed; of both texts of a pair, in any order."""
+    """8 bytes of HMAC-SHA256 of the text (NFC, blanks collapsed), or of both texts of a pair in any order."""
     words = sorted(_plain(one) for one in (text, pair) if one is not None)
     return hmac.digest(key, "\n".join(words).encode("utf-8", "surrogatepass"), "sha256")[:8]
 
 
 def record_keys(key: bytes, texts: Iterable[str], pairs: Iterable[str] | None) -> NDArray[np.uint64]:
-    """(N,), the key of each record in order."""
+    """The key of each record, in order: (N,) uint64."""
     if pairs is None:
         found = b"".join(record_key(key, text) for text in texts)
     else:
@@ -110,7 +108,7 @@ def record_keys(key: bytes, texts: Iterable[str], pairs: Iterable[str] | None) -
 
 
 def keyed_digest(key: bytes, parts: Iterable[bytes]) -> str:
-    """HMAC-SHA256 of all parts, one after the other."""
+    """HMAC-SHA256 of the concatenated parts, in hex."""
     found = hmac.new(key, digestmod="sha256")
     for part in parts:
         found.update(part)

@@ -1,7 +1,7 @@
-"""The chain: row n holds hash_n = sha256(hash_(n-1) + newline + body_n).
+"""The hash chain: row n holds hash_n = sha256(hash_(n-1) + newline + body_n).
 
-An edit, a swap or a removal breaks it. It has no key: whoever cuts its end off, or rewrites all that follows an edit,
-passes `verify` without a head, but not with a head kept elsewhere.
+Editing, swapping or removing a row breaks it. The chain has no key: somebody who cuts off its end, or rewrites all rows
+after an edit, passes `verify` without a head, but not with a head that was kept elsewhere.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def link(prev: str, body: str) -> str:
 
 
 def last(store: Store) -> tuple[int, str]:
-    """Number and hash of the newest row; (0, GENESIS) where there is none."""
+    """Number and hash of the newest row; (0, GENESIS) if the ledger is empty."""
     row = store.one(_LAST)
     return (0, GENESIS) if row is None else (int(row.seq), str(row.hash))
 
 
 def append(store: Store, kind: str, terms: Mapping[str, Any]) -> None:
-    """Add a row, inside `store.writing()`. Raises sqlalchemy's IntegrityError for a (kind, run, step) already there."""
+    """Append a row, inside `store.writing()`. Raises sqlalchemy's IntegrityError if (kind, run, step) exists."""
     seq, prev = last(store)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     body = canonical_json({**terms, "kind": kind, "seq": seq + 1, "time": now})
@@ -61,7 +61,7 @@ def key(store: Store) -> bytes:
 
 
 def verify(store: Store, heads: set[str]) -> None:
-    """Recompute the chain, and all that it names. Raises LedgerError at the first bad row, or for a head not in it."""
+    """Recompute the chain and check what it refers to. Raises LedgerError at a bad row, or if a head is missing."""
     restore = f"restore {store.place} from a backup"
     seq, prev, missing = 0, GENESIS, heads - {GENESIS}
     for row in rows(store):
@@ -82,7 +82,7 @@ def verify(store: Store, heads: set[str]) -> None:
 
 
 def _check_named(store: Store, seq: int, body: Mapping[str, Any], restore: str) -> None:
-    """The sketch and the key that a row names by their sha256 must be there, unchanged."""
+    """Raise LedgerError unless the sketch and the key that a row names by sha256 exist unchanged."""
     named = body.get("sketch") if body["kind"] in ("population", "sketch") else None
     if named is not None:
         found = store.one(_SKETCH, digest=named)

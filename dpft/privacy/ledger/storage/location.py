@@ -1,4 +1,4 @@
-"""Where a ledger lies: a file, or a PostgreSQL database by its URL. No password is ever written or shown."""
+"""The location of a ledger: a file, or the URL of a PostgreSQL database. Passwords are never written or shown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 _DRIVER = "postgresql+psycopg"
-_SECRET_KEYS = ("password", "sslpassword")  # libpq takes them from a URL's query too
+_SECRET_KEYS = ("password", "sslpassword")  # libpq also reads them from the query of a URL
 
 
 def default_ledger_place() -> Path | str:
@@ -30,7 +30,7 @@ def is_url(place: object) -> bool:
 
 
 def parsed(place: str) -> URL:
-    """The URL that `place` spells. Raises LedgerError, without quoting it, where it spells none for PostgreSQL."""
+    """Parse a PostgreSQL URL. Raises LedgerError, which never quotes it, if it is not one."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -47,20 +47,20 @@ def parsed(place: str) -> URL:
 
 
 def written(place: str | Path) -> str | Path:
-    """`place` as it may be written down: an absolute path, or a URL without its password."""
+    """`place` in a form that may be stored: an absolute path, or a URL without its password."""
     if not (isinstance(place, str) and is_url(place)):
         return Path(place).expanduser().resolve()
     return shown(parsed(place))
 
 
 def shown(url: URL) -> str:
-    """The URL without anything that opens a door."""
+    """The URL as text, without passwords."""
     bare = url._replace(password=None).difference_update_query(_SECRET_KEYS)
     return bare.render_as_string(hide_password=True)
 
 
 def with_password(place: str) -> URL:
-    """`place`, or DPFT_LEDGER where it is the same but for the password. (libpq reads PGPASSWORD, ~/.pgpass itself.)"""
+    """The URL, with the password of DPFT_LEDGER if that is the same URL. (libpq reads PGPASSWORD, ~/.pgpass.)"""
     url, chosen = parsed(place), default_ledger_place()
     if url.password is None and isinstance(chosen, str) and written(chosen) == shown(url):
         return parsed(chosen)
@@ -68,5 +68,5 @@ def with_password(place: str) -> URL:
 
 
 def is_there(place: str | Path) -> bool:
-    """False where a ledger's file is missing. A database can only be asked by opening it."""
+    """False if the ledger's file is missing. True for a database, which can only be checked by opening it."""
     return is_url(place) or Path(place).is_file()

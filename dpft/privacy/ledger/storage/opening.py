@@ -1,4 +1,4 @@
-"""Which database a ledger's place names."""
+"""Open the database of a ledger."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dpft.privacy.ledger.storage.location import is_url
 
 
 def opened(place: Path | str) -> Store:
-    """The ledger at a path or a URL: SQLite or PostgreSQL, whose driver is loaded only then."""
+    """Open the ledger at a path (SQLite) or a URL (PostgreSQL, whose driver is imported only then)."""
     if isinstance(place, str) and is_url(place):
         from dpft.privacy.ledger.storage.postgres import PostgresStore
 

@@ -1,4 +1,4 @@
-"""A ledger in a PostgreSQL database, in its schema `dpft`: shared by people and machines."""
+"""A ledger in the schema `dpft` of a PostgreSQL database, shared by people and machines."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _TRIGGER = (
 
 
 class PostgresStore(Store):
-    """Writers take turns by an advisory lock, which asks for no right beyond INSERT and SELECT.
+    """Writers take turns by an advisory lock, which needs no rights beyond INSERT and SELECT.
 
-    Set anew in each transaction, so that it holds behind a connection pooler too: a commit returns once it is on
-    the disk, and a wait for the lock ends.
+    Durable commits and the lock timeout are set in each transaction, so that they also hold behind a connection
+    pooler.
     """
 
     begin = (
@@ -79,7 +79,7 @@ class PostgresStore(Store):
                 self._check()
                 return
         with self.writing():
-            if self.sql("SELECT to_regclass('dpft.secret')")[0] is not None:  # another was first
+            if self.sql("SELECT to_regclass('dpft.secret')")[0] is not None:  # another process was first
                 return
             if self.sql("SELECT to_regclass('dpft.entry')")[0] is not None:
                 refuse("a ledger must be a dpft ledger", f"another schema dpft in {self.place}", "set DPFT_LEDGER")
@@ -95,7 +95,7 @@ class PostgresStore(Store):
         self.check_version(int(bytes(found.value)))
 
     def lock(self) -> None:
-        """Begin, over a new connection where the old one was lost while nothing was in flight."""
+        """Begin a transaction; reconnect first if the connection was lost between transactions."""
         try:
             super().lock()
         except DBAPIError as error:
@@ -107,7 +107,7 @@ class PostgresStore(Store):
             super().lock()
 
     def commit(self) -> None:
-        """PostgreSQL answers the COMMIT of a failed transaction with ROLLBACK, and no error: look first."""
+        """Commit. PostgreSQL answers COMMIT of a failed transaction with ROLLBACK and no error, so check first."""
         driver: Any = self._connection.connection.driver_connection
         if driver.info.transaction_status.name != "INTRANS":
             rule = "the ledger must take what it is given"
@@ -115,4 +115,4 @@ class PostgresStore(Store):
         super().commit()
 
     def tidy(self) -> None:
-        """The server tends its own log."""
+        """Nothing to do: the server maintains its own log."""

@@ -1,7 +1,7 @@
 """A ledger in one file. Keep it on a local disk: SQLite's write-ahead log shares memory (sqlite.org/wal.html).
 
-The file holds the key and the sketches by which data are known again: it is its owner's alone, from before its first
-byte. SQLite gives its -wal and -shm files the rights of the database.
+The file holds the key and the sketches by which data are recognised, so only its owner may read it, from its creation
+on. SQLite gives its -wal and -shm files the permissions of the database.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dpft.privacy.ledger.storage.database import APPEND_ONLY, BUSY_SECONDS, SCHE
 from dpft.privacy.ledger.storage.errors import refuse
 
 _MODE = 0o600
-_APPLICATION = int.from_bytes(b"dpft", "big")  # PRAGMA application_id: tells a ledger from any other database
+_APPLICATION = int.from_bytes(b"dpft", "big")  # PRAGMA application_id: distinguishes a ledger from other databases
 _FIRST = (
     """CREATE TABLE entry (
         seq INTEGER PRIMARY KEY, body TEXT NOT NULL, prev TEXT NOT NULL, hash TEXT NOT NULL,
@@ -29,7 +29,7 @@ _FIRST = (
         step INTEGER GENERATED ALWAYS AS (ifnull(json_extract(body, '$.step'), -1)) VIRTUAL)""",
     "CREATE UNIQUE INDEX entry_once ON entry (run, kind, step)",
 )
-# Version 2 adds what populations need; no row of version 1 is touched.
+# Version 2 adds tables for populations; rows of version 1 are not changed.
 _SECOND = (
     "CREATE INDEX entry_declared ON entry (seq) WHERE kind <> 'charge'",
     "CREATE TABLE secret (name TEXT PRIMARY KEY, value BLOB NOT NULL)",
@@ -39,15 +39,15 @@ _TRIGGER = "CREATE TRIGGER {0}_no_{1} BEFORE {1} ON {0} BEGIN SELECT RAISE(ABORT
 
 
 def _make(path: Path) -> None:
-    """Make the file for its owner alone, where there is none."""
+    """Create the file, readable by its owner alone, if it does not exist."""
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, _MODE))
 
 
 def _narrow(path: Path) -> bool:
-    """Take a ledger and its logs from all but their owner; whether one of them was wider.
+    """Restrict a ledger and its logs to their owner. Returns whether one of them had wider permissions.
 
-    A file of another owner's is left as it is: who may read it is for that person to say.
+    A file of another owner is not changed.
     """
     wider = False
     for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal"))):
@@ -64,7 +64,7 @@ class SqliteStore(Store):
     def __init__(self, path: Path) -> None:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path = Path(os.path.realpath(path))  # SQLite keeps its log beside the file that a link leads to
+            path = Path(os.path.realpath(path))  # SQLite keeps its log beside the target of a link
             _make(path)
         except OSError as error:
             refuse("a ledger needs a writable folder", error, "set DPFT_LEDGER to a file you may write")
@@ -88,7 +88,7 @@ class SqliteStore(Store):
             self.check_version(version)
             if version < SCHEMA_VERSION:
                 self._create(blank)
-        self.narrowed = _narrow(self.path)  # only now is it known to be a ledger
+        self.narrowed = _narrow(self.path)  # only after the check that it is a ledger
         with self.plain_errors():
             mode = self.enter_wal()
             if mode != "wal":
@@ -101,7 +101,7 @@ class SqliteStore(Store):
             self.sql("PRAGMA wal_autocheckpoint = 0")
 
     def _create(self, blank: bool) -> None:
-        """The tables of this version; in a ledger of version 1 only what it lacks."""
+        """Create the tables of this version; in a ledger of version 1 only those it lacks."""
         for statement in (*(_FIRST if blank else ()), *_SECOND):
             self.sql(statement)
         for table in APPEND_ONLY if blank else APPEND_ONLY[1:]:
@@ -112,7 +112,7 @@ class SqliteStore(Store):
         self.sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def enter_wal(self) -> object:
-        """Switch to the write-ahead log. SQLite does not wait for another writer here, so we do."""
+        """Switch to the write-ahead log. SQLite does not wait for another writer here, so retry until the timeout."""
         give_up = time.monotonic() + BUSY_SECONDS
         while True:
             try:
