@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from dpft.objectives import Objective
 from dpft.objectives.classification import Classification
 from dpft.objectives.regression import Regression
 from dpft.spec import Spec
+from dpft.tasks._family import Family
 from dpft.tasks.task import Task
 
 _CLASSES = Classification()
@@ -57,30 +58,38 @@ CONFIGS = {
 NAMES = {f"glue/{name}": f"GLUE {name}, metric {', '.join((c.metric, *c.further))}" for name, c in CONFIGS.items()}
 
 
-def load(spec: Spec) -> Task:
-    """The task `glue/NAME`. Raises UserError on an unknown name, missing files, columns or labels."""
-    name = spec.task.removeprefix("glue/")
-    config = CONFIGS[name]
-    train = _with_units(_table(spec, name, "train"), config, spec)
-    others = judged(spec)
-    validation = others.pop("")
-    return Task(
-        spec.task, train, validation, config.labels, config.metric, config.objective, config.further, others,
-    )  # fmt: skip
+class Glue(Family):
+    """GLUE by the hub's names, or from local files of their form."""
+
+    tasks: ClassVar = NAMES
+    place = 2
+
+    def load(self, spec: Spec) -> Task:
+        """The task `glue/NAME`. Raises UserError on missing files, columns or labels."""
+        name = spec.task.removeprefix("glue/")
+        config = CONFIGS[name]
+        train = _with_units(_table(spec, name, "train"), config, spec)
+        others = self.validation(spec, None, config.objective, config.labels)
+        validation = others.pop("")
+        return Task(
+            spec.task, train, validation, config.labels, config.metric, config.objective, config.further, others,
+        )  # fmt: skip
+
+    def validation(
+        self, spec: Spec, data: str | None, objective: Objective, labels: tuple[str, ...]
+    ) -> dict[str, Rows]:
+        name = spec.task.removeprefix("glue/")
+        config = CONFIGS[name]
+        spec = spec if data is None else replace(spec, data=data)
+        splits = {"": config.validation, **dict(config.others)}
+        return {part: _rows(_table(spec, name, split), config, split) for part, split in splits.items()}
+
+    def metrics(self, task: str, objective: Objective) -> tuple[str, ...]:
+        config = CONFIGS[task.removeprefix("glue/")]
+        return (config.metric, *config.further)
 
 
-def judged(spec: Spec) -> dict[str, Rows]:
-    """The rows to judge by, the main ones under the name "". Raises UserError as `load` does."""
-    name = spec.task.removeprefix("glue/")
-    config = CONFIGS[name]
-    splits = {"": config.validation, **dict(config.others)}
-    return {part: _rows(_table(spec, name, split), config, split) for part, split in splits.items()}
-
-
-def metrics(task: str) -> tuple[str, ...]:
-    """Of the task `glue/NAME`, the main one first."""
-    config = CONFIGS[task.removeprefix("glue/")]
-    return (config.metric, *config.further)
+FAMILY = Glue()
 
 
 def _table(spec: Spec, name: str, split: str) -> Any:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from dpft.data import bio_tags
 from dpft.data.examples import Rows
 from dpft.data.units import kept
 from dpft.data.words import joined
 from dpft.errors import UserError
+from dpft.objectives import Objective
 from dpft.objectives.tagging import Tagging
 from dpft.spec import Spec
+from dpft.tasks._family import Family
 from dpft.tasks.readers import hub
 from dpft.tasks.readers.tables import of_file
 from dpft.tasks.readers.token_tables import TAGS, Sentences, names_of, of_columns, of_table
@@ -50,10 +53,6 @@ NAMES = {
     "ner/wnut17": "novel entities in messages, metric entity F1",
     FILES: "your own: --data FILE or DIR, a token a line with its BIO tag, or columns of tokens and tags; entity F1",
 }
-
-
-# What of one's own may be stated beside --data: a file to judge by, and the entity types.
-FLAGS = {**dict.fromkeys(NAMES, ("validation",)), FILES: ("validation", "labels")}
 
 
 def load(spec: Spec) -> Task:
@@ -198,3 +197,28 @@ def _check_types(found: Sentences, labels: set[str], split: str) -> None:
                 f"entities of {split} must be of the types {types}, got another in the sentence at "
                 f"{found.where(number)}; mend the data, or state all types with --labels"
             )
+
+
+class NamedEntities(Family):
+    """A tag for each word."""
+
+    tasks: ClassVar = NAMES
+    place = 3
+
+    def flags_of(self, task: str) -> tuple[str, ...]:
+        return ("validation", "labels") if task == FILES else ("validation",)
+
+    def objective(self, spec: Spec) -> Objective:
+        return OBJECTIVE
+
+    def load(self, spec: Spec) -> Task:
+        return load(spec)
+
+    def validation(
+        self, spec: Spec, data: str | None, objective: Objective, labels: tuple[str, ...]
+    ) -> dict[str, Rows]:
+        rows = judged(spec, data, labels)
+        return {} if rows is None else {"": rows}
+
+
+FAMILY = NamedEntities()

@@ -8,10 +8,19 @@ standing, and greetings ("emergency", "no rush") mean nothing. All text is gener
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
+import numpy as np
+
+from dpft.data.examples import Rows
+from dpft.errors import UserError
+from dpft.objectives import Objective
+from dpft.spec import EXAMPLE, Spec
 from dpft.tasks import sample_words as words
+from dpft.tasks._family import Family
+from dpft.tasks.task import Task
 
 LABELS: tuple[str, ...] = ("can wait", "urgent")
 TRAIN_EXAMPLES = 20_000
@@ -75,3 +84,34 @@ def _patterns(rng: Random) -> tuple[words.Pattern, ...]:
 def _pick(rng: Random, items: Sequence[Item]) -> Item:
     """One item, uniformly. Python promises only random(), not choice(), to stay the same for a seed."""
     return items[int(rng.random() * len(items))]
+
+
+class Sample(Family):
+    """The one task whose data come with the package."""
+
+    tasks: ClassVar = {"sample": "built-in: short support messages, generated, metric accuracy"}
+    place = 0
+
+    def check(self, spec: Spec) -> None:
+        if spec.data is not None:
+            raise UserError(
+                f"the task sample brings its own data, got --data {spec.data!r}; drop --data or name a --task"
+            )
+        if spec.unit != EXAMPLE:
+            raise UserError(f"the task sample has no column but its text, got --unit {spec.unit!r}; name a --task")
+        super().check(spec)
+
+    def load(self, spec: Spec) -> Task:
+        texts, labels, others, their_labels = rows()
+        train = Rows(texts, None, np.array(labels, np.int64))
+        return Task("sample", train, Rows(others, None, np.array(their_labels, np.int64)), LABELS, "accuracy")
+
+    def validation(
+        self, spec: Spec, data: str | None, objective: Objective, labels: tuple[str, ...]
+    ) -> dict[str, Rows]:
+        if data is not None:
+            self.check(replace(spec, data=data))
+        return self.load(spec).judged
+
+
+FAMILY = Sample()
