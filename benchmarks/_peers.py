@@ -72,7 +72,7 @@ class OpacusLora:
         self.optimizer.zero_grad()
 
 
-class ByHand(OpacusLora):
+class OpacusByHand(OpacusLora):
     """The baseline in random order: physical batches of 64 rows, padded to their longest row, by BatchMemoryManager."""
 
     def __init__(self, work: Work, noise: float = NOISE) -> None:
@@ -97,7 +97,7 @@ class ByHand(OpacusLora):
                         rows = 0
 
 
-class Sorted(OpacusLora):
+class OpacusSorted(OpacusLora):
     """The baseline on our micro-batches, which a careful user could build: sorted by length, with a token budget."""
 
     def __init__(self, work: Work, noise: float = NOISE) -> None:

@@ -19,12 +19,12 @@ from dpft import models, tasks
 from dpft.data.batch import Batch
 from dpft.data.encoded import Encoded
 from dpft.inference import outputs
-from dpft.inference.build import adapt, settle
+from dpft.inference.build import build_model, resolve_hardware
 from dpft.machine.hardware import Hardware
-from dpft.machine.team import ALONE, Team
+from dpft.machine.team import SINGLE_PROCESS, Team
 from dpft.privacy.ledger import Ledger
 from dpft.privacy.mechanism.plan import Plan
-from dpft.privacy.mechanism.step import PlainStep, PrivateStep, SharedStep
+from dpft.privacy.mechanism.step import NonPrivateStep, PrivateStep, SharedStep
 from dpft.privacy.randomness import Secret
 from dpft.spec import Budget, Machine, Precision, Representation, Spec
 from dpft.tokens.encode import encode
@@ -75,7 +75,7 @@ class Work:
         return self.at(self.precision)
 
     def at(self, precision: Precision) -> Hardware:
-        return settle(self.spec, Machine(device=self.device, precision=precision))
+        return resolve_hardware(self.spec, Machine(device=self.device, precision=precision))
 
     @functools.cached_property
     def plan(self) -> Plan:
@@ -89,25 +89,25 @@ class Work:
         return encode(self.task.train, models.tokenizer(self.spec.model), representation, self.spec.max_length)
 
 
-class Ours:
+class DpftStep:
     """Our step as in training: sorted micro-batches, clipping, noise, one charge; scattered over `ranks`."""
 
-    def __init__(self, work: Work, at: Hardware, private: bool, ranks: Team = ALONE) -> None:
+    def __init__(self, work: Work, at: Hardware, private: bool, ranks: Team = SINGLE_PROCESS) -> None:
         self.ranks = ranks
         self.at, self.rows = at, work.encoded(work.spec.representation)
-        self.adapted = adapt(work.spec, len(work.task.labels), work.task.train.pairs is not None, at).adapted
+        self.adapted = build_model(work.spec, len(work.task.labels), work.task.train.pairs is not None, at).adapted
         if self.adapted.frozen:  # computed once, before the first step, as a run does
             self.rows = self.rows.with_features(outputs.features(self.adapted.model, self.rows, at))
         self.adapted.model.per_example = private
         optimizer = torch.optim.Adam(list(self.adapted.updated.values()), lr=1e-3)
         self.numbers = itertools.count()
-        self.step: SharedStep[Batch] | PlainStep[Batch]
+        self.step: SharedStep[Batch] | NonPrivateStep[Batch]
         if not ranks.first:
             self.step = SharedStep(self.adapted, work.plan, optimizer, ranks)
         elif private:
             self.step = self._private(work, optimizer)
         else:
-            self.step = PlainStep(self.adapted, work.plan, optimizer)
+            self.step = NonPrivateStep(self.adapted, work.plan, optimizer)
 
     def _private(self, work: Work, optimizer: torch.optim.Optimizer) -> PrivateStep[Batch]:
         run, plan = uuid.uuid4().hex, work.plan
@@ -126,6 +126,6 @@ class Ours:
         return self.adapted.updated
 
     def __call__(self, drawn: NDArray[np.int64]) -> int:
-        own = self.ranks.deal(drawn, self.rows.tokens[drawn])
+        own = self.ranks.scatter(drawn, self.rows.tokens[drawn])
         self.step(next(self.numbers), microbatches(self.rows, own, self.at.tokens, self.at.device))
         return len(drawn)

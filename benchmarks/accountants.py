@@ -16,11 +16,11 @@ from dpft.privacy.accounting.accountants import CLOSED_FORM, PLD, PRV, RDP, hete
 from dpft.privacy.accounting.closed_form import epsilon_gaussian
 from dpft.privacy.accounting.pld import heterogeneous_pld
 from dpft.privacy.accounting.rdp import heterogeneous_rdp
-from dpft.privacy.accounting.rounding import Part, attempt
+from dpft.privacy.accounting.rounding import StepGroup, attempt
 from dpft.privacy.accounting.segments import Segment, epsilon_of
 
 SHORT = {"PRV": PRV, "PLD": PLD, "RDP": RDP, "closed form": CLOSED_FORM}
-Setting = tuple[tuple[Part, ...], float]  # parts of (noise, rate, steps), delta
+Setting = tuple[tuple[StepGroup, ...], float]  # parts of (noise, rate, steps), delta
 
 ORDINARY: tuple[Setting, ...] = (
     (((0.643, 2048 / 392702, 3820),), 1e-6),  # the four of the paper's table

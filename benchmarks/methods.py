@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from dpft.benchmarks._meter import interleaved, peak_memory, spread
-from dpft.benchmarks._work import BATCH, Ours, Work
+from dpft.benchmarks._work import BATCH, DpftStep, Work
 
 from dpft import methods
 from dpft.errors import UserError
@@ -37,7 +37,10 @@ def parse(text: str) -> tuple[str, dict[str, str]]:
 
 def measure(work: Work, repeats: int) -> dict[str, Any]:
     """Seconds of a private step and of the same step without privacy, interleaved, over `repeats` Poisson batches."""
-    variants = {"private": Ours(work, work.hardware, private=True), "plain": Ours(work, work.hardware, private=False)}
+    variants = {
+        "private": DpftStep(work, work.hardware, private=True),
+        "plain": DpftStep(work, work.hardware, private=False),
+    }
     batches = list(itertools.islice(poisson_batches(len(work.task.train), work.plan, Secret()), repeats + 1))
     costs = interleaved(variants, batches, work.hardware.device)
     adapted = variants["private"].adapted
@@ -115,7 +118,7 @@ def _part(part: str, name: str, *rest: Any) -> None:
         if part == "time":
             print(json.dumps(measure(work, repeats)))
             return
-        ours = Ours(work, work.hardware, private=part == "private")
+        ours = DpftStep(work, work.hardware, private=part == "private")
         ours(next(poisson_batches(len(work.task.train), dataclasses.replace(work.plan), Secret())))
         print(json.dumps({"mib": peak_memory(work.hardware.device)}))
 

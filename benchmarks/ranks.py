@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 import typer
 from dpft.benchmarks._meter import spread
-from dpft.benchmarks._work import BATCH, Ours, Work
+from dpft.benchmarks._work import BATCH, DpftStep, Work
 from torch.distributed.rendezvous import rendezvous
 
 from dpft.errors import UserError
@@ -73,16 +73,16 @@ def member(rank: int, size: int, work: Work, scratch: Path) -> None:
     store, _, _ = next(rendezvous(f"file://{scratch / 'store'}", rank, size))
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     ranks = Ranks(store)
-    ours = Ours(work, work.hardware, private=True, ranks=ranks)
-    ranks.alike("encoder", ours.adapted.model.digest.encode())
+    ours = DpftStep(work, work.hardware, private=True, ranks=ranks)
+    ranks.check_equal("encoder", ours.adapted.model.digest.encode())
     if ranks.first:
         print(0.0, flush=True)
         for line in sys.stdin:
-            ranks.tell({"go": True})
+            ranks.broadcast({"go": True})
             print(_seconds(ours, np.array(json.loads(line), np.int64)), flush=True)
-        ranks.tell({"go": False})
+        ranks.broadcast({"go": False})
     else:
-        while ranks.hear()["go"]:
+        while ranks.receive()["go"]:
             ours(np.empty(0, np.int64))
     dist.destroy_process_group()
 
@@ -90,7 +90,7 @@ def member(rank: int, size: int, work: Work, scratch: Path) -> None:
 def measure(work: Work, crew: Crew, threads: int, repeats: int) -> dict[str, Any]:
     """Seconds of a step by one process with `threads` threads, and by `crew`, on the same Poisson batches."""
     torch.set_num_threads(threads)
-    alone = Ours(work, work.hardware, private=True)
+    alone = DpftStep(work, work.hardware, private=True)
     takes: dict[str, Callable[[Any], float]] = {
         "one process": functools.partial(_seconds, alone), "ranks": crew.step
     }  # fmt: skip
@@ -125,7 +125,7 @@ def table(found: dict[str, Any]) -> str:
     )
 
 
-def _seconds(ours: Ours, drawn: Any) -> float:
+def _seconds(ours: DpftStep, drawn: Any) -> float:
     start = time.perf_counter()
     ours(drawn)
     return time.perf_counter() - start

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from dpft.benchmarks._meter import Cost, interleaved, peak_memory, ratio, spread
-from dpft.benchmarks._work import BATCH, Ours, Variant, Work
+from dpft.benchmarks._work import BATCH, DpftStep, Variant, Work
 
 from dpft.errors import UserError
 from dpft.privacy.mechanism.poisson_sampler import poisson_batches
@@ -55,21 +55,21 @@ class Aim:
 def build(name: str, work: Work) -> Variant:
     """Build the named variant. Raises UserError for an unknown name, or if the baseline is not installed."""
     ours: dict[str, Callable[[], Variant]] = {
-        "private": lambda: Ours(work, work.hardware, private=True),
-        "plain": lambda: Ours(work, work.hardware, private=False),
-        "private-fp32": lambda: Ours(work, work.at("fp32"), private=True),
+        "private": lambda: DpftStep(work, work.hardware, private=True),
+        "plain": lambda: DpftStep(work, work.hardware, private=False),
+        "private-fp32": lambda: DpftStep(work, work.at("fp32"), private=True),
     }
     if name in ours:
         return ours[name]()
     if name not in ABOUT:
         raise UserError(f"the variant must be one of {', '.join(ABOUT)}, got {name!r}; pass --variant")
     try:
-        from dpft.benchmarks._peers import ByHand, Sorted
+        from dpft.benchmarks._peers import OpacusByHand, OpacusSorted
     except ImportError:
         raise UserError(
             "the baselines need the extra `bench`, got an installation without it; pip install 'dpft[bench]'"
         ) from None
-    return ByHand(work) if name == BY_HAND else Sorted(work)
+    return OpacusByHand(work) if name == BY_HAND else OpacusSorted(work)
 
 
 def measure(work: Work, names: Iterable[str], repeats: int) -> dict[str, Cost]:

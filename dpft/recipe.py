@@ -31,14 +31,14 @@ _THIRD = 3.0  # with linear decay, the squared rates sum to a third of the steps
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Choice:
     """A spec with the values that the recipe chose, and one line of reason for each."""
 
     spec: Spec
     reasons: tuple[str, ...] = ()
 
 
-def planned(spec: Spec, units: int, *, speed: float | None = None, limit: float | None = None) -> Chosen:
+def choose_schedule(spec: Spec, units: int, *, speed: float | None = None, limit: float | None = None) -> Choice:
     """Choose batch size, epochs and clipping norm for `units` units. Values that the spec sets are kept.
 
     speed: training speed in units per second; limit: seconds that training may take. Both or none. Raises UserError if
@@ -67,13 +67,13 @@ def planned(spec: Spec, units: int, *, speed: float | None = None, limit: float 
         clip = CLIP
         if spec.budget is not None:
             reasons.append(f"clip {CLIP:g}: below most gradients, so that each counts by where it points")
-    return Chosen(_filled(spec, batch_size=batch, epochs=epochs, clip=clip), tuple(reasons))
+    return Choice(_filled(spec, batch_size=batch, epochs=epochs, clip=clip), tuple(reasons))
 
 
-def rated(
+def choose_rates(
     spec: Spec, steps: int, tolerances: Mapping[str, float], *, drift: float, free_rate: float = 1e-3,
     scalable: bool = True,
-) -> Chosen:  # fmt: skip
+) -> Choice:  # fmt: skip
     """Choose the optimizer and the learning rates for a run of `steps`.
 
     tolerances: of each trainable tensor except the head's (dpft.inference.drift); empty if only the head is trained.
@@ -88,14 +88,14 @@ def rated(
     """
     spec, told = _optimizer(spec, scalable=scalable)
     if spec.learning_rate is not None:
-        return Chosen(spec, told)
+        return Choice(spec, told)
     if spec.budget is None:
         return _free(spec, free_rate, alone=not tolerances)
     wander = math.sqrt(max(1.0, steps / _THIRD))
     head = spec.head_learning_rate or _round(drift / wander)
     if not tolerances:
         why = f"learning rate {head:g}: over {steps} steps noise moves the outputs by {drift:g} at most"
-        return Chosen(_filled(spec, learning_rate=head), (why, *told))
+        return Choice(_filled(spec, learning_rate=head), (why, *told))
     shapes = {name: math.sqrt(size) for name, size in tolerances.items()}
     together = math.sqrt(sum((PROBE * shapes[name] / size) ** 2 for name, size in tolerances.items()))
     rates = {name: DRIFT * shape / (together * wander) for name, shape in shapes.items()}
@@ -109,7 +109,7 @@ def rated(
         *told,
     )
     filled = _filled(spec, learning_rate=typical, head_learning_rate=head)
-    return Chosen(dataclasses.replace(filled, tensor_scales=scales), reasons)
+    return Choice(dataclasses.replace(filled, tensor_scales=scales), reasons)
 
 
 def _optimizer(spec: Spec, *, scalable: bool) -> tuple[Spec, tuple[str, ...]]:
@@ -128,13 +128,13 @@ def _filled(spec: Spec, **values: Any) -> Spec:
     return dataclasses.replace(spec, **new, chosen=(*spec.chosen, *new))
 
 
-def _free(spec: Spec, rate: float, *, alone: bool) -> Chosen:
+def _free(spec: Spec, rate: float, *, alone: bool) -> Choice:
     """Learning rates without privacy: the method's own, and at least FREE_HEAD for the head."""
     head = {} if alone else {"head_learning_rate": max(rate, FREE_HEAD)}
-    return Chosen(_filled(spec, learning_rate=rate, **head), (f"learning rate {rate:g}: the default without noise",))
+    return Choice(_filled(spec, learning_rate=rate, **head), (f"learning rate {rate:g}: the default without noise",))
 
 
-def rates_of(spec: Spec, names: Iterable[str]) -> dict[str, float]:
+def learning_rates(spec: Spec, names: Iterable[str]) -> dict[str, float]:
     """The peak learning rate of each tensor by name. The spec's learning rate must be set."""
     assert spec.learning_rate is not None
     head = spec.head_learning_rate or spec.learning_rate

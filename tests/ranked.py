@@ -20,13 +20,13 @@ from dpft.data.encoded import Encoded
 from dpft.data.examples import Rows
 from dpft.data.units import Units
 from dpft.inference import outputs as evaluate
-from dpft.inference.build import adapt
+from dpft.inference.build import build_model
 from dpft.machine import hardware
 from dpft.machine.team import Ranks, Team
 from dpft.models.adapted import Adapted
 from dpft.privacy.mechanism.clipping import clipped_sum
 from dpft.privacy.mechanism.plan import Plan
-from dpft.privacy.mechanism.step import PlainStep, PrivateStep, SharedStep
+from dpft.privacy.mechanism.step import NonPrivateStep, PrivateStep, SharedStep
 from dpft.privacy.randomness import Secret
 from dpft.spec import Budget, Machine, Spec
 from dpft.tasks import sample
@@ -76,7 +76,7 @@ class ClippedAfter(PrivateStep[Any]):
 class Greedy(Ranks):
     """A fault: this rank takes the others' rows as well."""
 
-    def deal(self, drawn: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    def scatter(self, drawn: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         order = np.frombuffer(self._spread(drawn.tobytes()), np.int64)
         return order[:: self.size] if self.first else order
 
@@ -117,7 +117,7 @@ def moved(
     follows = not team.first
     step = other(of, plan(), optimizer, team) if follows else first(of, plan(), optimizer, Book(), Silent(), "r", team)
     for number, (drawn, tokens) in enumerate(batches):
-        step(number, make(team.deal(drawn, tokens)))
+        step(number, make(team.scatter(drawn, tokens)))
     step.close()
     return [old - p.detach() for old, p in zip(before, updated, strict=True)]
 
@@ -132,8 +132,8 @@ def plain(team: Team) -> list[Tensor]:
     """A step that is not private, on unequal parts."""
     of, data = example(torch.float64), rows(torch.float64)[:22]
     before = [p.detach().clone() for p in of.private]
-    step = PlainStep(of, bare(), torch.optim.SGD(of.private, lr=1.0), team)
-    step(0, data[team.deal(np.arange(21), np.ones(21, np.int64))].split(4))
+    step = NonPrivateStep(of, bare(), torch.optim.SGD(of.private, lr=1.0), team)
+    step(0, data[team.scatter(np.arange(21), np.ones(21, np.int64))].split(4))
     return [old - p.detach() for old, p in zip(before, of.private, strict=True)]
 
 
@@ -168,7 +168,7 @@ def trained(team: Team) -> list[Tensor]:
     )
     for number in range(5):
         drawn = np.flatnonzero(secret.bernoulli(0.5, 23))
-        step(number, data[team.deal(drawn, np.ones(len(drawn), np.int64))].split(4))
+        step(number, data[team.scatter(drawn, np.ones(len(drawn), np.int64))].split(4))
     step.close()
     return [p.detach() for p in of.private]
 
@@ -185,7 +185,7 @@ def method_sums(team: Team, folder: str, name: str, *, other_arithmetic: bool = 
     options = {"dim": "12"} if method == "slash" else {}
     spec = Spec(model=folder, method=method, options=options, max_length=32, unit=by_unit or Spec.unit)
     at = hardware.resolve(Machine(device="cpu", precision="fp32"))
-    made = adapt(spec, 2, False, at)
+    made = build_model(spec, 2, False, at)
     data = data_of(made.tokenizer, bool(by_unit))
     assert data.units is None or isinstance(data.units, Units)
     if made.adapted.frozen:

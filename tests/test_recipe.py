@@ -15,7 +15,18 @@ from hypothesis import strategies as st
 
 from dpft.errors import UserError
 from dpft.privacy.mechanism.plan import make_plan
-from dpft.recipe import BATCHES, CLIP, DRIFT, LEAST_STEPS, MOST_EPOCHS, PROBE, STEPS, planned, rated, rates_of
+from dpft.recipe import (
+    BATCHES,
+    CLIP,
+    DRIFT,
+    LEAST_STEPS,
+    MOST_EPOCHS,
+    PROBE,
+    STEPS,
+    choose_rates,
+    choose_schedule,
+    learning_rates,
+)
 from dpft.runs.folder import Run
 from dpft.spec import Budget, Machine, Spec, steps_of
 from dpft.training.train import train
@@ -28,24 +39,24 @@ FREE = Spec()
 
 @given(units=st.integers(8, 10_000_000), private=st.booleans())
 def test_a_recipe_is_a_plan_whatever_the_number_of_units(units: int, private: bool) -> None:
-    spec = planned(PRIVATE if private else FREE, units).spec
+    spec = choose_schedule(PRIVATE if private else FREE, units).spec
     assert spec.batch_size is not None
     assert spec.epochs is not None
     assert 1 <= spec.batch_size <= units
     assert 0 < spec.epochs <= MOST_EPOCHS
-    assert planned(spec, units).spec == spec  # what is settled stays
+    assert choose_schedule(spec, units).spec == spec  # what is settled stays
 
 
 @given(units=st.integers(2_600, 10_000_000))
 def test_private_runs_have_as_many_steps_however_many_units_there_are(units: int) -> None:
-    spec = planned(PRIVATE, units).spec
+    spec = choose_schedule(PRIVATE, units).spec
     assert abs(steps_of(spec, units) - STEPS) <= 0.01 * STEPS
     assert BATCHES[0] <= (spec.batch_size or 0) <= BATCHES[1]
 
 
 @pytest.mark.parametrize("given", [{"batch_size": 100}, {"epochs": 7.0}, {"clip": 0.3}])
 def test_what_is_given_stays(given: dict[str, Any]) -> None:
-    found = planned(replace(PRIVATE, **given), 5000)
+    found = choose_schedule(replace(PRIVATE, **given), 5000)
     assert {name: getattr(found.spec, name) for name in given} == given
     assert not any(reason.startswith(next(iter(given)).split("_")[0]) for reason in found.reasons)
 
@@ -60,13 +71,13 @@ def test_few_examples_train_where_a_fixed_batch_would_be_refused() -> None:
 @pytest.mark.parametrize("units", [1, 7])
 def test_too_few_examples_are_refused_in_one_line(units: int) -> None:
     with pytest.raises(UserError, match=f"8 examples or more, got {units}"):
-        planned(PRIVATE, units)
+        choose_schedule(PRIVATE, units)
 
 
 @given(units=st.integers(100, 1_000_000), rows=st.floats(1e3, 1e8))
 def test_a_time_is_kept(units: int, rows: float) -> None:
     # One second at `rows` units a second.
-    spec = planned(PRIVATE, units, speed=rows, limit=1.0).spec
+    spec = choose_schedule(PRIVATE, units, speed=rows, limit=1.0).spec
     steps = steps_of(spec, units)
     assert steps * (spec.batch_size or 0) <= rows * 1.001 + 1
     assert steps >= min(LEAST_STEPS, rows // 1)
@@ -74,14 +85,14 @@ def test_a_time_is_kept(units: int, rows: float) -> None:
 
 def test_a_time_too_short_for_one_step_is_refused() -> None:
     with pytest.raises(UserError, match="enough for one step, got one for 50 of its 100 examples; pass a longer"):
-        planned(replace(PRIVATE, batch_size=100), 1000, speed=50.0, limit=1.0)
+        choose_schedule(replace(PRIVATE, batch_size=100), 1000, speed=50.0, limit=1.0)
     with pytest.raises(UserError, match="enough for one step"):
-        planned(PRIVATE, 1000, speed=0.5, limit=1.0)
+        choose_schedule(PRIVATE, 1000, speed=0.5, limit=1.0)
 
 
 def test_epochs_beside_a_time_are_refused() -> None:
     with pytest.raises(UserError, match="a time limit decides the number of epochs, got 9"):
-        planned(replace(PRIVATE, epochs=9.0), 1000, speed=50.0, limit=60.0)
+        choose_schedule(replace(PRIVATE, epochs=9.0), 1000, speed=50.0, limit=60.0)
 
 
 @given(
@@ -91,16 +102,16 @@ def test_epochs_beside_a_time_are_refused() -> None:
 def test_noise_of_all_steps_moves_the_reading_by_the_declared_drift(steps: int, sizes: list[float]) -> None:
     # The oracle: independent tensors' drifts add in squares, and a tensor of tolerance t moves it by PROBE / t a unit.
     tolerances = {f"t{number}": size for number, size in enumerate(sizes)}
-    spec = rated(PRIVATE, steps, tolerances, drift=0.6).spec
-    own = rates_of(spec, tolerances)
+    spec = choose_rates(PRIVATE, steps, tolerances, drift=0.6).spec
+    own = learning_rates(spec, tolerances)
     wander = math.sqrt(max(1.0, steps / 3))
     drift = math.sqrt(sum((own[name] * wander * PROBE / size) ** 2 for name, size in tolerances.items()))
     assert drift == pytest.approx(DRIFT, rel=0.02)
 
 
 def test_a_more_sensitive_tensor_has_a_lower_rate_and_more_of_the_drift() -> None:
-    spec = rated(PRIVATE, 100, {"a": 0.01, "b": 1.0}, drift=0.6).spec
-    own = rates_of(spec, ["a", "b", "head.weight"])
+    spec = choose_rates(PRIVATE, 100, {"a": 0.01, "b": 1.0}, drift=0.6).spec
+    own = learning_rates(spec, ["a", "b", "head.weight"])
     assert own["a"] < own["b"]
     assert own["a"] / 0.01 > own["b"] / 1.0
     assert own["head.weight"] == spec.head_learning_rate
@@ -108,12 +119,12 @@ def test_a_more_sensitive_tensor_has_a_lower_rate_and_more_of_the_drift() -> Non
 
 @pytest.mark.parametrize("rate", [0.01, 0.3])
 def test_a_given_rate_is_the_rate_of_all(rate: float) -> None:
-    spec = rated(replace(PRIVATE, learning_rate=rate), 100, {"a": 0.01, "b": 1.0}, drift=0.6).spec
-    assert rates_of(spec, ["a", "b", "head.weight"]) == {"a": rate, "b": rate, "head.weight": rate}
+    spec = choose_rates(replace(PRIVATE, learning_rate=rate), 100, {"a": 0.01, "b": 1.0}, drift=0.6).spec
+    assert learning_rates(spec, ["a", "b", "head.weight"]) == {"a": rate, "b": rate, "head.weight": rate}
 
 
 def test_the_rates_fall_with_the_root_of_the_steps() -> None:
-    few, many = (rated(PRIVATE, steps, {"a": 1.0}, drift=0.6).spec for steps in (300, 1200))
+    few, many = (choose_rates(PRIVATE, steps, {"a": 1.0}, drift=0.6).spec for steps in (300, 1200))
     assert (few.learning_rate or 0) / (many.learning_rate or 1) == pytest.approx(2, rel=0.01)
 
 

@@ -19,7 +19,7 @@ from dpft.training.preparation import settled_spec
 
 
 @dataclass(frozen=True)
-class Asked:
+class Overrides:
     """What the user may change of a recipe: encoder, data folder, number of seeds. None: as in the paper."""
 
     model: str | None = None
@@ -34,7 +34,7 @@ class Asked:
 Seeds = tuple[Recipe, tuple[Cell, ...]]
 
 
-def cells(every: Sequence[Recipe], asked: Asked) -> list[Seeds]:
+def cells(every: Sequence[Recipe], asked: Overrides) -> list[Seeds]:
     """Each recipe with its cells, one per seed. Recipes may share a cell, which is then run once."""
     return [(recipe, tuple(_cell(recipe, asked, seed) for seed in _seeds(recipe, asked))) for recipe in every]
 
@@ -47,7 +47,7 @@ def distinct(every: Sequence[Seeds]) -> tuple[Cell, ...]:
     return tuple(seen.values())
 
 
-def lacking(recipe: Recipe) -> str | None:
+def missing_requirement(recipe: Recipe) -> str | None:
     """Why a recipe cannot be run by this version of dpft; None if it can."""
     known = tasks.names()
     if recipe.spec.task not in known:
@@ -62,11 +62,11 @@ def started_from(recipe: Recipe, cell: Cell, first: Path) -> Cell:
     return dataclasses.replace(cell, arm=recipe.row, spec=dataclasses.replace(cell.spec, start=str(first)))
 
 
-def _seeds(recipe: Recipe, asked: Asked) -> range:
+def _seeds(recipe: Recipe, asked: Overrides) -> range:
     return range(asked.seeds or recipe.seeds)
 
 
-def _cell(recipe: Recipe, asked: Asked, seed: int) -> Cell:
+def _cell(recipe: Recipe, asked: Overrides, seed: int) -> Cell:
     spec = dataclasses.replace(recipe.spec, seed=seed, data=_data(asked.data, recipe.task))
     if asked.model is not None:
         spec = on_model(spec, asked.model)
@@ -93,7 +93,7 @@ def _data(folder: Path | None, task: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class Beside:
+class PaperComparison:
     """Our figures for a recipe, in the paper's unit (per cent or seconds), one per seed. `why`: why one is missing."""
 
     recipe: Recipe
@@ -101,7 +101,7 @@ class Beside:
     why: str | None
 
 
-def beside(recipe: Recipe, own: Sequence[Cell], outcomes: Mapping[str, Outcome]) -> Beside:
+def compare_with_paper(recipe: Recipe, own: Sequence[Cell], outcomes: Mapping[str, Outcome]) -> PaperComparison:
     """Collect the results of a recipe's cells, in the metric of the paper's column."""
     values, why = [], None
     for cell in own:
@@ -114,7 +114,7 @@ def beside(recipe: Recipe, own: Sequence[Cell], outcomes: Mapping[str, Outcome])
             why = f"found {outcome.result.metric}, the paper prints {recipe.metric}"
         else:
             values.append(found if recipe.metric == "seconds" else 100 * found)
-    return Beside(recipe, tuple(values), why)
+    return PaperComparison(recipe, tuple(values), why)
 
 
 def reading(result: Mapping[str, Any], metric: str) -> float | None:

@@ -200,14 +200,14 @@ def carried_out(
     from dpft.compare.planning import check_names, outlook
     from dpft.compare.running.run_cells import OneByOne, conduct
     from dpft.compare.running.work import Work
-    from dpft.machine.memo import Kept
+    from dpft.machine.memo import CachingMemo
 
-    view, shelf = View(), Kept()
+    view, memo = View(), CachingMemo()
     try:
         check_names(cells, place)
         going_on = folder.is_of(cells, grows=grows)
         if dry or not going_on:
-            found = outlook(cells, place, folder.found(), shelf, view)
+            found = outlook(cells, place, folder.found(), memo, view)
             view.close()
             if as_json and dry:
                 _show.print_json({**found.to_json(), "comparison": str(folder.path)})
@@ -218,7 +218,7 @@ def carried_out(
             folder.check_room(found.room)
             consent(yes, sum(not one.done for one in found.cells))
             folder.write(folder.grown({**place.to_json(), **found.to_json()}))
-        outcomes = conduct(cells, Work(folder, place, shelf), executor or OneByOne(), view)
+        outcomes = conduct(cells, Work(folder, place, memo), executor or OneByOne(), view)
     except KeyboardInterrupt:
         view.close()
         if folder.plan() is not None:
@@ -227,7 +227,7 @@ def carried_out(
     finally:
         view.close()
     if not as_json and executor is None:
-        shared = [f"{what} made {shelf.made[what]} of {shelf.asked[what]} times" for what in shelf.made]
+        shared = [f"{what} made {memo.made[what]} of {memo.asked[what]} times" for what in memo.made]
         print(f"shared      {', '.join(shared)}")
     return outcomes
 

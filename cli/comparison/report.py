@@ -51,9 +51,9 @@ def report(
 
 
 def _check_there(ledger: str) -> None:
-    from dpft.privacy.ledger import is_there
+    from dpft.privacy.ledger import ledger_exists
 
-    if not is_there(ledger):
+    if not ledger_exists(ledger):
         raise UserError(f"there must be a ledger, got none at {ledger!r}; pass --ledger")
 
 

@@ -15,7 +15,7 @@ from dpft.cli.comparison import cells as _cells
 from dpft.errors import UserError
 
 if TYPE_CHECKING:
-    from dpft.benchmarks.recipes.cells import Beside, Seeds
+    from dpft.benchmarks.recipes.cells import PaperComparison, Seeds
     from dpft.benchmarks.recipes.read import Recipe
 
     from dpft.compare.events import Outcome
@@ -62,16 +62,16 @@ def reproduce(
     if listed:
         _list(chosen, as_json)
         return 0
-    from dpft.benchmarks.recipes.cells import Asked, cells, lacking
+    from dpft.benchmarks.recipes.cells import Overrides, cells, missing_requirement
 
     from dpft.compare.planning import Place
     from dpft.privacy.ledger import default_ledger_place
 
-    asked = Asked(model, data, seeds)
+    asked = Overrides(model, data, seeds)
     for one in chosen:
-        if lacking(one) and not as_json:
-            print(f"left out    {one.title}: {lacking(one)}")
-    every = cells([one for one in chosen if lacking(one) is None], asked)
+        if missing_requirement(one) and not as_json:
+            print(f"left out    {one.title}: {missing_requirement(one)}")
+    every = cells([one for one in chosen if missing_requirement(one) is None], asked)
     if not every:
         raise UserError(f"a cell must be one that can be run here, got {len(chosen)} that cannot; see --list")
     place = Place(ledger or default_ledger_place(), population, machine)
@@ -139,10 +139,10 @@ def _begun(second: Sequence[Seeds], firsts: Sequence[Seeds], folder: Path) -> li
 
 
 def _end(every: Sequence[Seeds], outcomes: Sequence[Outcome], folder: Path, model: str | None, as_json: bool) -> int:
-    from dpft.benchmarks.recipes.cells import beside
+    from dpft.benchmarks.recipes.cells import compare_with_paper
 
     by_digest = {one.cell.digest: one for one in outcomes}
-    rows = [beside(recipe, own, by_digest) for recipe, own in every]
+    rows = [compare_with_paper(recipe, own, by_digest) for recipe, own in every]
     if as_json:
         extra = {"paper": [_json(row) for row in rows], "papers_encoder": model is None}
         return _cells.told(outcomes, folder, extra, as_json)
@@ -157,7 +157,7 @@ def _end(every: Sequence[Seeds], outcomes: Sequence[Outcome], folder: Path, mode
     return 1 if failed else 0
 
 
-def _ours(row: Beside) -> str:
+def _ours(row: PaperComparison) -> str:
     if not row.ours:
         return f"- ({row.why})"
     unit = _UNIT.get(row.recipe.metric, "")
@@ -171,7 +171,7 @@ def _paper(recipe: Recipe) -> str:
     return f"{recipe.printed:g}{sd}{_UNIT.get(recipe.metric, '')}{whose}"
 
 
-def _json(row: Beside) -> dict[str, Any]:
+def _json(row: PaperComparison) -> dict[str, Any]:
     one = row.recipe
     return {
         "table": one.table, "part": one.part, "row": one.row, "task": one.task, "metric": one.metric,
@@ -181,17 +181,19 @@ def _json(row: Beside) -> dict[str, Any]:
 
 
 def _list(chosen: Sequence[Recipe], as_json: bool) -> None:
-    from dpft.benchmarks.recipes.cells import lacking
+    from dpft.benchmarks.recipes.cells import missing_requirement
     from dpft.benchmarks.recipes.needs import needs
 
     if as_json:
-        _show.print_json([{**_about(one), "needs": vars(needs(one)), "lacks": lacking(one)} for one in chosen])
+        _show.print_json(
+            [{**_about(one), "needs": vars(needs(one)), "lacks": missing_requirement(one)} for one in chosen]
+        )
         return
     wide = max(len(one.title) for one in chosen)
     for one in chosen:
         need = needs(one)
         time = "hours unknown" if need.hours is None else f"{_cells.duration(3600 * need.hours)} on a {need.hardware}"
-        lack = f"; {lacking(one)}" if lacking(one) else ""
+        lack = f"; {missing_requirement(one)}" if missing_requirement(one) else ""
         print(f"{one.title:<{wide}}  {need.weights}, {need.data}, {time} a seed, {need.how}; "
               f"paper {_paper(one)}; hyper-parameters: {one.origin}{lack}")  # fmt: skip
 

@@ -11,7 +11,7 @@ import typer
 from dpft.cli import _flags, _show
 
 from dpft.errors import UserError
-from dpft.recipe import planned
+from dpft.recipe import choose_schedule
 from dpft.spec import Budget, Spec
 
 T = TypeVar("T")
@@ -19,7 +19,7 @@ T = TypeVar("T")
 if TYPE_CHECKING:
     from dpft.privacy.accounting.segments import Bound, Segment
     from dpft.privacy.mechanism.plan import Plan
-    from dpft.privacy.mechanism.tradeoffs import Offer
+    from dpft.privacy.mechanism.tradeoffs import Alternative
 
 
 def budget(
@@ -55,11 +55,11 @@ def budget(
     as_json: _flags.Json = False,
 ) -> None:
     """Say which noise, rate and steps a budget means, without touching any data."""
-    planned = {"--examples": examples, "--epsilon": epsilon, "--batch-size": batch_size, "--epochs": epochs,
+    choose_schedule = {"--examples": examples, "--epsilon": epsilon, "--batch-size": batch_size, "--epochs": epochs,
                "--clip": clip, "--noise": noise, "--runs": runs, "--batch-sizes": batch_sizes,
                "--plot": plot}  # fmt: skip
     if segment:
-        _together("--segment", planned)
+        _together("--segment", choose_schedule)
         _segments([_segment(text) for text in segment], _needed("--delta", delta), as_json)
         return
     spec = Spec(
@@ -83,7 +83,7 @@ def _one(spec: Spec, examples: int, plot: Path | None, as_json: bool) -> None:
     from dpft.privacy.mechanism.plan import make_plan
     from dpft.privacy.mechanism.tradeoffs import offers
 
-    plan, chosen = make_plan(spec, examples), planned(spec, examples)
+    plan, chosen = make_plan(spec, examples), choose_schedule(spec, examples)
     _draw(plan, plan.steps, plot)
     others = offers(spec, examples) if {"batch_size", "epochs"} & {*chosen.spec.chosen} else []
     if as_json:
@@ -99,7 +99,7 @@ def _one(spec: Spec, examples: int, plot: Path | None, as_json: bool) -> None:
     _say_plot(plot)
 
 
-def _advise(others: list[Offer]) -> None:
+def _advise(others: list[Alternative]) -> None:
     """What other plans would buy, beside the first."""
     first = others[0]
     print(
@@ -133,7 +133,7 @@ def _shared(spec: Spec, examples: int, runs: int, plot: Path | None, as_json: bo
     if as_json:
         _show.print_json({**plan.to_json(), "runs": runs, "epsilon_each": each})
         return
-    steps = f"{plan.steps} a run ({planned(spec, examples).spec.epochs:g} epochs), {runs} runs"
+    steps = f"{plan.steps} a run ({choose_schedule(spec, examples).spec.epochs:g} epochs), {runs} runs"
     _say(plan, examples, steps, f"for adding or removing one example, shared by {runs} runs on the same data")
     print(f"each run  dpft train --epsilon {each!r} (and the same --delta, --epochs, --batch-size): that noise or more")
     _say_plot(plot)
@@ -148,7 +148,7 @@ def _batches(spec: Spec, examples: int, listed: str, as_json: bool) -> None:
     sizes = [part.strip() for part in listed.split(",")]
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
         raise UserError(f"batch sizes must be whole numbers above 0, got {listed!r}; pass --batch-sizes 512,1024,4096")
-    epochs = planned(spec, examples).spec.epochs
+    epochs = choose_schedule(spec, examples).spec.epochs
     spec = dataclasses.replace(spec, epochs=epochs)
     plans = [make_plan(dataclasses.replace(spec, batch_size=int(size)), examples) for size in sizes]
     if as_json:

@@ -127,10 +127,10 @@ def export(
 
 
 def _existing(place: str | None) -> Ledger:
-    from dpft.privacy.ledger import Ledger, default_ledger_place, is_there
+    from dpft.privacy.ledger import Ledger, default_ledger_place, ledger_exists
 
     chosen = place or default_ledger_place()
-    if not is_there(chosen):
+    if not ledger_exists(chosen):
         raise UserError(f"there must be a ledger, got none at {str(chosen)!r}; pass --ledger")
     return Ledger(chosen)
 

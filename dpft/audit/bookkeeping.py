@@ -15,10 +15,10 @@ from dpft.privacy.accounting.random_search import search_rdp
 from dpft.privacy.accounting.rdp import ORDERS, epsilon_of_divergences
 from dpft.privacy.accounting.segments import Segment, epsilon_of
 from dpft.privacy.calibration.search_noise import SHAPE
-from dpft.privacy.ledger import Ledger, LedgerError, Search, is_there
+from dpft.privacy.ledger import Ledger, LedgerError, Search, ledger_exists
 from dpft.privacy.ledger.storage.entries import PUBLIC
 from dpft.runs.folder import Run, adapter_digest
-from dpft.runs.ledger_charges import terms
+from dpft.runs.ledger_charges import reservation_terms
 from dpft.runs.privacy_card import adjacency, promise
 from dpft.runs.statements import BROKEN, is_broken
 from dpft.spec import Spec
@@ -39,7 +39,7 @@ def checks(run: Run, card: dict[str, Any]) -> list[Check]:
 
 
 def _ledger(run: Run, card: dict[str, Any]) -> list[Check]:
-    if not is_there(run.ledger):
+    if not ledger_exists(run.ledger):
         return [fact(_LEVEL, "the ledger is there", False, f"none at {run.ledger}")]
     with Ledger(run.ledger) as book:
         charged = book.charged(run.id)
@@ -51,7 +51,7 @@ def _ledger(run: Run, card: dict[str, Any]) -> list[Check]:
             return [*heads, *_searched(run, card, book)]
         return [
             *heads,
-            fact(_LEVEL, "reserved as planned", book.reservation(run.id) == terms(run.plan, run.id)),
+            fact(_LEVEL, "reserved as planned", book.reservation(run.id) == reservation_terms(run.plan, run.id)),
             Check(_LEVEL, "steps charged", charged, run.plan.steps, run.plan.steps, "fact", "as planned"),
             fact(_LEVEL, "card states the steps charged", card.get("steps_charged") == charged),
             fact(_LEVEL, "closed to further charges", book.is_settled(run.id)),

@@ -14,10 +14,10 @@ from dpft.audit.evidence.report import Check, Level, Test, bound, judge
 from dpft.audit.mechanism.attacks import GUESSED, guess
 from dpft.data.examples import Rows
 from dpft.inference import outputs
-from dpft.inference.build import adapt
+from dpft.inference.build import build_model
 from dpft.inference.trained_model import Trained
 from dpft.runs import canary_rows
-from dpft.runs.canary_rows import Planted
+from dpft.runs.canary_rows import CanaryRows
 from dpft.runs.folder import write
 from dpft.tokens.encode import encode
 
@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 def checks(trained: Trained, risk: float) -> list[Check]:
     """All of level three: on planted canaries where there are some, else training beside validation rows."""
-    found = canary_rows.reveal(trained.run, trained.objective, len(trained.labels))
+    found = canary_rows.included_canaries(trained.run, trained.objective, len(trained.labels))
     if found is None:
         return _people(trained)
     reference = _untrained(trained)
@@ -77,7 +77,7 @@ def figures(name: str, scores: Floats, members: NDArray[np.bool_]) -> list[Check
     return found
 
 
-def exposure(scores: Floats, found: Planted) -> list[Check]:
+def exposure(scores: Floats, found: CanaryRows) -> list[Check]:
     """log2 of how many random strings there are over the rank of one that is in (Carlini et al. 2019, section 4.2)."""
     inside, outside = scores[found.random & found.included], scores[found.random & ~found.included]
     if len(inside) == 0 or len(outside) == 0:
@@ -112,11 +112,13 @@ def _losses(trained: Trained, rows: Rows) -> Floats:
 
 def _untrained(trained: Trained) -> Trained:
     """The same model before its first step."""
-    made = adapt(trained.run.spec, len(trained.labels), trained.paired, trained.hardware, objective=trained.objective)
+    made = build_model(
+        trained.run.spec, len(trained.labels), trained.paired, trained.hardware, objective=trained.objective
+    )
     return Trained(trained.run, made.adapted, trained.labels, trained.paired, made.tokenizer, trained.hardware)
 
 
-def _keep(trained: Trained, found: Planted, losses: Floats, before: Floats) -> None:
+def _keep(trained: Trained, found: CanaryRows, losses: Floats, before: Floats) -> None:
     """Each canary's losses, in private/."""
     lines = [
         {"included": bool(i), "random": bool(r), "loss": float(a), "loss_untrained": float(b)}

@@ -75,8 +75,8 @@ def _grouped(bills: Iterable[Bill], name: str | None) -> list[list[Bill]]:
 def _populations(bills: Sequence[Bill], book: Ledger, name: str | None) -> dict[str, Population]:
     """Those of the ledger that the rows are known to be of."""
     view = book.view()
-    claims = [book.claim(bill.rows.texts, bill.rows.pairs, name, bill.unit) for bill in bills]
-    return {one.id: one for claim in claims for one in claim.matched(view).populations(view)}
+    identities = [book.data_identity(bill.rows.texts, bill.rows.pairs, name, bill.unit) for bill in bills]
+    return {one.id: one for data_identity in identities for one in data_identity.matched(view).populations(view)}
 
 
 def _charge(bills: list[Bill], book: Ledger | None, name: str | None) -> Charge:

@@ -15,7 +15,7 @@ from typing import IO, Any
 from dpft.compare.cells import Cell, digest_of
 from dpft.errors import UserError
 from dpft.runs.folder import Run, write
-from dpft.runs.recovery import has_ledger, taken_up
+from dpft.runs.recovery import has_ledger, recover_reserved
 from dpft.spec import Spec
 
 FORMAT = 1
@@ -180,7 +180,7 @@ class Folder:
             if (path / "run.json").is_file():
                 continue
             begun = Run.intended(path)
-            if begun is not None and (not has_ledger(begun) or taken_up(path) is not None):
+            if begun is not None and (not has_ledger(begun) or recover_reserved(path) is not None):
                 continue
             if {file.name for file in path.iterdir() if file.suffix != ".tmp"} <= _UNFINISHED:
                 shutil.rmtree(path)

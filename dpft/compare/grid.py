@@ -13,10 +13,10 @@ from typing import Any
 from dpft.compare.cells import Cell, check_distinct
 from dpft.compare.search_space import around
 from dpft.errors import UserError
-from dpft.inference.inputs import rows_of
-from dpft.machine.memo import Shelf
+from dpft.inference.inputs import load_task
+from dpft.machine.memo import Memo
 from dpft.spec import Budget, Machine, Spec
-from dpft.training.preparation import chosen_alone, settled_spec
+from dpft.training.preparation import choose_without_training, settled_spec
 
 # What a grid says of every cell, and what an arm may say of its own; the rest follows from methods, epsilons and seeds.
 _ROWS = (
@@ -58,7 +58,7 @@ class Grid:
     trials: int = 0
     search_on: str | None = None
     search_data: str | None = None
-    shelf: Shelf = field(default_factory=Shelf)
+    memo: Memo = field(default_factory=Memo)
 
     def cells(self) -> tuple[Cell, ...]:
         """Every cell, the first seed of all first. Raises UserError on whatever no run could be made of."""
@@ -73,7 +73,9 @@ class Grid:
         spec = settled_spec(_spec(values))
         if not self.trials:
             return Cell(arm.name, spec)
-        spec = chosen_alone(spec, rows_of(spec, self.shelf), Machine())  # a search is around what the recipe chooses
+        spec = choose_without_training(
+            spec, load_task(spec, self.memo), Machine()
+        )  # a search is around what the recipe chooses
         return Cell(arm.name, spec, around(spec, self.trials, arm.search, self.search_on, self.search_data))
 
     def _delta(self) -> float:

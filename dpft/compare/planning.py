@@ -14,10 +14,10 @@ from dpft.compare.events import Watch
 from dpft.compare.folder import Folder
 from dpft.errors import UserError
 from dpft.inference import speed
-from dpft.inference.inputs import rows_key, rows_of
-from dpft.machine.memo import Shelf
+from dpft.inference.inputs import load_task, task_key
+from dpft.machine.memo import Memo
 from dpft.privacy.calibration.search_noise import ACCOUNTANT, SHAPE, calibrate_search
-from dpft.privacy.ledger import Ledger, Reservation, Search, is_there, written
+from dpft.privacy.ledger import Ledger, Reservation, Search, ledger_exists, written
 from dpft.privacy.mechanism.plan import Plan, make_plan
 from dpft.spec import Machine, Spec, canonical_json
 from dpft.tasks import Task
@@ -110,17 +110,17 @@ def outlook(
     cells: Sequence[Cell],
     place: Place,
     started: Mapping[str, Path],
-    shelf: Shelf,
+    memo: Memo,
     watch: Watch,
     *,
     measured: bool = True,
 ) -> Outlook:
     """Plan every cell. `started`: the run folders that are there already. Raises UserError, OverLimit included."""
     watch.stage("planning the noise")
-    plans = [plan_cell(cell, rows_of(cell.spec, shelf).train.protected) for cell in cells]
+    plans = [plan_cell(cell, load_task(cell.spec, memo).train.protected) for cell in cells]
     watch.stage("adding up the charges")
-    bills = _bills(cells, plans, started, shelf)
-    if is_there(place.ledger):
+    bills = _bills(cells, plans, started, memo)
+    if ledger_exists(place.ledger):
         with Ledger(place.ledger) as book:
             owed = charges(bills, book, place.population)
     else:
@@ -129,12 +129,12 @@ def outlook(
     found = []
     for cell, plan in zip(cells, plans, strict=True):
         done = cell.digest in started and (started[cell.digest] / "result.json").is_file()
-        cost = None if done or not measured else _cost(cell, rows_of(cell.spec, shelf), place.machine, costs, watch)
-        found.append(_planned(cell, plan, cost, rows_of(cell.spec, shelf), done))
+        cost = None if done or not measured else _cost(cell, load_task(cell.spec, memo), place.machine, costs, watch)
+        found.append(_planned(cell, plan, cost, load_task(cell.spec, memo), done))
     return Outlook(tuple(found), tuple(owed))
 
 
-def _bills(cells: Sequence[Cell], plans: Sequence[Plan], started: Mapping[str, Path], shelf: Shelf) -> list[Bill]:
+def _bills(cells: Sequence[Cell], plans: Sequence[Plan], started: Mapping[str, Path], memo: Memo) -> list[Bill]:
     """What is still to be reserved, by the rows it is for: a run that was broken off is reserved already."""
     groups: dict[str, tuple[Spec, list[float], list[Terms]]] = {}
     for number, (cell, plan) in enumerate(zip(cells, plans, strict=True)):
@@ -142,12 +142,12 @@ def _bills(cells: Sequence[Cell], plans: Sequence[Plan], started: Mapping[str, P
         if asked is None or plan.budget is None:
             continue
         spec = cell.spec
-        key = canonical_json(rows_key(spec))
+        key = canonical_json(task_key(spec))
         _, deltas, asks = groups.setdefault(key, (spec, [], []))
         deltas.append(plan.budget.delta)
         asks.append(asked)
     return [
-        Bill(spec.task, rows_of(spec, shelf).train, spec.unit, min(deltas), tuple(asks))
+        Bill(spec.task, load_task(spec, memo).train, spec.unit, min(deltas), tuple(asks))
         for spec, deltas, asks in groups.values()
     ]
 

@@ -95,7 +95,7 @@ class Encoded:
         the tokens that stand there."""
         return self.labels[rows] if self.words is None else np.where(inside, self.labels[source], IGNORED)
 
-    def features_of(self, rows: NDArray[np.int64], source: NDArray[np.int64]) -> NDArray[np.float32] | None:
+    def frozen_features(self, rows: NDArray[np.int64], source: NDArray[np.int64]) -> NDArray[np.float32] | None:
         """Of padded rows: (B, D), or (B, T, D) where words are labelled; None where none were computed."""
         return None if self.features is None else self.features[rows if self.words is None else source]
 

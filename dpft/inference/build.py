@@ -28,7 +28,7 @@ FEW = 32  # of these texts, for measurements that repeat per tensor
 
 
 @dataclass(frozen=True)
-class Model:
+class BuiltModel:
     """An adapted model with its tokenizer, and `public`: encoded synthetic texts to measure it on."""
 
     adapted: Adapted
@@ -36,18 +36,18 @@ class Model:
     public: Sequence[Batch] = ()
 
 
-def settle(spec: Spec, machine: Machine) -> Hardware:
+def resolve_hardware(spec: Spec, machine: Machine) -> Hardware:
     """Resolve device and precision for `spec`. A method that trains the encoder itself always uses float32."""
     if getattr(methods.load(spec.method, spec.options), "float32", False):
         machine = dataclasses.replace(machine, precision="fp32")
     return hardware.resolve(machine)
 
 
-def adapt(
-    spec: Spec, labels: int, paired: bool, settled: Hardware, *, objective: Objective | None = None,
-    rehearsed: bool = False,
-) -> Model:  # fmt: skip
-    """Load `spec.model` and attach `spec.method`, on the device of `settled`.
+def build_model(
+    spec: Spec, labels: int, paired: bool, resolved: Hardware, *, objective: Objective | None = None,
+    check_trainable: bool = False,
+) -> BuiltModel:  # fmt: skip
+    """Load `spec.model` and attach `spec.method`, on the device of `resolved`.
 
     labels: number of labels, 0 for a score. paired: texts come in pairs. objective: that of the task; None for the
     default one for this number of labels. rehearsed: run a forward and backward pass on synthetic texts, so that a
@@ -63,8 +63,8 @@ def adapt(
     objective = objective or objectives.plain(labels)
     rows = objective.placeholder_rows(texts[:PUBLIC_TEXTS], pairs, labels)
     public = encode(rows, tokenizer, spec.representation, spec.max_length)
-    batches = list(microbatches(public, np.arange(PUBLIC_TEXTS), settled.tokens))
-    model = models.load(spec, objective.outputs(labels), settled, batches)
+    batches = list(microbatches(public, np.arange(PUBLIC_TEXTS), resolved.tokens))
+    model = models.load(spec, objective.outputs(labels), resolved, batches)
     method = methods.load(spec.method, spec.options)
     adapted = method.attach(model, spec.seed)
     if not methods.head_alone(method):
@@ -75,15 +75,15 @@ def adapt(
         adapted = dataclasses.replace(adapted, gradients="single")  # ghost norms exist for single rows only
     with torch.no_grad():
         adapted.model.head.bias.fill_(objective.start)
-    adapted.model.to(settled.device)
-    if rehearsed:
-        first = next(microbatches(public, np.arange(2), settled.tokens, settled.device))
-        _rehearse(adapted, first)
-    few = list(microbatches(public, np.arange(FEW), settled.tokens, settled.device))
-    return Model(adapted, tokenizer, few)
+    adapted.model.to(resolved.device)
+    if check_trainable:
+        first = next(microbatches(public, np.arange(2), resolved.tokens, resolved.device))
+        _check_trainable(adapted, first)
+    few = list(microbatches(public, np.arange(FEW), resolved.tokens, resolved.device))
+    return BuiltModel(adapted, tokenizer, few)
 
 
-def _rehearse(adapted: Adapted, batch: Batch) -> None:
+def _check_trainable(adapted: Adapted, batch: Batch) -> None:
     adapted.begin(0)
     losses = adapted.losses(adapted.model(batch), batch)
     found = torch.autograd.grad(losses.sum(), list(adapted.private), allow_unused=True)

@@ -8,10 +8,10 @@ from typing import Any
 from dpft import tasks
 from dpft.data.encoded import Encoded
 from dpft.inference import outputs
-from dpft.inference.build import Model
+from dpft.inference.build import BuiltModel
 from dpft.machine.hardware import Hardware
-from dpft.machine.memo import Shelf
-from dpft.machine.team import ALONE, Team
+from dpft.machine.memo import Memo
+from dpft.machine.team import SINGLE_PROCESS, Team
 from dpft.models.loading import digest
 from dpft.privacy.calibration import cache
 from dpft.runs import overlap
@@ -19,45 +19,45 @@ from dpft.spec import Spec
 from dpft.tokens.token_store import encoded
 
 
-def stored() -> Path:
+def token_cache_folder() -> Path:
     """The cache folder for the encoded rows of large data."""
     return cache.path().parent / "encoded"
 
 
-def rows_of(spec: Spec, shelf: Shelf) -> tasks.Task:
+def load_task(spec: Spec, memo: Memo) -> tasks.Task:
     """Load the task of `spec`, without canaries."""
-    return shelf.get("tasks", rows_key(spec), lambda: tasks.load(spec))
+    return memo.get("tasks", task_key(spec), lambda: tasks.load(spec))
 
 
-def shared_of(spec: Spec, task: tasks.Task, shelf: Shelf) -> int | None:
+def first_shared_row(spec: Spec, task: tasks.Task, memo: Memo) -> int | None:
     """The number of the first validation row that is also a training row (`overlap.shared_records`); None without."""
-    return shelf.get("shared records", [*rows_key(spec), _planted(spec)], lambda: overlap.shared_records(task))
+    return memo.get("shared records", [*task_key(spec), _canary_key(spec)], lambda: overlap.shared_records(task))
 
 
-def tokens_of(spec: Spec, task: tasks.Task, tokenizer: Any, shelf: Shelf) -> list[Encoded]:
+def encoded_splits(spec: Spec, task: tasks.Task, tokenizer: Any, memo: Memo) -> list[Encoded]:
     """The encoded training rows of `task`, then each encoded validation set."""
 
     def make() -> list[Encoded]:
         every = (task.train, *task.judged.values())
-        return [encoded(rows, tokenizer, spec.representation, spec.max_length, stored()) for rows in every]
+        return [encoded(rows, tokenizer, spec.representation, spec.max_length, token_cache_folder()) for rows in every]
 
-    return shelf.get("token arrays", _tokens_key(spec), make)
+    return memo.get("token arrays", _tokens_key(spec), make)
 
 
-def features_of(
-    spec: Spec, rows: list[Encoded], model: Model, settled: Hardware, shelf: Shelf, ranks: Team = ALONE
+def frozen_features(
+    spec: Spec, rows: list[Encoded], model: BuiltModel, resolved: Hardware, memo: Memo, ranks: Team = SINGLE_PROCESS
 ) -> list[Encoded]:
     """`rows` with the features of the frozen encoder. They depend on its weights and precision, not on the seed."""
     found = model.adapted.model
 
     def make() -> list[Encoded]:
-        return [one.with_features(outputs.features(found, one, settled, ranks)) for one in rows]
+        return [one.with_features(outputs.features(found, one, resolved, ranks)) for one in rows]
 
-    key = [*_tokens_key(spec), digest(found.backbone), settled.precision, settled.attention]
-    return shelf.get("frozen features", key, make)
+    key = [*_tokens_key(spec), digest(found.backbone), resolved.precision, resolved.attention]
+    return memo.get("frozen features", key, make)
 
 
-def rows_key(spec: Spec) -> list[Any]:
+def task_key(spec: Spec) -> list[Any]:
     """The part of a spec that determines its rows, as a JSON value."""
     columns = [spec.text, spec.pair, spec.label, spec.validation, spec.kind, list(spec.labels or ())]
     weights = [spec.class_weights, spec.shares] if spec.class_weights else []
@@ -65,8 +65,8 @@ def rows_key(spec: Spec) -> list[Any]:
 
 
 def _tokens_key(spec: Spec) -> list[Any]:
-    return [*rows_key(spec), _planted(spec), spec.model, spec.representation, spec.max_length]
+    return [*task_key(spec), _canary_key(spec), spec.model, spec.representation, spec.max_length]
 
 
-def _planted(spec: Spec) -> list[int] | None:
+def _canary_key(spec: Spec) -> list[int] | None:
     return [spec.canaries, spec.seed] if spec.canaries else None  # the canaries depend on the seed

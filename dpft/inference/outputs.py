@@ -13,7 +13,7 @@ from dpft.data.batch import Batch
 from dpft.data.encoded import Encoded
 from dpft.data.examples import Rows
 from dpft.machine.hardware import Hardware
-from dpft.machine.team import ALONE, Team
+from dpft.machine.team import SINGLE_PROCESS, Team
 from dpft.models.classifier import Classifier
 from dpft.objectives import Objective
 from dpft.tokens.microbatch import collate, cut
@@ -29,12 +29,12 @@ def logits(model: Classifier, data: Encoded, hardware: Hardware) -> NDArray[np.f
     places = data.judged
     out = np.full((places.count, model.head.out_features), _NEVER, np.float32)
     out[:, 0] = 0.0
-    for rows, found in _in_turn(model, model, data, hardware, ALONE):
+    for rows, found in _in_turn(model, model, data, hardware, SINGLE_PROCESS):
         places.put(out, rows, found)
     return out
 
 
-def features(model: Classifier, data: Encoded, hardware: Hardware, ranks: Team = ALONE) -> NDArray[np.float32]:
+def features(model: Classifier, data: Encoded, hardware: Hardware, ranks: Team = SINGLE_PROCESS) -> NDArray[np.float32]:
     """The head's input for every row: (N, D); if the task labels words, for every token that is `kept`: (K, D).
 
     Each rank computes its share and receives all of it.
@@ -43,7 +43,7 @@ def features(model: Classifier, data: Encoded, hardware: Hardware, ranks: Team =
     out = np.zeros((places.count, model.head.in_features), np.float32)
     for rows, found in _in_turn(model, model.represent, data, hardware, ranks):
         places.put(out, rows, found)
-    return ranks.joined(out)
+    return ranks.all_gather(out)
 
 
 @torch.inference_mode()
@@ -59,7 +59,7 @@ def _in_turn(
     model.per_example = per_example
 
 
-def judge(
+def evaluate_metrics(
     objective: Objective,
     metrics: Sequence[str],
     labels: tuple[str, ...],

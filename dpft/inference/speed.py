@@ -19,11 +19,11 @@ from dpft.data.batch import Batch
 from dpft.data.encoded import Encoded
 from dpft.data.examples import Rows
 from dpft.inference import outputs
-from dpft.inference.build import adapt, settle
+from dpft.inference.build import build_model, resolve_hardware
 from dpft.models.adapted import Adapted
 from dpft.privacy.ledger import Ledger
 from dpft.privacy.mechanism.plan import Plan
-from dpft.privacy.mechanism.step import PlainStep, PrivateStep
+from dpft.privacy.mechanism.step import NonPrivateStep, PrivateStep
 from dpft.privacy.randomness import Secret
 from dpft.spec import Budget, Machine, Spec
 from dpft.tasks import Task, sample
@@ -33,7 +33,7 @@ from dpft.tokens.microbatch import microbatches
 _ROWS, _MOST_ROWS = 16, 512
 _SECONDS = 1.5  # of measuring one kind of step: long enough for a plan, short enough for many cells
 _SEED = 11
-Step = PrivateStep[Batch] | PlainStep[Batch]
+Step = PrivateStep[Batch] | NonPrivateStep[Batch]
 
 
 @dataclass(frozen=True)
@@ -78,23 +78,23 @@ def kind(spec: Spec, task: Task) -> Spec:
 
 def measure(spec: Spec, task: Task, machine: Machine) -> Cost:
     """Measure the cost of steps of `spec` on public texts (the sample task's), with as many labels as `task`."""
-    settled, paired = settle(spec, machine), task.train.pairs is not None
-    with _peak(settled.device) as peak:
+    resolved, paired = resolve_hardware(spec, machine), task.train.pairs is not None
+    with _peak(resolved.device) as peak:
         started = time.perf_counter()
-        model = adapt(spec, len(task.labels), paired, settled, objective=task.objective)
+        model = build_model(spec, len(task.labels), paired, resolved, objective=task.objective)
         setup = time.perf_counter() - started
         rows = encode(_public(task), model.tokenizer, spec.representation, spec.max_length)
         started = time.perf_counter()
         if model.adapted.frozen:
-            seen = rows.with_features(outputs.features(model.adapted.model, rows, settled))
+            seen = rows.with_features(outputs.features(model.adapted.model, rows, resolved))
         else:
-            outputs.logits(model.adapted.model, rows, settled)
+            outputs.logits(model.adapted.model, rows, resolved)
             seen = rows
         judged = (time.perf_counter() - started) / len(rows)
         optimizer = torch.optim.Adam(list(model.adapted.updated.values()), lr=1e-9)
         model.adapted.model.per_example = spec.budget is not None
         with _stepper(spec, model.adapted, optimizer) as step:
-            empty, row = _timed(step, seen, settled.tokens, settled.device)
+            empty, row = _timed(step, seen, resolved.tokens, resolved.device)
     trained = sum(p.numel() for p in model.adapted.updated.values())
     return Cost(setup, empty, row, judged, peak[0], trained, model.adapted.frozen)
 
@@ -120,12 +120,12 @@ def _timed(step: Step, rows: Encoded, tokens: int, device: torch.device) -> tupl
 def _stepper(spec: Spec, adapted: Adapted, optimizer: torch.optim.Optimizer) -> Iterator[Step]:
     """The step that training uses. A private one charges a temporary ledger, because writing to disk takes time."""
     if spec.budget is None:
-        yield PlainStep(adapted, Plan(0.5, 4, 0.0, None, _ROWS, None, None, None), optimizer)
+        yield NonPrivateStep(adapted, Plan(0.5, 4, 0.0, None, _ROWS, None, None, None), optimizer)
         return
     plan = Plan(0.5, 4, 1.0, spec.clip or 1.0, _ROWS, spec.budget, spec.budget.epsilon, "none")
-    with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "probe.sqlite") as book:
-        book.reserve("probe", rate=plan.rate, noise=plan.noise, steps=plan.steps, delta=1e-9, epsilon=1.0)
-        step = PrivateStep(adapted, plan, optimizer, book, Secret(), "probe")
+    with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "probe.sqlite") as ledger:
+        ledger.reserve("probe", rate=plan.rate, noise=plan.noise, steps=plan.steps, delta=1e-9, epsilon=1.0)
+        step = PrivateStep(adapted, plan, optimizer, ledger, Secret(), "probe")
         try:
             yield step
         finally:

@@ -15,13 +15,13 @@ from dpft import objectives, tasks
 from dpft.data.examples import Rows
 from dpft.errors import UserError
 from dpft.inference import outputs
-from dpft.inference.build import adapt, settle
+from dpft.inference.build import build_model, resolve_hardware
 from dpft.machine.hardware import Hardware
 from dpft.models.adapted import Adapted
 from dpft.objectives import Objective, Prediction
 from dpft.objectives.tagging import Tagged
 from dpft.runs.folder import Run
-from dpft.runs.past_data import Seen
+from dpft.runs.past_data import PastData
 from dpft.spec import Machine
 from dpft.tokens.encode import encode
 
@@ -88,7 +88,7 @@ class Trained:
 
         Of more than 65,536 training records only a sample is known.
         """
-        seen = Seen.read(self.run)
+        seen = PastData.read(self.run)
         parts = tasks.judged(self.run.spec, data, self.objective, self.labels)
         return seen is not None and any(part.shares(rows) for part in seen.parts for rows in parts.values())
 
@@ -104,7 +104,7 @@ class Trained:
             raise UserError("evaluation needs labelled rows, got a run without a validation set; pass --data FILE")
         found = {part: (self.logits(rows), rows) for part, rows in parts.items()}
         metrics = tasks.metrics(spec, self.objective)
-        figures = outputs.judge(self.objective, metrics, self.labels, found, details=True)
+        figures = outputs.evaluate_metrics(self.objective, metrics, self.labels, found, details=True)
         return figures, self.objective.by_class(*next(iter(found.values())), self.labels)
 
 
@@ -119,10 +119,10 @@ def load(path: str | Path, *, machine: Machine | None = None) -> Trained:
         )
     state, about = found
     labels, paired = tuple(json.loads(about["labels"])), bool(json.loads(about["paired"]))
-    settled = settle(run.spec, machine or Machine())
+    resolved = resolve_hardware(run.spec, machine or Machine())
     kind = json.loads(about["kind"]) if "kind" in about else None
     objective = objectives.plain(len(labels)) if kind is None else objectives.load(kind)
-    made = adapt(run.spec, len(labels), paired, settled, objective=objective)
+    made = build_model(run.spec, len(labels), paired, resolved, objective=objective)
     model = made.adapted.model
     if model.digest != about["backbone_sha256"]:
         raise UserError(
@@ -130,4 +130,4 @@ def load(path: str | Path, *, machine: Machine | None = None) -> Trained:
             f"got {model.digest[:12]}… from {run.spec.model!r}; restore that model"
         )
     made.adapted.load(state)
-    return Trained(run, made.adapted, labels, paired, made.tokenizer, settled)
+    return Trained(run, made.adapted, labels, paired, made.tokenizer, resolved)

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 _PATIENCE = timedelta(minutes=30)  # timeout for a rank that is alive but silent; a dead rank is noticed at once
 
 
-class Told(Protocol):
+class JsonResult(Protocol):
     """A result that can be sent to other processes as JSON."""
 
     def to_json(self) -> dict[str, Any]: ...
 
 
-Result = TypeVar("Result", bound=Told)
+Result = TypeVar("Result", bound=JsonResult)
 
 
-class SaidElsewhere(UserError):
+class ReportedElsewhere(UserError):
     """Another rank already reports this error to the user; this rank stays silent."""
 
 
@@ -38,7 +38,7 @@ class FollowerError(UserError):
 
 
 @dataclass(frozen=True)
-class Place:
+class RankPlace:
     """This process's place in a `torchrun` group.
 
     `rank` and `size` count over all machines, `local_rank` and `local_size` on this one. `restarts`: how often torchrun
@@ -52,7 +52,7 @@ class Place:
     restarts: int
 
     @classmethod
-    def found(cls) -> Place | None:
+    def found(cls) -> RankPlace | None:
         """Read the place from the environment. None if torchrun did not start this process."""
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             return None
@@ -62,35 +62,35 @@ class Place:
 
 def is_silent(error: UserError | None = None) -> bool:
     """True if this process must print nothing, because another one reports `error` or the progress."""
-    place = Place.found()
+    place = RankPlace.found()
     follows = place is not None and place.rank > 0
-    return isinstance(error, SaidElsewhere) or (follows and not isinstance(error, FollowerError))
+    return isinstance(error, ReportedElsewhere) or (follows and not isinstance(error, FollowerError))
 
 
-def launched(
+def launch(
     lead: Callable[[Team, Machine], Result], follow: Callable[[Ranks, Machine], Result], machine: Machine
 ) -> Result:
     """Run `lead` in this process. Under torchrun, run `lead` on rank 0 and `follow` on all other ranks.
 
     All ranks return the same result.
     """
-    from dpft.machine.team import ALONE
+    from dpft.machine.team import SINGLE_PROCESS
 
-    place = Place.found()
+    place = RankPlace.found()
     if place is None:
-        return lead(ALONE, machine)
+        return lead(SINGLE_PROCESS, machine)
     own = _own_device(machine, place)
-    with _joined(own.device.startswith("cuda")) as ranks:
+    with _process_group(own.device.startswith("cuda")) as ranks:
         if not ranks.first:
             return follow(ranks, own)
         result = lead(ranks, own)
-        ranks.tell({"result": result.to_json()})
+        ranks.broadcast({"result": result.to_json()})
         return result
 
 
 def refuse_restart() -> None:
     """Refuse to start a new run after a torchrun restart: it would spend a second budget. Raises UserError."""
-    place = Place.found()
+    place = RankPlace.found()
     if place is not None and place.restarts:
         raise UserError(
             f"an interrupted run must go on by dpft resume, got a restart (number {place.restarts}) by torchrun; "
@@ -98,7 +98,7 @@ def refuse_restart() -> None:
         )
 
 
-def _own_device(machine: Machine, place: Place) -> Machine:
+def _own_device(machine: Machine, place: RankPlace) -> Machine:
     """`machine` with a GPU that no other rank uses. Raises UserError if there are too few."""
     import torch
 
@@ -121,7 +121,7 @@ def _own_device(machine: Machine, place: Place) -> Machine:
 
 
 @contextlib.contextmanager
-def _joined(gpus: bool) -> Iterator[Ranks]:
+def _process_group(gpus: bool) -> Iterator[Ranks]:
     """Join the process group for the duration of the block.
 
     If an error stops all ranks, one rank reports it to the user and the others raise SaidElsewhere.
@@ -139,23 +139,23 @@ def _joined(gpus: bool) -> Iterator[Ranks]:
     )  # fmt: skip
     ranks = Ranks(store)
     try:
-        with _stopped_as_by_hand():
+        with _sigterm_as_interrupt():
             yield ranks
     except UserError as error:
-        if not ranks.is_first_to_say(str(error)):
-            raise SaidElsewhere(str(error)) from None
+        if not ranks.is_first_to_report(str(error)):
+            raise ReportedElsewhere(str(error)) from None
         if ranks.first:
             raise
         raise FollowerError(f"{error} (rank {rank})") from None
     except BaseException as error:
-        ranks.is_first_to_say(type(error).__name__)
+        ranks.is_first_to_report(type(error).__name__)
         raise
     finally:
         dist.destroy_process_group()
 
 
 @contextlib.contextmanager
-def _stopped_as_by_hand() -> Iterator[None]:
+def _sigterm_as_interrupt() -> Iterator[None]:
     """Treat SIGTERM like Ctrl-C inside the block.
 
     If a rank dies, torchrun sends SIGTERM to the others. They then close their files and tell the user how to resume.

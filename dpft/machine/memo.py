@@ -11,19 +11,19 @@ from dpft.spec import canonical_json
 T = TypeVar("T")
 
 
-class Shelf:
+class Memo:
     """A memo that keeps nothing: every request computes its value. Enough for a single run."""
 
     def get(self, what: str, key: Any, make: Callable[[], T]) -> T:
         """Return the value of kind `what` for `key`, or call `make`. `key`: a JSON value that determines the value."""
         return make()
 
-    def uncounted(self) -> Shelf:
+    def uncounted(self) -> Memo:
         """The same memo for a caller whose number of requests must stay secret: requests are not counted."""
         return self
 
 
-class Kept(Shelf):
+class CachingMemo(Memo):
     """A memo that keeps every value for its own lifetime and counts requests (`asked`) and computations (`made`)."""
 
     def __init__(self) -> None:
@@ -35,8 +35,8 @@ class Kept(Shelf):
         self.asked[what] += 1
         return self.look_up(what, key, make)
 
-    def uncounted(self) -> Shelf:
-        return _Uncounted(self)
+    def uncounted(self) -> Memo:
+        return _UncountedMemo(self)
 
     def look_up(self, what: str, key: Any, make: Callable[[], T]) -> T:
         """`get`, without counting the request."""
@@ -48,8 +48,8 @@ class Kept(Shelf):
         return found
 
 
-class _Uncounted(Shelf):
-    def __init__(self, kept: Kept) -> None:
+class _UncountedMemo(Memo):
+    def __init__(self, kept: CachingMemo) -> None:
         self._kept = kept
 
     def get(self, what: str, key: Any, make: Callable[[], T]) -> T:

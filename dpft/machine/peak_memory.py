@@ -11,7 +11,7 @@ _STEP = 32  # MiB; figures are rounded up to a multiple, because peak memory dep
 _PROCESS = Path("/proc/self")
 
 
-def forget_peak(device: torch.device) -> bool:
+def reset_peak(device: torch.device) -> bool:
     """Reset the peak. Returns False if the system cannot: the peak then includes earlier work."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -24,7 +24,7 @@ def forget_peak(device: torch.device) -> bool:
 
 
 def peak_mib(device: torch.device) -> int | None:
-    """Peak in MiB since `forget_peak`, rounded up to a multiple of 32. None if the system does not report it."""
+    """Peak in MiB since `reset_peak`, rounded up to a multiple of 32. None if the system does not report it."""
     if device.type == "cuda":
         return _rounded(torch.cuda.max_memory_allocated(device) / 2**20)
     try:

@@ -27,11 +27,11 @@ Part = TypeVar("Part")
 _FIRST, _WHY = 0, "dpft/why"
 
 
-class Lost(UserError):
+class RankLost(UserError):
     """Another rank has died or has not answered within the timeout."""
 
 
-class Alone:
+class SingleProcess:
     """A team of one process: every operation is local. `Ranks` overrides it for several processes."""
 
     @property
@@ -39,51 +39,51 @@ class Alone:
         """Whether this is rank 0, which has the ledger, the secret and the run folder."""
         return True
 
-    def tell(self, message: Mapping[str, Any]) -> None:
-        """Broadcast a JSON message to the other ranks, which receive it with `hear`."""
+    def broadcast(self, message: Mapping[str, Any]) -> None:
+        """Broadcast a JSON message to the other ranks, which receive it with `receive`."""
 
-    def agreed(self, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+    def from_first(self, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         """Call `make` on rank 0 and return its value on every rank."""
         return make()
 
-    def tell_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Broadcast named CPU tensors to the other ranks, which receive them with `hear_tensors`."""
+    def broadcast_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Broadcast named CPU tensors to the other ranks, which receive them with `receive_tensors`."""
 
-    def alike(self, what: str, *parts: bytes | NDArray[Any]) -> None:
+    def check_equal(self, what: str, *parts: bytes | NDArray[Any]) -> None:
         """Raise UserError if `parts` differ between ranks. `what` names them in the message."""
 
     def own(self, parts: Sequence[Part]) -> Sequence[Part]:
         """This rank's share of `parts`: each part goes to exactly one rank."""
         return parts
 
-    def joined(self, filled: NDArray[np.float32]) -> NDArray[np.float32]:
+    def all_gather(self, filled: NDArray[np.float32]) -> NDArray[np.float32]:
         """Combine an array of which each rank has filled its own share and left the rest zero."""
         return filled
 
-    def deal(self, drawn: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    def scatter(self, drawn: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """Scatter the batch drawn on rank 0 and return this rank's share, as unit numbers.
 
         drawn: (n,) unit numbers; tokens: (n,) tokens of each. Only rank 0's arguments are used.
         """
         return drawn
 
-    def agree(self, tensors: Sequence[Tensor]) -> None:
+    def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite `tensors` in place with those of rank 0."""
 
-    def after(self, act: Callable[[], None]) -> None:
+    def on_first_then_barrier(self, act: Callable[[], None]) -> None:
         """Call `act` on rank 0. A barrier: no rank continues before `act` is done and all ranks have arrived."""
         act()
 
-    def summed(self, parts: Sequence[Tensor]) -> list[Tensor]:
+    def total_over_ranks(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """Sum each tensor over the ranks, in its own precision. Only rank 0's result is valid."""
         return list(parts)
 
-    def told(self, make: Callable[[], list[Tensor]], like: Sequence[Tensor]) -> list[Tensor]:
+    def broadcast_from_first(self, make: Callable[[], list[Tensor]], like: Sequence[Tensor]) -> list[Tensor]:
         """Call `make` on rank 0 and broadcast its tensors. like: tensors of the same shapes and dtypes."""
         return make()
 
 
-ALONE = Alone()
+SINGLE_PROCESS = SingleProcess()
 
 
 class Store(Protocol):
@@ -92,7 +92,7 @@ class Store(Protocol):
     def compare_set(self, key: str, expected: str, desired: str, /) -> bytes: ...
 
 
-class Ranks(Alone):
+class Ranks(SingleProcess):
     """Processes joined by `torch.distributed`. `store`: where the first rank to fail writes its reason."""
 
     def __init__(self, store: Store) -> None:
@@ -102,28 +102,28 @@ class Ranks(Alone):
     def first(self) -> bool:
         return self.rank == _FIRST
 
-    def tell(self, message: Mapping[str, Any]) -> None:
+    def broadcast(self, message: Mapping[str, Any]) -> None:
         self._spread(json.dumps(message).encode())
 
-    def hear(self) -> dict[str, Any]:
+    def receive(self) -> dict[str, Any]:
         """Receive the next message of rank 0."""
         found: dict[str, Any] = json.loads(self._spread(b""))
         return found
 
-    def agreed(self, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+    def from_first(self, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         if not self.first:
-            return self.hear()
+            return self.receive()
         message = make()
-        self.tell(message)
+        self.broadcast(message)
         return message
 
-    def tell_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+    def broadcast_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         self._spread(save(dict(tensors)))
 
-    def hear_tensors(self) -> dict[str, Tensor]:
+    def receive_tensors(self) -> dict[str, Tensor]:
         return load(self._spread(b""))
 
-    def alike(self, what: str, *parts: bytes | NDArray[Any]) -> None:
+    def check_equal(self, what: str, *parts: bytes | NDArray[Any]) -> None:
         total = hashlib.sha256()
         for part in parts:
             total.update(hashlib.sha256(part if isinstance(part, bytes) else np.ascontiguousarray(part).data).digest())
@@ -141,40 +141,40 @@ class Ranks(Alone):
     def own(self, parts: Sequence[Part]) -> Sequence[Part]:
         return parts[self.rank :: self.size]
 
-    def joined(self, filled: NDArray[np.float32]) -> NDArray[np.float32]:
+    def all_gather(self, filled: NDArray[np.float32]) -> NDArray[np.float32]:
         with _together():
             dist.all_reduce(torch.from_numpy(filled))
         return filled
 
-    def deal(self, drawn: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    def scatter(self, drawn: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """Round-robin from the longest unit down: two ranks' tokens differ by at most those of the longest unit."""
         order = drawn[np.argsort(-tokens, kind="stable")].astype("<i8")
         return np.frombuffer(self._spread(order.tobytes()), "<i8").astype(np.int64)[self.rank :: self.size]
 
-    def agree(self, tensors: Sequence[Tensor]) -> None:
+    def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
         if tensors:
-            for own, firsts in zip(tensors, self.told(lambda: list(tensors), tensors), strict=True):
+            for own, firsts in zip(tensors, self.broadcast_from_first(lambda: list(tensors), tensors), strict=True):
                 own.data.copy_(firsts)
 
-    def after(self, act: Callable[[], None]) -> None:
+    def on_first_then_barrier(self, act: Callable[[], None]) -> None:
         if self.first:
             act()
         with _together():
             dist.all_reduce(torch.zeros(1))  # on the CPU, where gloo notices a dead peer at once
 
-    def summed(self, parts: Sequence[Tensor]) -> list[Tensor]:
+    def total_over_ranks(self, parts: Sequence[Tensor]) -> list[Tensor]:
         flat = _flat(parts)
         with _together():
             dist.reduce(flat, _FIRST)
         return _shaped(flat, parts)
 
-    def told(self, make: Callable[[], list[Tensor]], like: Sequence[Tensor]) -> list[Tensor]:
+    def broadcast_from_first(self, make: Callable[[], list[Tensor]], like: Sequence[Tensor]) -> list[Tensor]:
         flat = _flat(make()) if self.first else _flat([torch.empty_like(one) for one in like])
         with _together():
             dist.broadcast(flat, _FIRST)
         return _shaped(flat, like)
 
-    def is_first_to_say(self, why: str) -> bool:
+    def is_first_to_report(self, why: str) -> bool:
         """True for the one rank that reports to the user why all ranks stop."""
         mine = f"rank {self.rank}: {why}"
         try:
@@ -195,7 +195,7 @@ class Ranks(Alone):
         return buffer.numpy().tobytes()
 
 
-Team = Alone | Ranks
+Team = SingleProcess | Ranks
 
 
 def _flat(parts: Sequence[Tensor]) -> Tensor:
@@ -210,10 +210,10 @@ def _shaped(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 
 @contextlib.contextmanager
 def _together() -> Iterator[None]:
-    """Wrap a collective operation: turn a lost connection or a timeout into `Lost`."""
+    """Wrap a collective operation: turn a lost connection or a timeout into `RankLost`."""
     try:
         yield
     except RuntimeError as error:  # a broken connection or a timeout
-        raise Lost(
+        raise RankLost(
             "all ranks must live until the training ends, got one that died or fell silent; go on with dpft resume RUN"
         ) from error

@@ -35,7 +35,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
-class Planted:
+class CanaryRows:
     """The canaries, and which of them were `included`. Half are mislabelled messages, half are `random` strings."""
 
     rows: Rows
@@ -57,7 +57,7 @@ def canaries(spec: Spec, objective: Objective, labels: int) -> Rows | None:
     return None if found is None else Rows([*messages, *words], None, found)
 
 
-def planted(task: Task, spec: Spec) -> Task:
+def with_canary_rows(task: Task, spec: Spec) -> Task:
     """`task` with all canaries of `spec` appended to its training rows. Raises UserError if its objective has none."""
     if spec.canaries == 0:
         return task
@@ -69,7 +69,7 @@ def planted(task: Task, spec: Spec) -> Task:
     return dataclasses.replace(task, train=Rows([*train.texts, *made.texts], pairs, labels))
 
 
-def present(run: Run, rows: int, secret: Secret) -> NDArray[np.bool_]:
+def included_rows(run: Run, rows: int, secret: Secret) -> NDArray[np.bool_]:
     """Which of the `rows` training rows may be trained on: (rows,) bool, all but the canaries that are not included.
 
     The coins are tossed before the first step and kept in private/, readable by the owner alone. Raises UserError if
@@ -87,13 +87,13 @@ def present(run: Run, rows: int, secret: Secret) -> NDArray[np.bool_]:
     return kept
 
 
-def reveal(run: Run, objective: Objective, labels: int) -> Planted | None:
+def included_canaries(run: Run, objective: Objective, labels: int) -> CanaryRows | None:
     """The canaries of a run and which were included; None if the run has no canaries."""
     rows = canaries(run.spec, objective, labels) if run.spec.canaries else None
     if rows is None:
         return None
     random = np.arange(run.spec.canaries) >= run.spec.canaries // 2
-    return Planted(rows, random, _included(run))
+    return CanaryRows(rows, random, _included(run))
 
 
 def _toss_once(path: Path, content: bytes) -> None:
@@ -125,8 +125,8 @@ def _refuse_after_a_step(run: Run) -> None:
     if run.plan.budget is None:
         taken = (run.path / "checkpoints").is_dir()
     else:
-        with Ledger(run.ledger) as book:
-            taken = book.next_step(run.id) > 0
+        with Ledger(run.ledger) as ledger:
+            taken = ledger.next_step(run.id) > 0
     if taken:
         raise UserError(
             f"a run with canaries resumes with their coins, got no private/{_NAME} in {str(run.path)!r}; restore it"

@@ -11,69 +11,69 @@ from typing import Any
 from dpft.data.examples import Rows
 from dpft.data.records import spelled
 from dpft.errors import UserError
-from dpft.privacy.ledger import Claim, Ledger, Reservation
+from dpft.privacy.ledger import DataIdentity, Ledger, Reservation
 from dpft.privacy.ledger.summary import summarize
 from dpft.privacy.mechanism.plan import Plan
 from dpft.tasks import Task
 
 
 @contextlib.contextmanager
-def opened(plan: Plan, place: str | Path) -> Iterator[Ledger | None]:
+def open_ledger(plan: Plan, place: str | Path) -> Iterator[Ledger | None]:
     """Open the ledger for a private plan; None for a plan without privacy."""
     if plan.budget is None:
         yield None
     else:
-        with Ledger(place) as book:
-            yield book
+        with Ledger(place) as ledger:
+            yield ledger
 
 
-def claim(
-    book: Ledger | None, plan: Plan, task: Task, population: str | None, unit: str
-) -> tuple[Claim | None, str | None]:
+def data_identity(
+    ledger: Ledger | None, plan: Plan, task: Task, population: str | None, unit: str
+) -> tuple[DataIdentity | None, str | None]:
     """Match the data to their population. Returns the match and a warning for the user, each possibly None.
 
     Raises UserError if the run would exceed the population's limit, before anything costs time or privacy.
     """
-    if book is None:
+    if ledger is None:
         if population is not None:
             raise UserError("only a private run is charged to a population, got --non-private; drop --population")
         return None, None
-    found = book.claim(task.train.texts, task.train.pairs, population, unit)
-    return found, book.check(terms(plan, "planned"), found)
+    found = ledger.data_identity(task.train.texts, task.train.pairs, population, unit)
+    return found, ledger.check(reservation_terms(plan, "planned"), found)
 
 
-def terms(plan: Plan, run: str) -> Reservation:
+def reservation_terms(plan: Plan, run: str) -> Reservation:
     """The reservation of `run`: everything that it may release."""
     assert plan.budget is not None
     assert plan.epsilon_upper is not None
     return Reservation(run, plan.rate, plan.noise, plan.steps, plan.budget.delta, plan.epsilon_upper)
 
 
-def reserve(book: Ledger | None, plan: Plan, run: str, whose: Claim | None, rows: Rows) -> str:
+def reserve(ledger: Ledger | None, plan: Plan, run: str, whose: DataIdentity | None, rows: Rows) -> str:
     """Reserve the steps of a new run on its data, `rows`. Returns the ledger's head; empty without privacy."""
-    if book is None:
+    if ledger is None:
         return ""
-    asked = asdict(terms(plan, run))
-    book.reserve(asked.pop("run"), **asked, claim=whose, data=book.keyed(spelled(rows)))
-    return book.head()
+    asked = asdict(reservation_terms(plan, run))
+    ledger.reserve(asked.pop("run"), **asked, data_identity=whose, data=ledger.keyed(spelled(rows)))
+    return ledger.head()
 
 
-def is_reserved_for(book: Ledger, run: str, rows: Rows) -> bool:
+def is_reserved_for(ledger: Ledger, run: str, rows: Rows) -> bool:
     """Whether `run` was reserved for exactly these rows in this order.
 
     Raises UserError if the reservation does not record its rows.
     """
-    known = book.data(run)
+    known = ledger.data(run)
     if known is None:
         raise UserError(
             "a run's reservation must identify its rows, got one of an earlier version, which did not; "
             "finish it with that version, or train again"
         )
-    return known == book.keyed(spelled(rows))
+    return known == ledger.keyed(spelled(rows))
 
 
-def together(book: Ledger, plan: Plan, run: str) -> dict[str, Any] | None:
+def spent_on_population(ledger: Ledger, plan: Plan, run: str) -> dict[str, Any] | None:
     """What all runs on the same population have spent so far; None if the run was reserved without a population."""
     assert plan.budget is not None
-    population = book.view().holding(run)
+    population = ledger.view().holding(run)
     return None if population is None else summarize(population, plan.budget.delta).to_json()

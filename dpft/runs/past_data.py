@@ -26,7 +26,7 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Part:
+class RowSketch:
     """The rows of one run: the run's identity, a key, and the sketch of the rows under that key."""
 
     run: str
@@ -44,28 +44,28 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Seen:
+class PastData:
     """The data that a run's weights were trained on.
 
     `parts`: the run's own rows, then those of earlier runs. `whole`: no part is missing. `digest`: of the run's own
     rows in order.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[RowSketch, ...]
     whole: bool
     digest: str
 
     @classmethod
-    def of(cls, run: str, rows: Rows, before: Seen | None, *, begun: bool) -> Seen:
+    def of(cls, run: str, rows: Rows, before: PastData | None, *, begun: bool) -> PastData:
         """For a run on `rows`. begun: it starts from another run; before: that run's past data, None if unreadable."""
         key = secrets.token_bytes(32)
-        own = Part(run, key, Sketch.of(key, rows.texts, rows.pairs))
+        own = RowSketch(run, key, Sketch.of(key, rows.texts, rows.pairs))
         earlier = () if before is None else before.parts
         whole = not begun or (before is not None and before.whole)
         return cls((own, *earlier), whole, keyed_digest(key, spelled(rows)))
 
     @classmethod
-    def read(cls, run: Run) -> Seen | None:
+    def read(cls, run: Run) -> PastData | None:
         """Read the file of `run`; None if it is missing, unreadable, or another run's."""
         try:
             values = run.read_json(f"private/{FILE}")
@@ -86,23 +86,23 @@ class Seen:
             FILE, {"format": _FORMAT, "whole": self.whole, "digest": self.digest, "parts": parts}
         )  # fmt: skip
 
-    def called(self, run: str) -> Seen:
+    def called(self, run: str) -> PastData:
         """The same, for a run with another identity."""
         return replace(self, parts=(replace(self.parts[0], run=run), *self.parts[1:]))
 
     def check_same(self, rows: Rows) -> None:
         """Raise UserError unless `rows` are the run's own rows, in their order."""
         if not hmac.compare_digest(keyed_digest(self.parts[0].key, spelled(rows)), self.digest):
-            raise other_rows()
+            raise wrong_rows()
 
 
-def other_rows() -> UserError:
+def wrong_rows() -> UserError:
     return UserError(
         "a run must resume on the training rows that it began with, in order, got others; restore its data, or train "
         "on the new rows as a run of its own"
     )
 
 
-def _part(values: dict[str, Any]) -> Part:
+def _part(values: dict[str, Any]) -> RowSketch:
     sketch = Sketch.from_bytes(base64.b64decode(values["sketch"], validate=True))
-    return Part(str(values["run"]), bytes.fromhex(values["key"]), sketch)
+    return RowSketch(str(values["run"]), bytes.fromhex(values["key"]), sketch)

@@ -5,31 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 
 from dpft.errors import UserError
-from dpft.privacy.ledger import Ledger, is_there
+from dpft.privacy.ledger import Ledger, ledger_exists
 from dpft.runs.folder import Run
-from dpft.runs.ledger_charges import terms
+from dpft.runs.ledger_charges import reservation_terms
 
 
 def has_ledger(run: Run) -> bool:
     """Whether the run's ledger exists, or the run needs none."""
-    return run.plan.budget is None or is_there(run.ledger)
+    return run.plan.budget is None or ledger_exists(run.ledger)
 
 
-def taken_up(path: Path) -> Run | None:
+def recover_reserved(path: Path) -> Run | None:
     """Complete the files of a run that was interrupted just after its reservation. None if nothing was reserved."""
     run = Run.intended(path)
     head = None if run is None else _head(run)
     return None if run is None or head is None else run.reserved(head)
 
 
-def broken_off(path: Path) -> Run:
+def open_interrupted(path: Path) -> Run:
     """Open the run at `path`, also if it was killed just after its reservation. Raises UserError."""
     begun = None if (path / "run.json").is_file() else Run.intended(path)
-    if begun is None or taken_up(path) is not None:
+    if begun is None or recover_reserved(path) is not None:
         return Run.open(path)
     check_there(begun)
-    with Ledger(begun.ledger) as book:
-        if book.reservation(begun.id) is not None:
+    with Ledger(begun.ledger) as ledger:
+        if ledger.reservation(begun.id) is not None:
             raise UserError(
                 f"a run must resume as it was reserved, got another plan in {str(path / 'intent.json')!r}; "
                 "restore that file"
@@ -50,7 +50,7 @@ def _head(run: Run) -> str | None:
     """The head of the ledger that holds this reservation; None if it does not; empty without privacy."""
     if run.plan.budget is None:
         return ""
-    if not is_there(run.ledger):
+    if not ledger_exists(run.ledger):
         return None
-    with Ledger(run.ledger) as book:
-        return book.head() if book.reservation(run.id) == terms(run.plan, run.id) else None
+    with Ledger(run.ledger) as ledger:
+        return ledger.head() if ledger.reservation(run.id) == reservation_terms(run.plan, run.id) else None

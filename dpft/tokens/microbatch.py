@@ -70,7 +70,7 @@ def collate(data: Encoded, rows: NDArray[np.int64], device: torch.device | str =
     source = np.where(inside, data.starts[rows][:, None] + columns, 0)
     ids = np.where(inside, data.ids[source], data.padding).astype(np.int64)
     types = (inside & (columns >= data.second[rows][:, None])).astype(np.int64) if data.typed else None
-    features = data.features_of(rows, source)
+    features = data.frozen_features(rows, source)
     return Batch(
         ids=torch.from_numpy(ids).to(device),
         allowed=None if inside.all() else torch.from_numpy(inside).to(device),

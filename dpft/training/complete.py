@@ -8,14 +8,14 @@ from collections.abc import Callable
 import torch
 
 from dpft.machine.hardware import Hardware
-from dpft.machine.peak_memory import forget_peak, peak_mib
-from dpft.machine.team import ALONE, Team
+from dpft.machine.peak_memory import peak_mib, reset_peak
+from dpft.machine.team import SINGLE_PROCESS, Team
 from dpft.models.adapted import Adapted
 from dpft.privacy.accounting.accountants import epsilon_curve
 from dpft.privacy.ledger import Ledger
 from dpft.privacy.mechanism.plan import Plan
 from dpft.privacy.mechanism.poisson_sampler import poisson_batches
-from dpft.privacy.mechanism.step import PlainStep, PrivateStep
+from dpft.privacy.mechanism.step import NonPrivateStep, PrivateStep
 from dpft.privacy.randomness import Secret
 from dpft.progress import Progress
 from dpft.runs import canary_rows
@@ -29,15 +29,17 @@ from dpft.training.loop import Step, steps
 from dpft.training.preparation import Prepared
 
 
-def call(ranks: Team, spec: Spec, plan: Plan, settled: Hardware) -> None:
+def broadcast_run(ranks: Team, spec: Spec, plan: Plan, resolved: Hardware) -> None:
     """Broadcast the run, so that the other ranks prepare the same training."""
-    ranks.tell({"spec": spec.to_json(), "plan": plan.to_json(), "precision": settled.precision})
+    ranks.broadcast({"spec": spec.to_json(), "plan": plan.to_json(), "precision": resolved.precision})
 
 
-def complete(run: Run, ready: Prepared, book: Ledger | None, progress: Progress, ranks: Team = ALONE) -> Result:
+def complete(
+    run: Run, ready: Prepared, ledger: Ledger | None, progress: Progress, ranks: Team = SINGLE_PROCESS
+) -> Result:
     """Take the remaining steps of `run`, then evaluate it and write its result.
 
-    `book` is the ledger; None without privacy. Returns the Result.
+    `ledger` is the ledger; None without privacy. Returns the Result.
     """
     plan, adapted, started = run.plan, ready.adapted, time.monotonic()
     optimizer = optimizers.make(run.spec, adapted.updated)
@@ -46,37 +48,37 @@ def complete(run: Run, ready: Prepared, book: Ledger | None, progress: Progress,
         ready.start.keep(run, ready.head_taken)
     start, before, head = checkpoints.restore()
     secret, spent = Secret(), _spent(plan)
-    present = canary_rows.present(run, len(ready.train), secret)
-    if book is not None:
+    included_rows = canary_rows.included_rows(run, len(ready.train), secret)
+    if ledger is not None:
         if head is not None:
-            book.verify(head)
-        start = max(start, book.next_step(run.id))
-    step = _step(adapted, run, optimizer, book, secret, ranks)
-    fresh = forget_peak(ready.hardware.device)
+            ledger.verify(head)
+        start = max(start, ledger.next_step(run.id))
+    step = _step(adapted, run, optimizer, ledger, secret, ranks)
+    fresh = reset_peak(ready.hardware.device)
     progress.created(run.path)
-    ranks.tell({"start": start})
-    ranks.tell_tensors(checkpoints.tensors())
+    ranks.broadcast({"start": start})
+    ranks.broadcast_tensors(checkpoints.tensors())
     tokens = ready.train.tokens
-    own = (drawn[present[drawn]] for drawn in poisson_batches(ready.train.protected, plan, secret, start))
-    dealt = (ranks.deal(drawn, tokens[drawn]) for drawn in own)
+    own = (drawn[included_rows[drawn]] for drawn in poisson_batches(ready.train.protected, plan, secret, start))
+    dealt = (ranks.scatter(drawn, tokens[drawn]) for drawn in own)
     progress.started(start, plan.steps)
     try:
         for done in steps(run, ready, optimizer, step, enumerate(dealt, start)):
             seconds = before + time.monotonic() - started
-            checkpoints.save_when_due(done, seconds, plan.steps, book.head() if book else "")
+            checkpoints.save_when_due(done, seconds, plan.steps, ledger.head() if ledger else "")
             progress.stepped(done, spent(done))
     finally:
         progress.ended()
     memory = peak_mib(ready.hardware.device) if fresh else None
-    return finish(run, ready, book, Cost(before + time.monotonic() - started, memory), progress)
+    return finish(run, ready, ledger, Cost(before + time.monotonic() - started, memory), progress)
 
 
 def _step(
-    adapted: Adapted, run: Run, optimizer: torch.optim.Optimizer, book: Ledger | None, secret: Secret, ranks: Team
+    adapted: Adapted, run: Run, optimizer: torch.optim.Optimizer, ledger: Ledger | None, secret: Secret, ranks: Team
 ) -> Step:
-    if book is None:
-        return PlainStep(adapted, run.plan, optimizer, ranks)
-    return PrivateStep(adapted, run.plan, optimizer, book, secret, run.id, ranks)
+    if ledger is None:
+        return NonPrivateStep(adapted, run.plan, optimizer, ranks)
+    return PrivateStep(adapted, run.plan, optimizer, ledger, secret, run.id, ranks)
 
 
 def _spent(plan: Plan) -> Callable[[int], float | None]:

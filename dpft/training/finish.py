@@ -23,14 +23,14 @@ class Cost:
     memory_mib: int | None
 
 
-def finish(run: Run, ready: Prepared, book: Ledger | None, cost: Cost, progress: Progress) -> Result:
+def finish(run: Run, ready: Prepared, ledger: Ledger | None, cost: Cost, progress: Progress) -> Result:
     """Evaluate the trained model, settle the run in the ledger, and write adapter, privacy card and result."""
     progress.stage("evaluating on the validation rows")
-    plan, adapted, settled, task = run.plan, ready.adapted, ready.hardware, ready.task
+    plan, adapted, resolved, task = run.plan, ready.adapted, ready.hardware, ready.task
     judged = {
-        part: (outputs.logits(adapted.model, ready.judged[part], settled), rows) for part, rows in task.judged.items()
+        part: (outputs.logits(adapted.model, ready.judged[part], resolved), rows) for part, rows in task.judged.items()
     }
-    found = outputs.judge(task.objective, task.metrics, task.labels, judged)
+    found = outputs.evaluate_metrics(task.objective, task.metrics, task.labels, judged)
     classes = task.objective.by_class(*judged[""], task.labels) if judged else {}
     about = {
         "spec": canonical_json(run.spec.to_json()),
@@ -41,11 +41,11 @@ def finish(run: Run, ready: Prepared, book: Ledger | None, cost: Cost, progress:
     }
     run.save_tensors("adapter", adapted.state(), about)
     charge = Charge(plan.steps, "", None)
-    if book is not None:
-        book.settle(run.id)
-        charge = Charge(book.charged(run.id), book.head(), ledger_charges.together(book, plan, run.id))
+    if ledger is not None:
+        ledger.settle(run.id)
+        charge = Charge(ledger.charged(run.id), ledger.head(), ledger_charges.spent_on_population(ledger, plan, run.id))
     told = overlap.NOTE if ready.shared else None
-    promised = card(run.spec, plan, ready.train.protected, charge, settled.precision, task.taken, told)
+    promised = card(run.spec, plan, ready.train.protected, charge, resolved.precision, task.taken, told)
     begun = {} if ready.start is None else {"start": ready.start.stated(charge.population, run.spec.start_public)}
     why = (run.read_json("recipe") or {}).get("reasons")
     chose = {} if why is None else {"recipe": why}
@@ -53,7 +53,7 @@ def finish(run: Run, ready: Prepared, book: Ledger | None, cost: Cost, progress:
     result = Result(
         run.path, task.metric, found.pop(task.metric, None), plan.epsilon_upper,
         plan.budget.delta if plan.budget else None, plan.steps, sum(p.numel() for p in adapted.private),
-        round(cost.seconds), settled.precision, settled.device.type, cost.memory_mib, found, classes,
+        round(cost.seconds), resolved.precision, resolved.device.type, cost.memory_mib, found, classes,
         task.objective.metric(task.metric).higher_is_better,
     )  # fmt: skip
     run.write_json("result", result.to_json())

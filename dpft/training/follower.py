@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from dpft import tasks
-from dpft.inference.build import settle
-from dpft.machine.memo import Shelf
+from dpft.inference.build import resolve_hardware
+from dpft.machine.memo import Memo
 from dpft.machine.team import Ranks
 from dpft.privacy.mechanism.plan import Plan
-from dpft.privacy.mechanism.step import PlainStep, SharedStep
+from dpft.privacy.mechanism.step import NonPrivateStep, SharedStep
 from dpft.progress import Progress
 from dpft.runs import canary_rows
 from dpft.runs.folder import Run
@@ -27,27 +27,27 @@ from dpft.training.preparation import prepare
 
 def follow(ranks: Ranks, machine: Machine) -> Result:
     """Take part in the training that rank 0 leads. Returns rank 0's Result."""
-    told = ranks.hear()
-    if "spec" in told:  # otherwise no step is left to train
-        _take_part(ranks, machine, told)
-        told = ranks.hear()
-    return Result.from_json({**told["result"], "path": Path(told["result"]["path"])})
+    message = ranks.receive()
+    if "spec" in message:  # otherwise no step is left to train
+        _take_part(ranks, machine, message)
+        message = ranks.receive()
+    return Result.from_json({**message["result"], "path": Path(message["result"]["path"])})
 
 
-def _take_part(ranks: Ranks, machine: Machine, told: dict[str, Any]) -> None:
+def _take_part(ranks: Ranks, machine: Machine, message: dict[str, Any]) -> None:
     """Prepare the same training as rank 0, load its state, and do this rank's share of each step."""
-    spec, plan = Spec.from_json(told["spec"]), Plan.from_json(told["plan"])
-    task = canary_rows.planted(tasks.load(spec), spec)
-    settled = settle(spec, replace(machine, precision=told["precision"]))
-    ready = prepare(spec, plan.steps, task, settled, Progress(), Shelf(), ranks)
+    spec, plan = Spec.from_json(message["spec"]), Plan.from_json(message["plan"])
+    task = canary_rows.with_canary_rows(tasks.load(spec), spec)
+    resolved = resolve_hardware(spec, replace(machine, precision=message["precision"]))
+    ready = prepare(spec, plan.steps, task, resolved, Progress(), Memo(), ranks)
     spec = ready.spec
     optimizer = optimizers.make(spec, ready.adapted.updated)
     nowhere = Run(Path(), spec, plan, "", "", "")
-    at = ranks.hear()
-    Checkpoints(nowhere, ready.adapted, optimizer).take(ranks.hear_tensors())
-    kind = PlainStep if plan.budget is None else SharedStep
+    at = ranks.receive()
+    Checkpoints(nowhere, ready.adapted, optimizer).take(ranks.receive_tensors())
+    kind = NonPrivateStep if plan.budget is None else SharedStep
     step = kind(ready.adapted, plan, optimizer, ranks)
     nobody = np.empty(0, np.int64)
-    dealt = ((number, ranks.deal(nobody, nobody)) for number in range(int(at["start"]), plan.steps))
+    dealt = ((number, ranks.scatter(nobody, nobody)) for number in range(int(at["start"]), plan.steps))
     for _ in steps(nowhere, ready, optimizer, step, dealt):
         pass

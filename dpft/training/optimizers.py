@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from dpft.recipe import rates_of
+from dpft.recipe import learning_rates
 from dpft.spec import Optimizer, Schedule, Spec
 
 # Added to each coordinate's divisor, in root mean squares: the best of 0.3, 1 and 3 on synthetic data.
@@ -25,7 +25,7 @@ def make(spec: Spec, updated: Mapping[str, nn.Parameter]) -> torch.optim.Optimiz
     assert spec.learning_rate is not None  # set by train()
     assert spec.optimizer is not None
     rate = spec.learning_rate
-    rates = rates_of(spec, updated)
+    rates = learning_rates(spec, updated)
     alike: dict[float, list[nn.Parameter]] = {}
     for name, parameter in updated.items():
         alike.setdefault(rates[name], []).append(parameter)

@@ -8,15 +8,15 @@ from typing import Any
 from dpft import methods, recipe, tasks
 from dpft.data.encoded import Encoded
 from dpft.errors import UserError
-from dpft.inference.build import Model, adapt, settle
+from dpft.inference.build import BuiltModel, build_model, resolve_hardware
 from dpft.inference.drift import tolerances
-from dpft.inference.inputs import features_of, shared_of, stored, tokens_of
+from dpft.inference.inputs import encoded_splits, first_shared_row, frozen_features, token_cache_folder
 from dpft.machine.hardware import Hardware
-from dpft.machine.memo import Shelf
-from dpft.machine.team import ALONE, Team
+from dpft.machine.memo import Memo
+from dpft.machine.team import SINGLE_PROCESS, Team
 from dpft.models.adapted import Adapted
 from dpft.progress import Progress
-from dpft.recipe import Chosen
+from dpft.recipe import Choice
 from dpft.runs import overlap
 from dpft.spec import Machine, Spec, steps_of
 from dpft.training import warm_start as starts
@@ -56,7 +56,7 @@ def settled_spec(spec: Spec) -> Spec:
     return tasks.settled(spec)
 
 
-def rated(spec: Spec, steps: int, model: Model, ranks: Team = ALONE) -> Chosen:
+def choose_rates(spec: Spec, steps: int, model: BuiltModel, ranks: Team = SINGLE_PROCESS) -> Choice:
     """Choose optimizer and learning rates for a run of `steps`. Rank 0 measures them on synthetic texts.
 
     Raises UserError if the requested optimizer does not work with the method.
@@ -70,9 +70,9 @@ def rated(spec: Spec, steps: int, model: Model, ranks: Team = ALONE) -> Chosen:
         )
     free = methods.load(spec.method, spec.options).non_private_rate
     measured = spec.learning_rate is None and not adapted.frozen
-    found = ranks.agreed(lambda: tolerances(adapted, model.public, recipe.PROBE) if measured else {})
+    found = ranks.from_first(lambda: tolerances(adapted, model.public, recipe.PROBE) if measured else {})
     moves = adapted.objective.drift_alone if adapted.frozen else adapted.objective.drift
-    return recipe.rated(spec, steps, found, drift=moves, free_rate=free, scalable=scalable)
+    return recipe.choose_rates(spec, steps, found, drift=moves, free_rate=free, scalable=scalable)
 
 
 def _is_scalable(adapted: Adapted) -> bool:
@@ -85,13 +85,15 @@ def _is_scalable(adapted: Adapted) -> bool:
     return own and adapted.gradients != "ghost"
 
 
-def chosen_alone(spec: Spec, task: tasks.Task, machine: Machine) -> Spec:
+def choose_without_training(spec: Spec, task: tasks.Task, machine: Machine) -> Spec:
     """`spec` with everything that the recipe chooses, without training: for callers that need it beforehand."""
-    filled = recipe.planned(settled_spec(spec), task.train.protected).spec
+    filled = recipe.choose_schedule(settled_spec(spec), task.train.protected).spec
     if None not in (filled.learning_rate, filled.optimizer):
         return filled
-    model = adapt(filled, len(task.labels), task.paired, settle(filled, machine), objective=task.objective)
-    return rated(filled, steps_of(filled, task.train.protected), model).spec
+    model = build_model(
+        filled, len(task.labels), task.paired, resolve_hardware(filled, machine), objective=task.objective
+    )
+    return choose_rates(filled, steps_of(filled, task.train.protected), model).spec
 
 
 def about_task(task: tasks.Task) -> dict[str, Any]:
@@ -101,7 +103,13 @@ def about_task(task: tasks.Task) -> dict[str, Any]:
 
 
 def prepare(
-    spec: Spec, steps: int, task: tasks.Task, settled: Hardware, progress: Progress, shelf: Shelf, ranks: Team = ALONE
+    spec: Spec,
+    steps: int,
+    task: tasks.Task,
+    settled: Hardware,
+    progress: Progress,
+    memo: Memo,
+    ranks: Team = SINGLE_PROCESS,
 ) -> Prepared:
     """Build the model, choose learning rates for a run of `steps`, and encode the rows.
 
@@ -109,27 +117,29 @@ def prepare(
     """
     progress.stage("loading the model")
     start = starts.read(spec)
-    model = adapt(spec, len(task.labels), task.paired, settled, objective=task.objective, rehearsed=True)
+    model = build_model(spec, len(task.labels), task.paired, settled, objective=task.objective, check_trainable=True)
     taken = start is not None and start.put(model.adapted, spec, task.labels)
     if spec.learning_rate is None:
         progress.stage("measuring learning rates on synthetic texts")
-    chosen = rated(spec, steps, model, ranks)
-    shared = shared_of(spec, task, shelf) is not None
+    chosen = choose_rates(spec, steps, model, ranks)
+    shared = first_shared_row(spec, task, memo) is not None
     if shared:
         progress.note(overlap.NOTE)
     progress.stage("encoding the texts")
-    encoded = tokens_of(spec, task, model.tokenizer, shelf)
+    encoded = encoded_splits(spec, task, model.tokenizer, memo)
     if task.train.digest is not None:
-        progress.note(f"the encoded texts are kept in {stored()}, readable by you alone; delete them as you like")
+        progress.note(
+            f"the encoded texts are kept in {token_cache_folder()}, readable by you alone; delete them as you like"
+        )
     if model.adapted.gradients == "single":
         progress.note(f"gradients are computed for one {spec.unit} at a time here: exact, but many times slower")
-    ranks.alike("data", *(array for rows in encoded for array in rows.arrays))
-    ranks.alike(
+    ranks.check_equal("data", *(array for rows in encoded for array in rows.arrays))
+    ranks.check_equal(
         "encoder and device", f"{model.adapted.model.digest} {settled.precision} {settled.device.type}".encode()
     )
     if model.adapted.frozen:
         progress.stage("computing the frozen features")
-        encoded = features_of(spec, encoded, model, settled, shelf, ranks)
+        encoded = frozen_features(spec, encoded, model, settled, memo, ranks)
     train_rows, *judged = encoded
     return Prepared(
         chosen.spec, task, train_rows, dict(zip(task.judged, judged, strict=True)), model.adapted, settled, start,

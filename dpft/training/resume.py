@@ -6,43 +6,43 @@ import functools
 from pathlib import Path
 
 from dpft.errors import UserError
-from dpft.inference.build import settle
-from dpft.inference.inputs import rows_of
-from dpft.machine.launch import launched
-from dpft.machine.memo import Shelf
+from dpft.inference.build import resolve_hardware
+from dpft.inference.inputs import load_task
+from dpft.machine.launch import launch
+from dpft.machine.memo import Memo
 from dpft.machine.team import Team
 from dpft.progress import Progress
 from dpft.runs import canary_rows, ledger_charges, recovery
-from dpft.runs.past_data import other_rows
+from dpft.runs.past_data import wrong_rows
 from dpft.runs.result import Result
 from dpft.spec import Machine
 from dpft.training import warm_start as starts
-from dpft.training.complete import call, complete
+from dpft.training.complete import broadcast_run, complete
 from dpft.training.follower import follow
 from dpft.training.preparation import ENCODER, about_task, prepare
 
 
 def resume(
-    path: str | Path, *, machine: Machine | None = None, progress: Progress | None = None, shelf: Shelf | None = None
+    path: str | Path, *, machine: Machine | None = None, progress: Progress | None = None, memo: Memo | None = None
 ) -> Result:
     """Finish an interrupted run with fresh randomness, taking only the unspent steps. Returns its Result.
 
-    A finished run is not changed. `shelf`: a memo of what other runs of this process have computed. Raises UserError
+    A finished run is not changed. `memo`: a memo of what other runs of this process have computed. Raises UserError
     if the ledger does not hold this run with this plan, if the ledger was restored from an older copy, or if the
     training rows or their order differ from those that the run began with.
     """
-    asked = functools.partial(_resume, Path(path), progress or Progress(), shelf or Shelf())
-    return launched(asked, follow, machine or Machine())
+    asked = functools.partial(_resume, Path(path), progress or Progress(), memo or Memo())
+    return launch(asked, follow, machine or Machine())
 
 
-def _resume(path: Path, progress: Progress, shelf: Shelf, ranks: Team, machine: Machine) -> Result:
-    run = recovery.broken_off(path)
+def _resume(path: Path, progress: Progress, memo: Memo, ranks: Team, machine: Machine) -> Result:
+    run = recovery.open_interrupted(path)
     done = run.read_json("result")
     if done is not None:
         return Result.from_json({**done, "path": run.path})
     progress.stage("reading the data")
-    own = rows_of(run.spec, shelf)
-    task = canary_rows.planted(own, run.spec)
+    own = load_task(run.spec, memo)
+    task = canary_rows.with_canary_rows(own, run.spec)
     if run.plan.rate != (run.spec.batch_size or 0) / task.train.protected:
         raise UserError(
             f"a run must resume on as many {run.spec.unit}s as it began with, got {task.train.protected}; "
@@ -53,27 +53,27 @@ def _resume(path: Path, progress: Progress, shelf: Shelf, ranks: Team, machine: 
         raise UserError(
             "a run must resume with the labels it began with, got other label names or another kind; restore its data"
         )
-    settled = settle(run.spec, machine)
-    call(ranks, run.spec, run.plan, settled)
-    ready = prepare(run.spec, run.plan.steps, task, settled, progress, shelf, ranks)
+    resolved = resolve_hardware(run.spec, machine)
+    broadcast_run(ranks, run.spec, run.plan, resolved)
+    ready = prepare(run.spec, run.plan.steps, task, resolved, progress, memo, ranks)
     if known.get(ENCODER) not in (None, ready.adapted.model.digest):
         raise UserError(
             f"a run must resume with the encoder it began with, got other weights at {run.spec.model!r}; restore them"
         )
     recovery.check_there(run)
-    with ledger_charges.opened(run.plan, run.ledger) as book:
-        if book is not None:
-            if book.reservation(run.id) != ledger_charges.terms(run.plan, run.id):
+    with ledger_charges.open_ledger(run.plan, run.ledger) as ledger:
+        if ledger is not None:
+            if ledger.reservation(run.id) != ledger_charges.reservation_terms(run.plan, run.id):
                 raise UserError(
                     f"a run must resume as it was reserved, got another plan, or a ledger without it at "
                     f"{str(run.ledger)!r}; restore the run's plan.json and its ledger"
                 )
-            book.verify(run.ledger_head)
+            ledger.verify(run.ledger_head)
             if ready.start is not None and run.read_json("start") is None:  # killed before start.json was written
-                starts.check_people(ready.start, run.spec, book, own.train)
-            if not ledger_charges.is_reserved_for(book, run.id, own.train):
-                raise other_rows()
-        starts.resume_seen(run, ready.start, own.train)
+                starts.check_people(ready.start, run.spec, ledger, own.train)
+            if not ledger_charges.is_reserved_for(ledger, run.id, own.train):
+                raise wrong_rows()
+        starts.check_past_data(run, ready.start, own.train)
         if not known:
             run.write_json("task", {**about_task(task), ENCODER: ready.adapted.model.digest})
-        return complete(run, ready, book, progress, ranks)
+        return complete(run, ready, ledger, progress, ranks)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from dpft import models, recipe
 from dpft.errors import UserError
-from dpft.inference.build import settle
-from dpft.inference.inputs import rows_of
+from dpft.inference.build import resolve_hardware
+from dpft.inference.inputs import load_task
 from dpft.inference.speed import kind, measure
-from dpft.machine.launch import launched, refuse_restart
-from dpft.machine.memo import Shelf
+from dpft.machine.launch import launch, refuse_restart
+from dpft.machine.memo import Memo
 from dpft.machine.team import Team
 from dpft.privacy.ledger import default_ledger_place
 from dpft.privacy.mechanism.plan import Plan, make_plan
@@ -24,7 +24,7 @@ from dpft.runs.result import Result
 from dpft.spec import Machine, Spec
 from dpft.tasks import Task
 from dpft.training import warm_start as starts
-from dpft.training.complete import call, complete
+from dpft.training.complete import broadcast_run, complete
 from dpft.training.follower import follow
 from dpft.training.preparation import ENCODER, about_task, prepare, settled_spec
 
@@ -32,7 +32,7 @@ Planner = Callable[[Spec, int], Plan]
 
 
 @dataclass(frozen=True)
-class Asked:
+class TrainingRequest:
     """The arguments of `train`, by name."""
 
     spec: Spec
@@ -40,7 +40,7 @@ class Asked:
     ledger: str | Path | None
     population: str | None
     progress: Progress
-    shelf: Shelf
+    memo: Memo
     planner: Planner
     limit: float | None
 
@@ -53,7 +53,7 @@ def train(
     population: str | None = None,
     machine: Machine | None = None,
     progress: Progress | None = None,
-    shelf: Shelf | None = None,
+    memo: Memo | None = None,
     planner: Planner = make_plan,
     limit: float | None = None,
 ) -> Result:
@@ -68,50 +68,54 @@ def train(
     limit: seconds that the steps may take. The recipe plans fewer steps if they would take longer, at the speed
     measured on synthetic texts.
     """
-    asked = Asked(
-        spec, Path(runs), ledger, population, progress or Progress(), shelf or Shelf(), planner, limit
+    asked = TrainingRequest(
+        spec, Path(runs), ledger, population, progress or Progress(), memo or Memo(), planner, limit
     )  # fmt: skip
-    return launched(functools.partial(_train, asked), follow, machine or Machine())
+    return launch(functools.partial(_train, asked), follow, machine or Machine())
 
 
-def _train(asked: Asked, ranks: Team, machine: Machine) -> Result:
+def _train(asked: TrainingRequest, ranks: Team, machine: Machine) -> Result:
     refuse_restart()
     spec, progress = settled_spec(asked.spec), asked.progress
     start = starts.read(spec)
-    settled = settle(spec, machine)
+    resolved = resolve_hardware(spec, machine)
     models.check(spec.model)
     progress.stage("reading the data")
-    own = rows_of(spec, asked.shelf)
+    own = load_task(spec, asked.memo)
     for note in own.notes:
         progress.note(note)
-    task = canary_rows.planted(own, spec)
+    task = canary_rows.with_canary_rows(own, spec)
     progress.stage("planning the noise")
-    chosen = recipe.planned(spec, task.train.protected, speed=_speed(asked, task, machine), limit=asked.limit)
+    chosen = recipe.choose_schedule(spec, task.train.protected, speed=_speed(asked, task, machine), limit=asked.limit)
     plan = asked.planner(chosen.spec, task.train.protected)
-    with ledger_charges.opened(plan, asked.ledger or default_ledger_place()) as book:
-        claim, warning = ledger_charges.claim(book, plan, own, asked.population, spec.unit)
-        for told in (None if book is None else book.note, warning):
+    with ledger_charges.open_ledger(plan, asked.ledger or default_ledger_place()) as ledger:
+        data_identity, warning = ledger_charges.data_identity(ledger, plan, own, asked.population, spec.unit)
+        for told in (None if ledger is None else ledger.note, warning):
             if told is not None:
                 progress.note(told)
         if start is not None:
-            starts.check_people(start, chosen.spec, book, own.train)
-        call(ranks, chosen.spec, plan, settled)
-        ready = prepare(chosen.spec, plan.steps, task, settled, progress, asked.shelf, ranks)
+            starts.check_people(start, chosen.spec, ledger, own.train)
+        broadcast_run(ranks, chosen.spec, plan, resolved)
+        ready = prepare(chosen.spec, plan.steps, task, resolved, progress, asked.memo, ranks)
         reasons = (*chosen.reasons, *ready.reasons)
         for reason in reasons:
             progress.note(reason)
-        place = book.place if book else Path()
+        place = ledger.place if ledger else Path()
         run = Run.create(
-            asked.runs, ready.spec, plan, place, lambda id: ledger_charges.reserve(book, plan, id, claim, own.train)
+            asked.runs,
+            ready.spec,
+            plan,
+            place,
+            lambda id: ledger_charges.reserve(ledger, plan, id, data_identity, own.train),
         )
-        starts.keep_seen(run, start, own.train)
+        starts.keep_past_data(run, start, own.train)
         run.write_json("task", {**about_task(task), ENCODER: ready.adapted.model.digest})
         if reasons:
             run.write_json("recipe", {"reasons": list(reasons)})
-        return complete(run, ready, book, progress, ranks)
+        return complete(run, ready, ledger, progress, ranks)
 
 
-def _speed(asked: Asked, task: Task, machine: Machine) -> float | None:
+def _speed(asked: TrainingRequest, task: Task, machine: Machine) -> float | None:
     """Units per second, measured on synthetic texts. None if the time is not limited. Raises UserError."""
     if asked.limit is None:
         return None

@@ -20,7 +20,7 @@ from dpft.errors import UserError
 from dpft.models.adapted import Adapted
 from dpft.privacy.ledger import Ledger
 from dpft.runs.folder import Run, adapter_digest
-from dpft.runs.past_data import Seen
+from dpft.runs.past_data import PastData
 from dpft.runs.statements import stated
 from dpft.spec import HEAD, Spec, canonical_json
 
@@ -128,45 +128,45 @@ def read(spec: Spec) -> Start | None:
     return Start(run, *found, card)
 
 
-def check_people(start: Start, spec: Spec, book: Ledger | None, rows: Rows) -> None:
+def check_people(start: Start, spec: Spec, ledger: Ledger | None, rows: Rows) -> None:
     """Refuse a start that would void a private run's promise: trained on its rows, but not counted in this ledger.
 
     The start's private/rows.json recognises its rows, wherever its data are now. If that file, or the one of an earlier
     start, is missing, nothing shows that the rows are other people's: then the user must state it, by
     `spec.start_public`. Raises UserError.
     """
-    if book is None:
+    if ledger is None:
         return
-    seen, run = Seen.read(start.run), start.run
+    seen, run = PastData.read(start.run), start.run
     for part in () if seen is None else seen.parts:
-        if not _counted(book, part.run) and part.matches(rows):
+        if not _counted(ledger, part.run) and part.matches(rows):
             if run.plan.budget is None or part.run != run.id:
                 _refuse("of a private run must not have seen its rows", "one that is NOT PRIVATE on the same data",
                         "train the start within a budget and in the same ledger, or on other data")  # fmt: skip
             _refuse("on the same data must be in the same ledger", f"one that is in {run.ledger}", "pass that --ledger")
-    shared = seen is not None and any(p.shares(rows) for p in seen.parts if not _counted(book, p.run))
+    shared = seen is not None and any(p.shares(rows) for p in seen.parts if not _counted(ledger, p.run))
     if shared and not spec.start_public:
         _refuse("of a private run must have seen none of its rows uncharged", "one that shares some texts with them",
                 "remove these, or pass --from-public RUN to state that they are other people's")  # fmt: skip
-    shown = seen.whole if seen is not None else _counted(book, run.id) and run.spec.start is None
+    shown = seen.whole if seen is not None else _counted(ledger, run.id) and run.spec.start is None
     if not shown and not spec.start_public:
         _refuse("must be known to have seen other rows", "one that has kept nothing by which to tell (it is of an "
                 "earlier version, or without its private/ folder)", "pass --from-public RUN to state that its rows are "
                 "other people's")  # fmt: skip
 
 
-def keep_seen(run: Run, start: Start | None, rows: Rows) -> None:
+def keep_past_data(run: Run, start: Start | None, rows: Rows) -> None:
     """Write private/rows.json: by which rows the weights of `run` were trained."""
-    before = None if start is None else Seen.read(start.run)
-    Seen.of(run.id, rows, before, begun=start is not None).keep(run)
+    before = None if start is None else PastData.read(start.run)
+    PastData.of(run.id, rows, before, begun=start is not None).keep(run)
 
 
-def resume_seen(run: Run, start: Start | None, rows: Rows) -> None:
+def check_past_data(run: Run, start: Start | None, rows: Rows) -> None:
     """Refuse rows that the run did not begin with. Raises UserError.
 
     If the run was killed before its first step and private/rows.json is missing, write it.
     """
-    seen = Seen.read(run)
+    seen = PastData.read(run)
     if seen is not None:
         seen.check_same(rows)
     elif run.plan.budget is None and (run.path / "checkpoints").is_dir():
@@ -175,12 +175,12 @@ def resume_seen(run: Run, start: Start | None, rows: Rows) -> None:
             "restore that file, or train again"
         )
     else:
-        keep_seen(run, start, rows)
+        keep_past_data(run, start, rows)
 
 
-def _counted(book: Ledger, run: str) -> bool:
+def _counted(ledger: Ledger, run: str) -> bool:
     """Whether the ledger holds a reservation of this run or search."""
-    return book.reservation(run) is not None or book.search(run) is not None
+    return ledger.reservation(run) is not None or ledger.search(run) is not None
 
 
 def _refuse(rule: str, found: str, remedy: str) -> NoReturn:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dpft.inference.build import adapt, settle
+from dpft.inference.build import build_model, resolve_hardware
 from dpft.inference.trained_model import Trained
 from dpft.privacy.mechanism.plan import Plan
 from dpft.runs.folder import Run
@@ -27,8 +27,8 @@ def make_trained(tiny_bert: Path) -> MakeTrained:
             model=str(tiny_bert), method=method, options=options, budget=budget, batch_size=72, learning_rate=0.1,
             clip=0.7, max_length=32, optimizer="adam",
         )  # fmt: skip
-        settled = settle(spec, Machine(device="cpu", precision="fp32"))
-        made = adapt(spec, labels, False, settled)
+        settled = resolve_hardware(spec, Machine(device="cpu", precision="fp32"))
+        made = build_model(spec, labels, False, settled)
         plan = Plan(72 / EXAMPLES, 70, 0.9, spec.clip, 72, budget, 7.9, "test")
         run = Run(Path("unsaved"), spec, plan, "test", Path("unsaved"), "")
         return Trained(run, made.adapted, tuple("abc"[:labels]), False, made.tokenizer, settled)

@@ -16,7 +16,7 @@ from dpft.privacy.accounting.pld import epsilon_pld
 from dpft.privacy.accounting.segments import Bound, Segment
 from dpft.privacy.ledger import Event, Ledger
 from dpft.runs.folder import Run
-from dpft.runs.ledger_charges import terms
+from dpft.runs.ledger_charges import reservation_terms
 
 Tamper = Callable[[Path], None]
 
@@ -64,7 +64,7 @@ def cut_short(path: Path) -> None:
     run = Run.open(path)
     for file in run.ledger.parent.glob(f"{run.ledger.name}*"):
         file.unlink()
-    asked = dataclasses.asdict(terms(run.plan, run.id))
+    asked = dataclasses.asdict(reservation_terms(run.plan, run.id))
     with Ledger(run.ledger) as book:
         book.reserve(asked.pop("run"), **asked)
         book.charge(Event(run.id, 0, run.plan.rate, run.plan.noise))

@@ -14,7 +14,7 @@ import torch
 from dpft.audit.mechanism import gradient_canaries, sensitivity
 from dpft.audit.mechanism.canary_gradients import Marked
 from dpft.audit.mechanism.driver import Path
-from dpft.inference.build import adapt, settle
+from dpft.inference.build import build_model, resolve_hardware
 from dpft.inference.trained_model import Trained
 from dpft.objectives.tagging import Tagging
 from dpft.privacy.mechanism.plan import Plan
@@ -34,8 +34,8 @@ def trained(request: pytest.FixtureRequest, tiny_bert: File) -> Trained:
         model=str(tiny_bert), method=request.param, options=WAYS[request.param], budget=budget, batch_size=72,
         learning_rate=0.1, clip=0.7, max_length=32, representation="token", optimizer="adam",
     )  # fmt: skip
-    settled = settle(spec, Machine(device="cpu", precision="fp32"))
-    made = adapt(spec, 3, False, settled, objective=Tagging(), rehearsed=True)
+    settled = resolve_hardware(spec, Machine(device="cpu", precision="fp32"))
+    made = build_model(spec, 3, False, settled, objective=Tagging(), check_trainable=True)
     plan = Plan(72 / EXAMPLES, 70, 0.9, spec.clip, 72, budget, 7.9, "test")
     run = Run(File("unsaved"), spec, plan, "test", File("unsaved"), "")
     return Trained(run, made.adapted, ("O", "B-x", "I-x"), False, made.tokenizer, settled)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from dpft.benchmarks import inference, methods, ranks
-from dpft.benchmarks._work import Ours, Work
+from dpft.benchmarks._work import DpftStep, Work
 
 from dpft.errors import UserError
 from dpft.spec import Spec
@@ -38,7 +38,7 @@ def test_a_frozen_methods_steps_are_timed_on_kept_features(
 ) -> None:
     spec = Spec(task="glue/sst2", data=str(glue_folder("sst2")), model=str(tiny_bert), batch_size=100, method="linear")
     work = Work(spec, tmp_path, device="cpu", precision="fp32")
-    assert Ours(work, work.hardware, private=True).rows.features is not None
+    assert DpftStep(work, work.hardware, private=True).rows.features is not None
 
 
 def test_ranks_are_timed_beside_one_process_on_the_same_batches(

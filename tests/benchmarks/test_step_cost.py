@@ -14,7 +14,7 @@ import pytest
 import torch
 from dpft.benchmarks import step_cost
 from dpft.benchmarks._meter import Cost, flops, interleaved, peak, peak_memory, ratio
-from dpft.benchmarks._work import Ours, Work
+from dpft.benchmarks._work import DpftStep, Work
 
 from dpft.errors import UserError
 from dpft.spec import Spec
@@ -59,7 +59,7 @@ def needed_flops(rows: int, length: int, dim: int) -> int:
 
 
 def test_counted_flops_are_those_of_the_formula(work: Work) -> None:
-    plain = Ours(work, work.hardware, private=False)
+    plain = DpftStep(work, work.hardware, private=False)
     lengths = plain.rows.lengths
     length = int(np.bincount(lengths).argmax())
     drawn = np.flatnonzero(lengths == length)
@@ -68,7 +68,7 @@ def test_counted_flops_are_those_of_the_formula(work: Work) -> None:
 
 
 def test_padding_and_privacy_cost_flops(work: Work) -> None:
-    plain, private = (Ours(work, work.hardware, private=p) for p in (False, True))
+    plain, private = (DpftStep(work, work.hardware, private=p) for p in (False, True))
     order = np.argsort(plain.rows.lengths)
     short, mixed = order[:8], np.append(order[:7], order[-1])
     assert flops(plain, mixed) > flops(plain, short)
@@ -87,9 +87,9 @@ def test_every_variant_trains_and_counts_its_rows(work: Work, peers: None) -> No
 
 
 def test_peers_learn_by_their_gradients_alone(work: Work, peers: None) -> None:
-    from dpft.benchmarks._peers import ByHand, Sorted
+    from dpft.benchmarks._peers import OpacusByHand, OpacusSorted
 
-    for peer in (ByHand(work, noise=0.0), Sorted(work, noise=0.0)):
+    for peer in (OpacusByHand(work, noise=0.0), OpacusSorted(work, noise=0.0)):
         names = [name for name in peer.trained if "lora_B" in name]
         peer(np.arange(200))
         assert len(names) == 2 * BLOCKS
@@ -99,9 +99,9 @@ def test_peers_learn_by_their_gradients_alone(work: Work, peers: None) -> None:
 
 def test_peer_by_hand_steps_once_a_logical_batch(work: Work, peers: None) -> None:
     """400 rows at an expected 100 a batch: every call is one Poisson draw, however often the loader starts anew."""
-    from dpft.benchmarks._peers import ByHand
+    from dpft.benchmarks._peers import OpacusByHand
 
-    peer = ByHand(work, noise=0.0)
+    peer = OpacusByHand(work, noise=0.0)
     rows = [peer(np.arange(0)) for _ in range(12)]
     assert all(50 < n < 150 for n in rows)
     assert len(set(rows)) > 1
@@ -110,7 +110,7 @@ def test_peer_by_hand_steps_once_a_logical_batch(work: Work, peers: None) -> Non
 
 
 def test_a_variant_that_does_not_train_is_refused(work: Work) -> None:
-    plain = Ours(work, work.hardware, private=False)
+    plain = DpftStep(work, work.hardware, private=False)
     for group in plain.step.optimizer.param_groups:
         group["lr"] = 0.0
     with pytest.raises(RuntimeError, match="must train"):

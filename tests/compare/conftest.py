@@ -15,7 +15,7 @@ from dpft.compare.folder import Folder
 from dpft.compare.grid import made
 from dpft.compare.planning import Place
 from dpft.compare.running.work import Work
-from dpft.machine.memo import Kept
+from dpft.machine.memo import CachingMemo
 from dpft.privacy.ledger import Ledger
 
 FP32 = Machine(device="cpu", precision="fp32")
@@ -39,7 +39,7 @@ def cells(values: dict[str, Any]) -> Cells:
 
 @pytest.fixture
 def work(tmp_path: Path) -> Work:
-    return Work(Folder(tmp_path / "comparison"), Place(tmp_path / "ledger.sqlite", None, FP32), Kept())
+    return Work(Folder(tmp_path / "comparison"), Place(tmp_path / "ledger.sqlite", None, FP32), CachingMemo())
 
 
 class Heard(Silent):

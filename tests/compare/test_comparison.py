@@ -21,7 +21,7 @@ from dpft.compare.summary import lines
 from dpft.data.examples import Rows
 from dpft.errors import UserError
 from dpft.inference import speed
-from dpft.machine.memo import Kept
+from dpft.machine.memo import CachingMemo
 from dpft.privacy.accounting.pld import heterogeneous_pld
 from dpft.privacy.ledger import Ledger, OverLimit, Reservation
 from dpft.progress import Progress
@@ -36,7 +36,7 @@ def test_every_cell_is_trained_once_and_found_ever_after(cells: Cells, work: Wor
     first = conduct(every, work, OneByOne(), Silent())
     assert [one.error for one in first] == [None] * 8
     assert [one.how for one in first] == ["trained"] * 8
-    again = conduct(every, replace(work, shelf=Kept()), OneByOne(), Silent())
+    again = conduct(every, replace(work, memo=CachingMemo()), OneByOne(), Silent())
     assert [one.how for one in again] == ["found"] * 8
     assert [a.result and a.result.value for a in again] == [b.result and b.result.value for b in first]
     assert len(list(work.folder.runs.iterdir())) == 8
@@ -50,10 +50,10 @@ def test_every_cell_is_trained_once_and_found_ever_after(cells: Cells, work: Wor
 
 def test_rows_tokens_and_frozen_features_are_made_once(cells: Cells, work: Work) -> None:
     conduct(cells(seeds=2), work, OneByOne(), Silent())
-    shelf = work.shelf
-    assert isinstance(shelf, Kept)
-    assert shelf.made == {"tasks": 1, "token arrays": 1, "frozen features": 1, "shared records": 1}
-    assert (shelf.asked["token arrays"], shelf.asked["frozen features"]) == (8, 4)
+    memo = work.memo
+    assert isinstance(memo, CachingMemo)
+    assert memo.made == {"tasks": 1, "token arrays": 1, "frozen features": 1, "shared records": 1}
+    assert (memo.asked["token arrays"], memo.asked["frozen features"]) == (8, 4)
 
 
 def test_what_is_shared_changes_no_result(cells: Cells, work: Work, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_nothing_but_an_unfinished_folder_is_ever_removed(work: Work) -> None:
 def test_the_plan_says_the_noise_and_what_all_cells_are_charged_together(cells: Cells, work: Work) -> None:
     """Oracle: the accountants on all steps together. Catches: a sum of epsilons; a finished cell billed again."""
     every = cells(seeds=2)
-    found = outlook(every, work.place, {}, Kept(), Silent(), measured=False)
+    found = outlook(every, work.place, {}, CachingMemo(), Silent(), measured=False)
     (charge,) = found.charges
     plans = [one.plan for one in found.cells if one.plan.budget]
     assert charge.cells == len(plans) == 4
@@ -134,7 +134,7 @@ def test_the_plan_says_the_noise_and_what_all_cells_are_charged_together(cells: 
     assert charge.epsilon == charge.together < charge.filter
     assert not Path(work.place.ledger).exists(), "a plan writes nothing"
     conduct(every[:1], work, OneByOne(), Silent())
-    (rest,) = outlook(every, work.place, work.folder.found(), Kept(), Silent(), measured=False).charges
+    (rest,) = outlook(every, work.place, work.folder.found(), CachingMemo(), Silent(), measured=False).charges
     assert rest.cells == 3
     assert rest.epsilon < rest.together == pytest.approx(charge.epsilon)
 
@@ -146,11 +146,11 @@ def test_a_comparison_beyond_a_limit_is_refused_before_anything_is_spent(cells: 
         book.limit("team", epsilon=12.0, delta=1e-4, planned=True, new=True)
         rows = book.rows()
     with pytest.raises(OverLimit, match=r"limit of ε 12.*these 3 cells") as caught:
-        outlook(every, place, {}, Kept(), Silent(), measured=False)
+        outlook(every, place, {}, CachingMemo(), Silent(), measured=False)
     assert "\n" not in str(caught.value)
     with Ledger(place.ledger) as book:
         assert book.rows() == rows
-    outlook(every[:1], place, {}, Kept(), Silent(), measured=False)
+    outlook(every[:1], place, {}, CachingMemo(), Silent(), measured=False)
 
 
 def test_rows_of_the_same_people_are_charged_together_and_others_apart() -> None:
@@ -166,7 +166,7 @@ def test_rows_of_the_same_people_are_charged_together_and_others_apart() -> None
 
 
 def test_a_folder_of_another_plan_is_refused_and_its_own_goes_on(cells: Cells, work: Work) -> None:
-    found = outlook(cells(), work.place, {}, Kept(), Silent(), measured=False)
+    found = outlook(cells(), work.place, {}, CachingMemo(), Silent(), measured=False)
     work.folder.write({**work.place.to_json(), **found.to_json()})
     assert work.folder.is_of(cells())
     assert work.folder.cells() == cells()
@@ -220,7 +220,7 @@ def test_time_is_measured_on_public_texts_alone(cells: Cells, method: str, epsil
     rows = Rows(Untouchable(["?"] * 400), None, np.zeros(400, np.int64))
     task = Task("glue/sst2", rows, rows, ("no", "yes"), "accuracy")
     cost = speed.measure(speed.kind(cell.spec, task), task, FP32)
-    (planned,) = outlook([cell], place_of(cell), {}, Kept(), Silent(), measured=False).cells
+    (planned,) = outlook([cell], place_of(cell), {}, CachingMemo(), Silent(), measured=False).cells
     assert min(cost.setup, cost.step, cost.judged, cost.mebibytes) > 0
     assert cost.seconds(planned.plan, task) > cost.setup
     assert cost.frozen is (method == "linear")
@@ -248,7 +248,7 @@ def place_of(_cell: object) -> Any:
 
 
 def test_a_comparison_writes_all_that_was_planned(cells: Cells, work: Work, glue_folder: Callable[..., Path]) -> None:
-    found = outlook(cells(), work.place, {}, Kept(), Silent(), measured=False)
+    found = outlook(cells(), work.place, {}, CachingMemo(), Silent(), measured=False)
     work.folder.write({**work.place.to_json(), **found.to_json()})
     plan = json.loads((work.folder.path / "comparison.json").read_text())
     assert [c["plan"]["noise"] for c in plan["cells"]] == [c.plan.noise for c in found.cells]

@@ -27,7 +27,7 @@ SIZES = (283, 307, 311, 293)  # drawn on purpose: numbers that nothing else in a
 
 
 @dataclass
-class Seen:
+class PastData:
     """What a run computed of its rows and must keep to itself."""
 
     losses: list[float] = field(default_factory=list)
@@ -37,8 +37,8 @@ class Seen:
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
-    found = Seen()
+def seen(monkeypatch: pytest.MonkeyPatch) -> PastData:
+    found = PastData()
     losses_of, factors_of, urandom = Adapted.losses, clipping.clip_factors, os.urandom
 
     def losses(self: Adapted, outputs: Tensor, batch: object) -> Tensor:
@@ -66,7 +66,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     return found
 
 
-def leaks(world: World, seen: Seen, said: str) -> list[str]:
+def leaks(world: World, seen: PastData, said: str) -> list[str]:
     """What is found of it in the words said, in the run's files outside private/, and in the ledger."""
     files = [
         file
@@ -91,7 +91,7 @@ def leaks(world: World, seen: Seen, said: str) -> list[str]:
     return found + ["key" for key in seen.keys if key in raw or key.hex() in words]
 
 
-def left(world: World, seen: Seen, *words: object) -> list[str]:
+def left(world: World, seen: PastData, *words: object) -> list[str]:
     """What a run and its export leave, thrice over: the four bytes of a loss meet a weight's by chance (in about one
     run in a hundred of `full`), but not in the next runs under fresh keys as well; a leak is in all."""
     found: list[str] = []
@@ -117,12 +117,12 @@ METHODS = {"slash": "dim=8", "lora": "rank=2", "full": None, "linear": None}
 @pytest.mark.parametrize(
     "method", ["slash", "full", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lora", "linear"))]
 )
-def test_no_loss_norm_size_key_or_text_of_a_training_row_is_left(world: World, seen: Seen, method: str) -> None:
+def test_no_loss_norm_size_key_or_text_of_a_training_row_is_left(world: World, seen: PastData, method: str) -> None:
     option = METHODS[method]
     assert left(world, seen, "--method", method, *(("--option", option) if option else ())) == []
 
 
-def bug_prints_the_loss(monkeypatch: pytest.MonkeyPatch, seen: Seen) -> None:
+def bug_prints_the_loss(monkeypatch: pytest.MonkeyPatch, seen: PastData) -> None:
     stepped = line.Progress.stepped
 
     def talkative(self: object, done: int, epsilon: float | None) -> None:
@@ -132,13 +132,13 @@ def bug_prints_the_loss(monkeypatch: pytest.MonkeyPatch, seen: Seen) -> None:
     monkeypatch.setattr("dpft.cli._show.Bar.stepped", talkative)
 
 
-def bug_saves_the_norms(monkeypatch: pytest.MonkeyPatch, seen: Seen) -> None:
+def bug_saves_the_norms(monkeypatch: pytest.MonkeyPatch, seen: PastData) -> None:
     state = Adapted.state
     monkeypatch.setattr(Adapted, "load", lambda self, tensors: None)
     monkeypatch.setattr(Adapted, "state", lambda self: {**state(self), "norms": torch.tensor(seen.norms[:4])})
 
 
-def bug_writes_the_size(monkeypatch: pytest.MonkeyPatch, seen: Seen) -> None:
+def bug_writes_the_size(monkeypatch: pytest.MonkeyPatch, seen: PastData) -> None:
     made = ending.card
     monkeypatch.setattr(ending, "card", lambda *given: {**made(*given), "batch": SIZES[0]})
 
@@ -148,7 +148,7 @@ BUGS = [bug_prints_the_loss, bug_saves_the_norms, bug_writes_the_size]
 
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_leak_is_found(
-    world: World, seen: Seen, monkeypatch: pytest.MonkeyPatch, bug: Callable[[pytest.MonkeyPatch, Seen], None]
+    world: World, seen: PastData, monkeypatch: pytest.MonkeyPatch, bug: Callable[[pytest.MonkeyPatch, PastData], None]
 ) -> None:
     """The injected bugs: a loss on the progress line, norms in a checkpoint, a drawn size on the card."""
     bug(monkeypatch, seen)

@@ -12,7 +12,7 @@ import torch
 from dpft import Machine, Spec, models
 from dpft.data.batch import Batch
 from dpft.data.examples import Rows
-from dpft.inference.build import adapt
+from dpft.inference.build import build_model
 from dpft.machine.hardware import resolve
 from dpft.objectives.regression import Regression
 from dpft.tasks import sample
@@ -31,7 +31,7 @@ def spec(folder: Path, representation: str = "mean") -> Spec:
 def test_what_the_head_reads_is_centred_and_of_about_unit_length(
     tiny_model: Path, representation: str, paired: bool
 ) -> None:
-    made = adapt(spec(tiny_model, representation), 2, paired, FP32)
+    made = build_model(spec(tiny_model, representation), 2, paired, FP32)
     texts, _ = sample.generate(60, seed=99)
     rows = Rows(texts[:30], texts[30:] if paired else None, np.zeros(30, np.int64))
     public = encode(rows, made.tokenizer, representation, 32)
@@ -45,20 +45,20 @@ def test_what_the_head_reads_is_centred_and_of_about_unit_length(
 def test_the_head_is_standardised_alike_in_every_precision(tiny_bert: Path) -> None:
     # Catches a standardisation found in bf16: the loaded model would be another one.
     narrow = dataclasses.replace(FP32, dtype=torch.bfloat16, attention="eager")
-    one, other = (adapt(spec(tiny_bert), 2, False, at).adapted.model for at in (narrow, FP32))
+    one, other = (build_model(spec(tiny_bert), 2, False, at).adapted.model for at in (narrow, FP32))
     torch.testing.assert_close(one.center, other.center, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(one.spread, other.spread, rtol=1e-4, atol=1e-5)
 
 
 def test_a_score_has_one_output_and_a_squared_loss(tiny_bert: Path) -> None:
-    made = adapt(spec(tiny_bert), 0, True, FP32).adapted
+    made = build_model(spec(tiny_bert), 0, True, FP32).adapted
     assert made.model.head.out_features == 1
     assert made.objective == Regression()
 
 
 def test_a_saved_run_keeps_its_standardisation(tiny_bert: Path) -> None:
     # Catches one that is found again from texts which a later version words otherwise.
-    made, later = (adapt(spec(tiny_bert), 2, False, FP32).adapted for _ in range(2))
+    made, later = (build_model(spec(tiny_bert), 2, False, FP32).adapted for _ in range(2))
     later.model.center += 1
     later.load(made.state())
     assert torch.equal(later.model.center, made.model.center)

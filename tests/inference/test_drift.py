@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dpft import methods
-from dpft.inference.build import adapt
+from dpft.inference.build import build_model
 from dpft.inference.drift import _reads, tolerances
 from dpft.machine.hardware import resolve
 from dpft.models.adapted import Adapted
@@ -21,7 +21,7 @@ SMALL = {"slash": {"dim": 12}, "jr_warp": {"dim": 12}, "lora": {"rank": 2}, "rgp
 
 def made(folder: Path, method: str) -> tuple[Adapted, list[torch.Tensor]]:
     spec = Spec(model=str(folder), method=method, options=SMALL.get(method, {}), max_length=32)
-    model = adapt(spec, 2, False, FP32)
+    model = build_model(spec, 2, False, FP32)
     return model.adapted, list(model.public)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from dpft import Machine, Spec, train
 from dpft.machine import peak_memory
-from dpft.machine.peak_memory import forget_peak, peak_mib
+from dpft.machine.peak_memory import peak_mib, reset_peak
 from dpft.runs.result import Result
 
 CPU = torch.device("cpu")
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def _can_forget() -> None:
-    if not forget_peak(CPU):
+    if not reset_peak(CPU):
         pytest.skip("needs a Linux that lets a process reset its own peak")
 
 
@@ -33,7 +33,7 @@ def test_the_peak_is_of_what_came_after_the_mark() -> None:
     assert during is not None
     assert during >= before + 224
     del held
-    assert forget_peak(CPU)
+    assert reset_peak(CPU)
     after = peak_mib(CPU)
     assert after is not None
     assert after <= during - 192
@@ -45,7 +45,7 @@ def test_a_figure_is_rounded_up_to_32_mib() -> None:
 
 def test_a_system_that_does_not_tell_leaves_the_figure_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peak_memory, "_PROCESS", tmp_path / "none")
-    assert not forget_peak(CPU)
+    assert not reset_peak(CPU)
     assert peak_mib(CPU) is None
 
 

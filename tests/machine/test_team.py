@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dpft.machine.team import ALONE, Ranks
+from dpft.machine.team import SINGLE_PROCESS, Ranks
 from tests import ranked
 from tests.ranked import CLIP, COUNTS, EXPECTED, METHODS, NOISE
 
@@ -48,7 +48,7 @@ def both(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Fou
 def alone(tiny_bert: Path) -> Found:
     """The same on one process."""
     torch.set_num_threads(1)
-    return dict(ranked.all_of(ALONE, str(tiny_bert), None))
+    return dict(ranked.all_of(SINGLE_PROCESS, str(tiny_bert), None))
 
 
 def _read(file: Path) -> Found:
@@ -146,8 +146,8 @@ def test_a_batch_is_dealt_to_the_last_row_and_no_row_twice(tokens: list[int], si
     drawn: NDArray[np.int64] = np.arange(len(tokens)) * 3 + 5
     nobody: NDArray[np.int64] = np.empty(0, np.int64)
     sent: list[bytes] = []
-    shares = [Cut(0, size, sent).deal(drawn, np.array(tokens, np.int64))]
-    shares += [Cut(rank, size, sent).deal(nobody, nobody) for rank in range(1, size)]
+    shares = [Cut(0, size, sent).scatter(drawn, np.array(tokens, np.int64))]
+    shares += [Cut(rank, size, sent).scatter(nobody, nobody) for rank in range(1, size)]
     assert sorted(np.concatenate(shares).tolist()) == drawn.tolist()
     held = [sum(tokens[(unit - 5) // 3] for unit in share) for share in shares]
     assert max(held) - min(held) <= max(tokens, default=0)
@@ -157,4 +157,4 @@ def test_parts_to_compute_belong_to_one_rank_each() -> None:
     parts = list(range(11))
     shares: Callable[[int], list[int]] = lambda rank: list(Cut(rank, 4, []).own(parts))  # noqa: E731
     assert sorted(part for rank in range(4) for part in shares(rank)) == parts
-    assert ALONE.own(parts) == parts
+    assert SINGLE_PROCESS.own(parts) == parts

@@ -97,11 +97,11 @@ def test_the_encoder_is_run_once_for_each_row_of_a_frozen_method(
 
 def test_features_keep_the_rows_order(spec: Spec, tmp_path: Path) -> None:
     from dpft.data.examples import Rows
-    from dpft.inference.build import adapt
+    from dpft.inference.build import build_model
     from dpft.machine.hardware import resolve
     from dpft.tokens.encode import encode
 
-    made = adapt(replace(spec, method="linear"), 2, False, resolve(FP32))
+    made = build_model(replace(spec, method="linear"), 2, False, resolve(FP32))
     rows = Rows(["a film", "the story is good and warm", "", "dull"], None, torch.tensor([0, 1, 0, 1]).numpy())
     encoded = encode(rows, made.tokenizer, "mean", 16)
     found = features(made.adapted.model, encoded, resolve(FP32))

@@ -34,12 +34,12 @@ def skewed(path: Path, rows: int, rare: int, seed: int) -> Path:
     return path
 
 
-def rows_of(labels: np.ndarray) -> Rows:  # type: ignore[type-arg]
+def load_task(labels: np.ndarray) -> Rows:  # type: ignore[type-arg]
     return Rows([""] * len(labels), None, labels)
 
 
 def by_class(outputs: Any, labels: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    return Classification().by_class(outputs, rows_of(labels), names)
+    return Classification().by_class(outputs, load_task(labels), names)
 
 
 def spec(data: Path, tiny: Path, **more: Any) -> Spec:
@@ -77,7 +77,7 @@ def test_a_model_that_names_one_class_for_all_is_told_so() -> None:
 )
 def test_scores_many_labels_and_no_rows_have_no_classes(kind: str, labels: Any, names: tuple[str, ...]) -> None:
     outputs = np.zeros((len(labels), 2), np.float32)
-    assert objectives.load(kind).by_class(outputs, rows_of(labels), names) == {}
+    assert objectives.load(kind).by_class(outputs, load_task(labels), names) == {}
 
 
 def test_weighted_losses_lead_to_the_decision_of_least_cost() -> None:

@@ -27,7 +27,7 @@ LABELS: dict[str, Tensor] = {
 }
 
 
-def rows_of(labels: object) -> Rows:
+def load_task(labels: object) -> Rows:
     found = np.asarray(labels)
     return Rows([""] * len(found), None, found)
 
@@ -117,7 +117,7 @@ def test_labels_of_another_shape_or_value_are_refused(values: np.ndarray) -> Non
 
 def test_every_metric_of_every_part_is_named() -> None:
     outputs, labels = OUTPUTS.numpy(), LABELS["multi-label"].numpy()
-    parts = {"": (outputs, rows_of(labels)), "other": (outputs[:2], rows_of(labels[:2]))}
+    parts = {"": (outputs, load_task(labels)), "other": (outputs[:2], load_task(labels[:2]))}
     found = judge(MultiLabel(), ("f1_micro", "f1_macro"), ("a", "b", "c"), parts)
     assert list(found) == ["f1_micro", "f1_macro", "f1_micro_other", "f1_macro_other"]
     applies = outputs >= 0
@@ -129,10 +129,10 @@ def test_every_metric_of_every_part_is_named() -> None:
 def test_a_model_that_diverged_has_a_score_of_none(kind: str) -> None:
     objective, labels = objectives.load(kind), LABELS[kind].numpy()
     names = [metric.name for metric in (*objective.metrics, *objective.further)]
-    bad = objective.judged(names, np.full((4, 3), np.nan, np.float32), rows_of(labels), ("a", "b", "c"))
+    bad = objective.judged(names, np.full((4, 3), np.nan, np.float32), load_task(labels), ("a", "b", "c"))
     assert bad == dict.fromkeys(names, 0.0)
     if kind == "regression":
-        alike = objective.judged(names, OUTPUTS.numpy(), rows_of(np.ones(4)), ())
+        alike = objective.judged(names, OUTPUTS.numpy(), load_task(np.ones(4)), ())
         assert alike == dict.fromkeys(names, 0.0)
 
 

@@ -23,7 +23,7 @@ from tests.reports.conftest import Maker, audit, change, summary
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 
 
-class Seen(HTMLParser):
+class PastData(HTMLParser):
     """Tags, their attributes, and text."""
 
     def __init__(self, text: str) -> None:
@@ -43,8 +43,8 @@ def report(tmp_path: Path) -> Report:
     return build([read(folder) for folder in find([tmp_path / "runs"])])
 
 
-def shown(tmp_path: Path) -> Seen:
-    return Seen(page.render(report(tmp_path)))
+def shown(tmp_path: Path) -> PastData:
+    return PastData(page.render(report(tmp_path)))
 
 
 def test_nothing_is_loaded_from_anywhere(make: Maker, tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_nothing_is_loaded_from_anywhere(make: Maker, tmp_path: Path) -> None:
     make("b", epsilon=None)
     text = page.render(report(tmp_path))
     assert not re.search(r"https?://|src=|@import|url\(|href=", text)
-    (policy,) = [a["content"] for _, a in Seen(text).tags if a.get("http-equiv") == "Content-Security-Policy"]
+    (policy,) = [a["content"] for _, a in PastData(text).tags if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy is not None
     assert policy.startswith("default-src 'none'")
 
@@ -68,7 +68,7 @@ def test_no_label_name_or_note_is_taken_for_markup(make: Maker, tmp_path: Path) 
     change(folder, "audit", verdict=EVIL)
     change(make("broken"), "run", format=EVIL)
     text = page.render(report(tmp_path))
-    seen = Seen(text)
+    seen = PastData(text)
     assert len(re.findall("<script", text)) == 1
     assert {tag for tag, _ in seen.tags} <= {*harmless, "details", "summary", "strong"}
     assert not any(name.startswith("on") for _, attributes in seen.tags for name in attributes)

@@ -20,7 +20,7 @@ from dpft.exports import export
 from dpft.objectives.classification import Classification
 from dpft.progress import Progress
 from dpft.runs import canary_rows
-from dpft.runs.canary_rows import Planted
+from dpft.runs.canary_rows import CanaryRows
 from dpft.runs.folder import Run
 from dpft.training import loop
 
@@ -66,7 +66,7 @@ def test_a_canary_whose_coin_fell_the_other_way_is_never_trained_on(
 ) -> None:
     # Catches coins that are tossed and not heeded, and canaries that are all left out.
     run = trained(spec, tmp_path)
-    truth = canary_rows.reveal(run, Classification(), 2)
+    truth = canary_rows.included_canaries(run, Classification(), 2)
     assert truth is not None
     drawn = np.unique(np.concatenate(seen))
     canaries = drawn[drawn >= 80] - 80
@@ -153,7 +153,7 @@ def test_damaged_coins_are_refused_in_one_line(spec: Spec, tmp_path: Path) -> No
     for content in ("", "{}", json.dumps({"included": [True]})):
         (run.path / "private" / "canaries.json").write_text(content)
         with pytest.raises(UserError, match="restore"):
-            canary_rows.reveal(run, Classification(), 2)
+            canary_rows.included_canaries(run, Classification(), 2)
 
 
 # What is made of scores.
@@ -174,8 +174,8 @@ def test_figures_are_those_of_a_sorted_list() -> None:
 def test_exposure_is_the_log_of_the_rank_among_what_was_left_out() -> None:
     included = np.array([True, True, *[False] * 7])
     scores = np.array([9.0, 0.5, *range(7)])
-    planted = Planted(Rows([""] * 9, None, np.zeros(9, np.int64)), np.ones(9, bool), included)
-    found = {check.name: check.value for check in membership.exposure(scores, planted)}
+    with_canary_rows = CanaryRows(Rows([""] * 9, None, np.zeros(9, np.int64)), np.ones(9, bool), included)
+    found = {check.name: check.value for check in membership.exposure(scores, with_canary_rows)}
     assert found["largest exposure"] == 3.0  # first of 8
     assert found["mean exposure of random strings"] == pytest.approx((3 + 3 - np.log2(7)) / 2)
 

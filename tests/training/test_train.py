@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dpft import Budget, Machine, Spec, UserError, load, resume, train
-from dpft.inference.build import adapt, settle
+from dpft.inference.build import build_model, resolve_hardware
 from dpft.privacy.ledger import Event, Ledger, LedgerError
 from dpft.progress import Progress
 from dpft.runs import overlap
@@ -98,7 +98,7 @@ def test_the_head_and_the_rest_train_by_their_own_rates(
 ) -> None:
     # Catches a head rate that is written down and not used. Without a rate they stay where the seed puts them.
     spec = replace(spec, learning_rate=rate, head_learning_rate=head)
-    before = adapt(spec, 2, False, settle(spec, FP32)).adapted.updated
+    before = build_model(spec, 2, False, resolve_hardware(spec, FP32)).adapted.updated
     after = load(train(spec, runs=tmp_path / "runs", machine=FP32).path, machine=FP32).adapted.updated
     assert {name for name in after if torch.allclose(after[name], before[name], atol=1e-9)} == set(still)
 
@@ -428,7 +428,7 @@ def test_micro_batches_change_speed_and_not_the_plan(spec: Spec, tmp_path: Path)
     assert plans[0] == plans[1]
 
 
-def other_rows(spec: Spec, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+def wrong_rows(spec: Spec, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
     file = Path(str(spec.data)) / "train.parquet"
     change(pd.read_parquet(file)).to_parquet(file)
 
@@ -460,13 +460,13 @@ def test_a_run_resumes_on_its_own_rows_alone(
         (path,) = (tmp_path / "runs").iterdir()
         shutil.rmtree(path / "private")  # as if killed before it was written
     kept = pd.read_parquet(Path(str(spec.data)) / "train.parquet")
-    other_rows(spec, change)
+    wrong_rows(spec, change)
     with pytest.raises(UserError, match="training rows that it began with"):
         resume(path, machine=FP32)
     if private:
         with Ledger(Run.open(path).ledger) as book:
             assert book.charged(Run.open(path).id) == (2 if killed == "in the middle" else 0)
-    other_rows(spec, lambda _: kept)
+    wrong_rows(spec, lambda _: kept)
     assert resume(path, machine=FP32).steps > 0
 
 

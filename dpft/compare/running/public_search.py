@@ -11,8 +11,8 @@ from dpft.compare.running.work import Work
 from dpft.compare.search_space import Trials
 from dpft.data.examples import Rows
 from dpft.errors import UserError
-from dpft.inference.inputs import rows_of
-from dpft.privacy.ledger import Ledger, is_there
+from dpft.inference.inputs import load_task
+from dpft.privacy.ledger import Ledger, ledger_exists
 from dpft.privacy.ledger.populations import Population
 from dpft.progress import Progress
 from dpft.runs.folder import Run
@@ -26,7 +26,7 @@ def tuned_on_public(work: Work, cell: Cell, trials: Trials, progress: Progress) 
     check_public(work, cell, trials)
     there = work.elsewhere("public", work.folder.path / "public" / "ledger.sqlite")
     base = trials.on_public(cell.spec)
-    if rows_of(base, work.shelf).validation is None:
+    if load_task(base, work.memo).validation is None:
         raise UserError(
             f"a search needs rows to judge its trials by, got no validation rows of {trials.public}; name another task"
         )
@@ -48,25 +48,25 @@ def check_public(work: Work, cell: Cell, trials: Trials) -> None:
     A population is protected where it has a run or a limit. Data without either are nobody's yet.
     """
     public = list(_rows(work, trials.on_public(cell.spec)))
-    own = rows_of(cell.spec, work.shelf).train
+    own = load_task(cell.spec, work.memo).train
     with Ledger(work.folder.path / "public" / "ledger.sqlite") as scratch:
-        mine = scratch.claim(own.texts, own.pairs).sketch
-        if any(scratch.claim(rows.texts, rows.pairs).sketch.matches(mine) for rows in public):
+        mine = scratch.data_identity(own.texts, own.pairs).sketch
+        if any(scratch.data_identity(rows.texts, rows.pairs).sketch.matches(mine) for rows in public):
             raise UserError(
                 f"a search on public rows must not see the cell's own, got {trials.public}; name another task"
             )
-    if not is_there(work.place.ledger):
+    if not ledger_exists(work.place.ledger):
         return
     with Ledger(work.place.ledger) as book:
         view = book.view()
         for rows in public:
-            for one in book.claim(rows.texts, rows.pairs).matched(view).populations(view):
+            for one in book.data_identity(rows.texts, rows.pairs).matched(view).populations(view):
                 _refuse_protected(one, trials)
 
 
 def _rows(work: Work, spec: Spec) -> Iterator[Rows]:
     """All rows of the public task that a trial would see."""
-    task = rows_of(spec, work.shelf)
+    task = load_task(spec, work.memo)
     yield task.train
     yield from task.judged.values()
 

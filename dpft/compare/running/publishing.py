@@ -16,7 +16,7 @@ from dpft.compare.search_space import Trials
 from dpft.privacy.ledger.storage.entries import SECRET
 from dpft.privacy.mechanism.plan import Plan
 from dpft.runs.folder import Run, flush_folder, free, private_folder, write
-from dpft.runs.past_data import Seen
+from dpft.runs.past_data import PastData
 from dpft.runs.privacy_card import promise
 from dpft.runs.result import Result
 from dpft.spec import Spec
@@ -37,7 +37,7 @@ def publish(runs: Path, ledger: str, cell: Cell, state: State, run: Run) -> Path
     for name in _CARRIED:
         write(making / name, (run.path / name).read_bytes())
     private_folder(making / "private")
-    seen = Seen.read(run)
+    seen = PastData.read(run)
     if seen is not None:
         seen.called(state.id).keep(dataclasses.replace(run, path=making))
     found = Result.from_json({**(run.read_json("result") or {}), "path": run.path})

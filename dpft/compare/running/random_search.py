@@ -26,8 +26,8 @@ from dpft.compare.running.work import Work
 from dpft.compare.search_folder import Corner, OneTrial
 from dpft.data.records import spelled
 from dpft.errors import UserError
-from dpft.inference.build import settle
-from dpft.inference.inputs import rows_of, shared_of
+from dpft.inference.build import resolve_hardware
+from dpft.inference.inputs import first_shared_row, load_task
 from dpft.models.loading import identity
 from dpft.privacy.accounting.accountants import epsilon_quick
 from dpft.privacy.accounting.random_search import draw_runs
@@ -86,11 +86,11 @@ def best_of_trials(work: Work, cell: Cell, progress: Progress) -> Done:
 
 def _reserved(work: Work, cell: Cell) -> Corner:
     """The search's own corner, with its plan reserved in the ledger and K drawn, once; both are checked on return."""
-    trials, task = cell.trials, rows_of(cell.spec, work.shelf)
+    trials, task = cell.trials, load_task(cell.spec, work.memo)
     assert trials is not None
     if task.validation is None:
         raise UserError("a search needs rows to judge its trials by, got no validation rows; pass --validation FILE")
-    shared = shared_of(cell.spec, task, work.shelf)
+    shared = first_shared_row(cell.spec, task, work.memo)
     if shared is not None and cell.epsilon is not None:
         raise UserError(
             f"rows that trials are judged by must not be training rows, got such a one in validation row {shared}; "
@@ -108,10 +108,12 @@ def _reserved(work: Work, cell: Cell) -> Corner:
     with Ledger(work.place.ledger) as book:
         if state.runs is None:
             if book.search(asked.run) is None:
-                claim = book.claim(task.train.texts, task.train.pairs, work.place.population, cell.spec.unit)
+                data_identity = book.data_identity(
+                    task.train.texts, task.train.pairs, work.place.population, cell.spec.unit
+                )
                 book.reserve_search(
                     asked.run, rate=asked.rate, noise=asked.noise, steps=asked.steps, mean=asked.mean,
-                    shape=asked.shape, claim=claim, data=book.keyed(spelled(task.train)),
+                    shape=asked.shape, data_identity=data_identity, data=book.keyed(spelled(task.train)),
                 )  # fmt: skip
             _draw(book, corner, asked)
         same = ledger_charges.is_reserved_for(book, asked.run, task.train)
@@ -146,7 +148,7 @@ def _check_same(book: Ledger, corner: Corner, asked: Search, plan: Plan | None) 
 
 def _best(work: Work, cell: Cell, corner: Corner) -> Run:
     """Run what is left of the trials. Only the best so far is kept, beside the number of those that are done."""
-    settled, secret = settle(cell.spec, work.place.machine), Secret()
+    settled, secret = resolve_hardware(cell.spec, work.place.machine), Secret()
     corner.check_runs_on(f"{identity(cell.spec.model)} {settled.precision} {settled.device.type}")
     assert cell.trials is not None
     assert corner.state.runs is not None

@@ -15,7 +15,7 @@ from dpft.compare.folder import Folder
 from dpft.compare.planning import Place
 from dpft.compare.running.run_cell import run_cell
 from dpft.compare.running.work import Work
-from dpft.machine.memo import Kept
+from dpft.machine.memo import CachingMemo
 from dpft.progress import Progress
 
 TOLD = 0.5  # seconds between two words of a step
@@ -26,7 +26,7 @@ class Worker:
 
     def __init__(self, folder: str, home: str, place: Place, threads: int, events: Any) -> None:
         self.home, self.threads, self.events = home, threads, events
-        self.work = Work(Folder(Path(folder)), place, Kept())
+        self.work = Work(Folder(Path(folder)), place, CachingMemo())
         self.held: IO[str] | None = None
 
     def ready(self) -> tuple[str, str] | str:
@@ -42,10 +42,10 @@ class Worker:
             return f"no folder to work in ({error.strerror})"
 
     def do(self, cell: Cell, number: int) -> Outcome:
-        return run_cell(self.work, cell, Told(self.events, number))
+        return run_cell(self.work, cell, JsonResult(self.events, number))
 
 
-class Told(Progress):
+class JsonResult(Progress):
     """Words of a run that are passed on to where the comparison is watched. That nobody listens breaks nothing."""
 
     def __init__(self, events: Any, number: int) -> None:

@@ -10,7 +10,7 @@ from dpft.compare.cells import digest_of
 from dpft.compare.events import How
 from dpft.compare.folder import Folder
 from dpft.compare.planning import Place
-from dpft.machine.memo import Shelf
+from dpft.machine.memo import Memo
 from dpft.privacy.mechanism.plan import make_plan
 from dpft.progress import Progress
 from dpft.runs.folder import Run
@@ -26,7 +26,7 @@ class Work:
 
     folder: Folder
     place: Place
-    shelf: Shelf = field(default_factory=Shelf)
+    memo: Memo = field(default_factory=Memo)
 
     def one(self, spec: Spec, progress: Progress, planner: Planner = make_plan) -> tuple[Result, str | None, How]:
         """The run of `spec` in this folder, without an error."""
@@ -34,12 +34,12 @@ class Work:
             path = self.folder.found().get(digest_of(spec))
             if path is not None:
                 finished = Run.open(path).read_json("result") is not None
-                done = resume(path, machine=self.place.machine, progress=progress, shelf=self.shelf)
+                done = resume(path, machine=self.place.machine, progress=progress, memo=self.memo)
                 return done, None, "found" if finished else "resumed"
             population = None if spec.budget is None else self.place.population
             done = train(
                 spec, runs=self.folder.runs, ledger=self.place.ledger, population=population,
-                machine=self.place.machine, progress=progress, shelf=self.shelf, planner=planner,
+                machine=self.place.machine, progress=progress, memo=self.memo, planner=planner,
             )  # fmt: skip
             return done, None, "trained"
 
@@ -50,4 +50,4 @@ class Work:
 
     def unseen(self) -> Work:
         """The same without a count of what is asked for, which would tell how many trials a search has."""
-        return dataclasses.replace(self, shelf=self.shelf.uncounted())
+        return dataclasses.replace(self, memo=self.memo.uncounted())

@@ -20,7 +20,7 @@ from dpft.errors import UserError
 from dpft.privacy.accounting.closed_form import epsilon_gaussian
 from dpft.privacy.accounting.pld import COARSE_CELLS, FINE_CELLS, epsilon_pld, pld_over
 from dpft.privacy.accounting.rdp import epsilon_rdp, heterogeneous_rdp, rdp_over
-from dpft.privacy.accounting.rounding import Part, attempt, less_rounding, quiet, round_up
+from dpft.privacy.accounting.rounding import StepGroup, attempt, delta_less_rounding, quiet, round_up
 
 PRV = f"prv-accountant {version('prv-accountant')}"
 PLD = f"dp-accounting {version('dp-accounting')} (PLD)"
@@ -33,7 +33,7 @@ _PRV_CELLS = 2**20  # takes about two seconds; beyond that PLD is used
 
 def epsilon_prv(noise: float, rate: float, steps: int, delta: float, eps_error: float) -> float:
     """The upper end of PRV's interval, width about 2 eps_error (Gopi et al. 2021, theorem 5.5)."""
-    delta = less_rounding(delta, steps)
+    delta = delta_less_rounding(delta, steps)
     delta_error = delta / 1000
     mechanism = PoissonSubsampledGaussianMechanism(sampling_probability=rate, noise_multiplier=noise)
     _refuse_long(steps, delta_error)
@@ -49,10 +49,10 @@ def epsilon_prv(noise: float, rate: float, steps: int, delta: float, eps_error: 
     return round_up(upper)
 
 
-def heterogeneous_prv(parts: Sequence[Part], delta: float) -> tuple[float, float]:
+def heterogeneous_prv(parts: Sequence[StepGroup], delta: float) -> tuple[float, float]:
     """The lower and upper ends of PRV's interval for `parts` together, for removal only (Gopi et al. 2021)."""
     total = sum(steps for _, _, steps in parts)
-    below = less_rounding(delta, total)
+    below = delta_less_rounding(delta, total)
     alone = parts[0] if len(parts) == 1 and parts[0][1] < 1 else None
     near = heterogeneous_rdp(parts, delta) if alone is None else epsilon_quick(*alone, delta)[0]  # as `epsilon_upper`
     eps_error, delta_error = EPS_ERROR * near, delta / 1000

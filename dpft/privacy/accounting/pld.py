@@ -16,7 +16,7 @@ from dp_accounting.pld import privacy_loss_distribution
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from dpft.privacy.accounting.rounding import Part, less_rounding, quiet, round_up
+from dpft.privacy.accounting.rounding import StepGroup, delta_less_rounding, quiet, round_up
 
 FINE_CELLS, COARSE_CELLS = 2**17, 2**14  # of one step; all steps together may have four times as many
 _TAIL = 1e-15  # truncated probability mass, which counts as infinite loss
@@ -38,15 +38,15 @@ def pld_over(noise: float, rate: float, grid: Sequence[int], delta: float, cells
 
 @functools.lru_cache(maxsize=256)  # runs that differ only in their seeds need the same
 def _pld_over(noise: float, rate: float, grid: tuple[int, ...], delta: float, cells: int) -> tuple[float, ...]:
-    delta = less_rounding(delta, grid[-1])
+    delta = delta_less_rounding(delta, grid[-1])
     with quiet():
         one = _one_step(noise, rate, _interval([(noise, rate, grid[-1])], cells))
         return tuple(round_up(_power(one, steps).get_epsilon_for_delta(delta)) for steps in grid)
 
 
-def heterogeneous_pld(parts: Sequence[Part], delta: float, cells: int = FINE_CELLS) -> float:
+def heterogeneous_pld(parts: Sequence[StepGroup], delta: float, cells: int = FINE_CELLS) -> float:
     """epsilon_pld of the composition of `parts`, all on one grid: each composed with itself, then with the others."""
-    delta = less_rounding(delta, sum(steps for _, _, steps in parts) + _FFT_LOSS * (len(parts) - 1))
+    delta = delta_less_rounding(delta, sum(steps for _, _, steps in parts) + _FFT_LOSS * (len(parts) - 1))
     with quiet():
         interval = _interval(parts, max(cells // len(parts), COARSE_CELLS // 4))
         composed = [_power(_one_step(noise, rate, interval), steps) for noise, rate, steps in parts]
@@ -90,7 +90,7 @@ def _stage(probs: Any) -> int:
     return max(10, round(min(3 / max(spread, 1e-9), 1e6) ** 2))
 
 
-def _interval(parts: Sequence[Part], cells: int) -> float:
+def _interval(parts: Sequence[StepGroup], cells: int) -> float:
     """The grid spacing for all `parts`.
 
     At most about 1e-3, and fine enough to add at most a thousandth to the variance of the composed loss. But not so

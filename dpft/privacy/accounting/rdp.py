@@ -12,7 +12,7 @@ from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
 from dp_accounting.rdp import RdpAccountant, compute_epsilon, rdp_privacy_accountant
 from scipy.special import gammaln
 
-from dpft.privacy.accounting.rounding import Part, quiet, round_up
+from dpft.privacy.accounting.rounding import StepGroup, quiet, round_up
 
 # More than the default orders, for a tiny epsilon: the optimal order is near 2 log(1/delta) / epsilon.
 ORDERS = (*rdp_privacy_accountant.DEFAULT_RDP_ORDERS, 2048, 4096, 8192, 16384)
@@ -25,12 +25,12 @@ def epsilon_rdp(noise: float, rate: float, steps: int, delta: float) -> float:
     return heterogeneous_rdp([(noise, rate, steps)], delta)
 
 
-def heterogeneous_rdp(parts: Sequence[Part], delta: float) -> float:
+def heterogeneous_rdp(parts: Sequence[StepGroup], delta: float) -> float:
     """epsilon_rdp of the composition of `parts`: Renyi divergences add up (Mironov 2017, proposition 1)."""
     return epsilon_of_divergences(_sum(parts, ORDERS), delta, ORDERS)
 
 
-def adaptive_rdp(parts: Sequence[Part], delta: float) -> float:
+def adaptive_rdp(parts: Sequence[StepGroup], delta: float) -> float:
     """A bound for parts that are chosen one by one, after seeing earlier releases: an RDP filter over several orders.
 
     Let L be the privacy loss so far and r_a the sum of divergences at order a. Then exp((a - 1) (L - r_a)) is a
@@ -49,7 +49,7 @@ def rdp_over(noise: float, rate: float, grid: Sequence[int], delta: float) -> li
     return [epsilon_of_divergences(steps * one, delta, ORDERS) for steps in grid]
 
 
-def _sum(parts: Sequence[Part], orders: tuple[float, ...]) -> Any:
+def _sum(parts: Sequence[StepGroup], orders: tuple[float, ...]) -> Any:
     return np.sum([steps * one_step(noise, rate, orders) for noise, rate, steps in parts], axis=0)
 
 

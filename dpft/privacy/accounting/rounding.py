@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 T = TypeVar("T")
-Part = tuple[float, float, int]  # noise multiplier, sampling rate, steps
+StepGroup = tuple[float, float, int]  # noise multiplier, sampling rate, steps
 
 EPSILON_FLOOR = 1e-6  # a smaller bound is rounded up to this: float64 resolves nothing below it
 
@@ -24,7 +24,7 @@ def round_up(epsilon: float) -> float:
     return max(float(epsilon), EPSILON_FLOOR)
 
 
-def less_rounding(delta: float, steps: int) -> float:
+def delta_less_rounding(delta: float, steps: int) -> float:
     """delta minus the possible rounding error of float64 FFTs: raising a spectrum to the power `steps` multiplies it.
 
     Without this, PLD falls below the closed form by 0.5 % of epsilon at delta 1e-12 and 1e5 steps. The largest observed

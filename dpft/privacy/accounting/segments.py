@@ -12,7 +12,7 @@ from dpft.privacy.accounting.accountants import CLOSED_FORM, PLD, PRV, RDP, hete
 from dpft.privacy.accounting.closed_form import epsilon_gaussian
 from dpft.privacy.accounting.pld import heterogeneous_pld
 from dpft.privacy.accounting.rdp import adaptive_rdp, heterogeneous_rdp
-from dpft.privacy.accounting.rounding import Part, attempt
+from dpft.privacy.accounting.rounding import StepGroup, attempt
 
 NOISE_LIMITS = (1e-2, 1e6)
 MOST_STEPS = 10**12
@@ -91,7 +91,7 @@ def _least(bounds: Mapping[str, float | None], lower: float) -> tuple[float, str
     return next((found for found in sound if found[0] >= lower), sound[-1])
 
 
-def _canonical(segments: Iterable[Segment]) -> list[Part]:
+def _canonical(segments: Iterable[Segment]) -> list[StepGroup]:
     """(noise, rate, steps), sorted, equal segments merged, all of rate 1 replaced by the Gaussian that they equal."""
     steps: dict[tuple[float, float], int] = {}
     for segment in segments:
@@ -104,7 +104,7 @@ def _canonical(segments: Iterable[Segment]) -> list[Part]:
     return sampled + ([(_total_noise(full), 1.0, 1)] if full else [])
 
 
-def _total_noise(parts: Iterable[Part]) -> float:
+def _total_noise(parts: Iterable[StepGroup]) -> float:
     """The noise of the one Gaussian that all steps at rate 1 equal: 1 / total^2 = sum of steps / noise^2."""
     return 1 / math.sqrt(math.fsum(steps / noise**2 for noise, _, steps in parts))
 

@@ -12,7 +12,7 @@ from typing import Any
 from dpft.errors import UserError
 from dpft.privacy.ledger.composition import Spending
 from dpft.privacy.ledger.ledger import Ledger
-from dpft.privacy.ledger.populations import Charged, Population
+from dpft.privacy.ledger.populations import ChargedRun, Population
 from dpft.privacy.ledger.storage import hash_chain
 from dpft.privacy.ledger.storage.entries import SECRET, Limit, Reservation
 from dpft.privacy.ledger.summary import own_delta, summarize
@@ -47,7 +47,7 @@ def _held(population: Population, limit: Limit) -> dict[str, Any]:
     return {**asdict(limit), "spent": spent, "by": by, "left": left}
 
 
-def _run(run: Charged) -> dict[str, Any]:
+def _run(run: ChargedRun) -> dict[str, Any]:
     terms = run.terms
     if isinstance(terms, Reservation):
         label = f"({terms.epsilon:.4g}, {terms.delta:g})"
@@ -61,9 +61,9 @@ def _run(run: Charged) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def lines(book: Ledger) -> Iterator[str]:
+def lines(ledger: Ledger) -> Iterator[str]:
     """Each row of the ledger as a JSON line: seq, prev, body and hash = sha256(prev + newline + body)."""
-    for row in hash_chain.rows(book.store):
+    for row in hash_chain.rows(ledger.store):
         yield canonical_json({"seq": row.seq, "prev": row.prev, "body": row.body, "hash": row.hash})
 
 

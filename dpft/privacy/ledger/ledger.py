@@ -16,14 +16,14 @@ from sqlalchemy.exc import IntegrityError
 
 from dpft.privacy.ledger.composition import Spending
 from dpft.privacy.ledger.limits import Decision
-from dpft.privacy.ledger.population_match import Claim, Matched
+from dpft.privacy.ledger.population_match import DataIdentity, PopulationMatch
 from dpft.privacy.ledger.populations import UNKNOWN, Population, View
 from dpft.privacy.ledger.storage import hash_chain
 from dpft.privacy.ledger.storage.database import entry
 from dpft.privacy.ledger.storage.entries import Event, Limit, Reservation, Search, check_population_name
 from dpft.privacy.ledger.storage.errors import is_whole, refuse
 from dpft.privacy.ledger.storage.fingerprints import keyed_digest
-from dpft.privacy.ledger.storage.opening import opened
+from dpft.privacy.ledger.storage.opening import open_store
 
 _TIDY_CHARGES = 256  # about 4 MB of SQLite's write-ahead log, as its own default of 1,000 pages
 _RUN, _KIND = entry.c.run == bindparam("of"), entry.c.kind == bindparam("what")
@@ -40,7 +40,7 @@ class Ledger:
     """
 
     def __init__(self, place: Path | str) -> None:
-        self.store = opened(place)
+        self.store = open_store(place)
         self._accepted: Decision | None = None
 
     @property
@@ -58,22 +58,22 @@ class Ledger:
             "machine; now only you can read it"
         )
 
-    def claim(
+    def data_identity(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, name: str | None = None, unit: str = "example"
-    ) -> Claim:
+    ) -> DataIdentity:
         """Match data to their population: a sketch of the texts, and the given population name. Writes nothing."""
-        return Claim.of(self.store, texts, pairs, name, unit)
+        return DataIdentity.of(self.store, texts, pairs, name, unit)
 
-    def check(self, terms: Reservation | Search, claim: Claim | None) -> str | None:
+    def check(self, terms: Reservation | Search, data_identity: DataIdentity | None) -> str | None:
         """Raise OverLimit if `terms` would exceed a limit of the data's population. Writes nothing.
 
         Returns a warning to show before anything is spent, or None.
         """
-        return self._decide(View(self.store), terms, claim).note
+        return self._decide(View(self.store), terms, data_identity).note
 
     def reserve(
         self, run: str, *, rate: float, noise: float, steps: int, delta: float, epsilon: float,
-        claim: Claim | None = None, data: str | None = None,
+        data_identity: DataIdentity | None = None, data: str | None = None,
     ) -> None:  # fmt: skip
         """Reserve everything that the run may release. A run reserves once.
 
@@ -82,11 +82,11 @@ class Ledger:
         budget that suffices for one, one of them gets it.
         """
         terms = Reservation(run, float(rate), float(noise), steps, float(delta), float(epsilon))
-        self._declare("reserve", terms, {**asdict(terms), **_data(data)}, claim)
+        self._declare("reserve", terms, {**asdict(terms), **_data(data)}, data_identity)
 
     def reserve_search(
         self, run: str, *, rate: float, noise: float, steps: int, mean: float, shape: float,
-        claim: Claim | None = None, data: str | None = None,
+        data_identity: DataIdentity | None = None, data: str | None = None,
     ) -> None:  # fmt: skip
         """Reserve a whole random search (see `Search`). It counts as spent from now on; its runs are not charged again.
 
@@ -94,7 +94,7 @@ class Ledger:
         afterwards. Keep K, and every run but the best, secret.
         """
         terms = Search(run, float(rate), float(noise), steps, float(mean), float(shape))
-        self._declare("search", terms, {**terms.to_body(), **_data(data)}, claim)
+        self._declare("search", terms, {**terms.to_body(), **_data(data)}, data_identity)
 
     def limit(
         self, population: str, *, epsilon: float, delta: float, planned: bool = False, new: bool = False
@@ -111,7 +111,7 @@ class Ledger:
                 check_population_name(population)
                 if view.is_known(population, whole=True):
                     refuse("a new population must have a new name", f"{population!r}, which is known", "drop --new")
-                part = Matched.new(self.store, population, None)
+                part = PopulationMatch.new(self.store, population, None)
             else:
                 part = _limited(view, population)
             hash_chain.append(self.store, "limit", {"population": part, **asdict(terms)})
@@ -216,13 +216,15 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _declare(self, kind: str, terms: Reservation | Search, body: Mapping[str, Any], claim: Claim | None) -> None:
+    def _declare(
+        self, kind: str, terms: Reservation | Search, body: Mapping[str, Any], data_identity: DataIdentity | None
+    ) -> None:
         """Decide outside the transaction, as this may take seconds. Write inside it, if nothing has changed since."""
         while True:
-            decision = self._decide(View(self.store), terms, claim)
+            decision = self._decide(View(self.store), terms, data_identity)
             with self.store.writing():
                 view = View(self.store)
-                matched = claim.matched(view) if claim else None
+                matched = data_identity.matched(view) if data_identity else None
                 if _decision(view, terms, matched) != decision:
                     continue
                 where = {} if matched is None else matched.settle(self.store, view)
@@ -232,8 +234,8 @@ class Ledger:
                     refuse("a run reserves once", f"run {terms.run!r} again", "resume it, or start a new run")
                 return
 
-    def _decide(self, view: View, terms: Reservation | Search, claim: Claim | None) -> Decision:
-        decision = _decision(view, terms, claim.matched(view) if claim else None)
+    def _decide(self, view: View, terms: Reservation | Search, data_identity: DataIdentity | None) -> Decision:
+        decision = _decision(view, terms, data_identity.matched(view) if data_identity else None)
         if decision != self._accepted:
             decision.check()
             self._accepted = decision
@@ -263,7 +265,7 @@ def _limited(view: View, words: str) -> str:
     return population.part(words)
 
 
-def _decision(view: View, terms: Reservation | Search, matched: Matched | None) -> Decision:
+def _decision(view: View, terms: Reservation | Search, matched: PopulationMatch | None) -> Decision:
     """The inputs of the decision. A run without a known population has no limit."""
     found = [] if matched is None else matched.populations(view)
     together = Population("", runs=[run for one in found for run in one.runs])

@@ -16,7 +16,7 @@ from dpft.privacy.ledger.storage.fingerprints import Sketch
 
 
 @dataclass
-class Claim:
+class DataIdentity:
     """A data set to match: its sketch, the population name if one was given, and the unit that the run protects."""
 
     store: Store
@@ -26,15 +26,17 @@ class Claim:
     _seen: dict[str, Sketch] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, store: Store, texts: Sequence[str], pairs: Sequence[str] | None, name: str | None, unit: str) -> Claim:
+    def of(
+        cls, store: Store, texts: Sequence[str], pairs: Sequence[str] | None, name: str | None, unit: str
+    ) -> DataIdentity:
         if name is not None:
             check_population_name(name)
         return cls(store, Sketch.of(hash_chain.key(store), texts, pairs), name, unit)
 
-    def matched(self, view: View) -> Matched:
+    def matched(self, view: View) -> PopulationMatch:
         """The populations in `view` that the data belong to, oldest first. Computed anew at each call."""
         found = [one.id for one in view.populations.values() if self._is_of(one)]
-        return Matched(self, tuple(found))
+        return PopulationMatch(self, tuple(found))
 
     def known(self, population: Population) -> list[Sketch]:
         return [self._load(digest) for digest in population.sketches]
@@ -57,15 +59,15 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Matched:
+class PopulationMatch:
     """The populations that a data set matched, at one moment."""
 
-    claim: Claim
+    data_identity: DataIdentity
     ids: tuple[str, ...]
 
     @property
     def unit(self) -> str:
-        return self.claim.unit
+        return self.data_identity.unit
 
     def populations(self, view: View) -> list[Population]:
         return [view.of(id) for id in self.ids]
@@ -75,16 +77,16 @@ class Matched:
         return {"population": self._known(store, view), "unit": self.unit}
 
     def _known(self, store: Store, view: View) -> str:
-        name = self.claim.name
+        name = self.data_identity.name
         if not self.ids:
-            return self.new(store, name, self.claim.sketch)
+            return self.new(store, name, self.data_identity.sketch)
         first, found = self.ids[0], self.populations(view)
         if len(self.ids) > 1:
             hash_chain.append(store, "join", {"populations": list(self.ids)})
         if name is not None and not any(one.answers_to(name, whole=True) for one in found):
             hash_chain.append(store, "name", {"population": first, "name": name})
-        if self.claim.sketch.is_new_to([known for one in found for known in self.claim.known(one)]):
-            hash_chain.append(store, "sketch", {"population": first, **_kept(store, self.claim.sketch)})
+        if self.data_identity.sketch.is_new_to([known for one in found for known in self.data_identity.known(one)]):
+            hash_chain.append(store, "sketch", {"population": first, **_kept(store, self.data_identity.sketch)})
         return first
 
     @staticmethod

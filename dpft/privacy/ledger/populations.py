@@ -23,7 +23,7 @@ _CHARGED = select(entry.c.run, func.count()).where(entry.c.kind == "charge").gro
 
 
 @dataclass
-class Charged:
+class ChargedRun:
     """One run or search of a population. `charged`: its charged steps. `steps`: the steps that count as spent."""
 
     terms: Reservation | Search
@@ -52,7 +52,7 @@ class Population:
     parts: list[str] = field(default_factory=list)
     sketches: list[str] = field(default_factory=list)
     limit_of: dict[str, Limit] = field(default_factory=dict)
-    runs: list[Charged] = field(default_factory=list)
+    runs: list[ChargedRun] = field(default_factory=list)
     time: str = ""
 
     @property
@@ -95,7 +95,7 @@ class View:
     def __init__(self, store: Store) -> None:
         self.populations: dict[str, Population] = {}
         self._root: dict[str, str] = {}
-        self._runs: dict[str, Charged] = {}
+        self._runs: dict[str, ChargedRun] = {}
         self._charged_to: dict[str, str] = {}
         self._charges: dict[str, int] = {str(run): int(steps) for run, steps in store.all(_CHARGED)}
         for (body,) in store.all(_DECLARED):
@@ -167,7 +167,7 @@ class View:
         id = values.get("population", UNKNOWN)
         if id == UNKNOWN and id not in self._root:
             self._population({"id": UNKNOWN, "time": values["time"]})
-        run = Charged(terms, values["time"], self._charges.get(terms.run, 0), values.get("unit", "example"))
+        run = ChargedRun(terms, values["time"], self._charges.get(terms.run, 0), values.get("unit", "example"))
         self._runs[terms.run], self._charged_to[terms.run] = run, id
         self.of(id).runs.append(run)
 

@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dpft.privacy.mechanism.grad_samplers import GhostModule, HooksModule, Part, scaled
+from dpft.privacy.mechanism.grad_samplers import GhostModule, HooksModule, ImplicitGradient, scaled
 from dpft.spec import Clipping
 
 Gradients = Literal["hooks", "ghost", "single"]
@@ -66,7 +66,7 @@ def clip_factors(norms: Tensor, clip: float) -> Tensor:
     return torch.where(torch.isfinite(norms), factors, torch.zeros_like(factors))
 
 
-def normal_factors(norms: Tensor, clip: float) -> Tensor:
+def normalise_factors(norms: Tensor, clip: float) -> Tensor:
     """Factors that normalise every gradient to about the clipping norm: clip / (norm + gamma), 0 if not finite.
 
     Bu et al. 2023, "Automatic clipping" (arXiv 2206.07136). An example contributes a norm of
@@ -78,7 +78,7 @@ def normal_factors(norms: Tensor, clip: float) -> Tensor:
 
 
 Factors = Callable[[Tensor, float], Tensor]
-FACTORS: dict[Clipping, Factors] = {"cut": clip_factors, "normalise": normal_factors}
+FACTORS: dict[Clipping, Factors] = {"cut": clip_factors, "normalise": normalise_factors}
 
 
 def clipped_sum(gradients: Sequence[Tensor], clip: float, factors_of: Factors = clip_factors) -> list[Tensor]:
@@ -96,14 +96,14 @@ def clipped_sum(gradients: Sequence[Tensor], clip: float, factors_of: Factors = 
     return [scaled(g, factors).sum(0) for g in gradients]
 
 
-def per_unit(gradients: Sequence[Tensor], units: Tensor) -> list[Tensor]:
+def sum_per_unit(gradients: Sequence[Tensor], units: Tensor) -> list[Tensor]:
     """Sum the gradients over the rows of each unit, in float32 or better. units: (B,). [(B, ...)] -> [(K, ...)]"""
     count = int(units.max()) + 1 if len(units) else 0
     wide = [g if g.dtype == torch.float64 else g.float() for g in gradients]
     return [g.new_zeros(count, *g.shape[1:]).index_add_(0, units, g) for g in wide]
 
 
-def in_scale(gradients: Sequence[Tensor], scales: Scales) -> Sequence[Tensor]:
+def apply_scales(gradients: Sequence[Tensor], scales: Scales) -> Sequence[Tensor]:
     """Multiply each coordinate by its scale, before clipping, in float32 or better. Shapes stay."""
     if scales is None:
         return gradients
@@ -133,8 +133,8 @@ class Hooks(Generic[Batch]):
 
     def __call__(self, batch: Batch, scales: Scales = None) -> list[Tensor]:
         gradients, units = self.per_example(batch), _units(batch)
-        whole = gradients if units is None else per_unit(gradients, units)
-        return clipped_sum(in_scale(whole, scales), self.clip, self.factors)
+        whole = gradients if units is None else sum_per_unit(gradients, units)
+        return clipped_sum(apply_scales(whole, scales), self.clip, self.factors)
 
     def close(self) -> None:
         self.wrapped.remove_hooks()
@@ -191,10 +191,10 @@ class Ghost(Generic[Batch]):
     def close(self) -> None:
         self.wrapped.remove_hooks()
 
-    def _taken(self, parameter: Any, losses: Tensor) -> Part:
+    def _taken(self, parameter: Any, losses: Tensor) -> ImplicitGradient:
         """Remove and return what the hooks stored on a parameter."""
         part, parameter.part, parameter._norm_sample = getattr(parameter, "part", None), None, None
-        if not isinstance(part, Part) or part.norms.shape != losses.shape:
+        if not isinstance(part, ImplicitGradient) or part.norms.shape != losses.shape:
             raise RuntimeError("every private parameter must take part in each example, got one without norm")
         return part
 
@@ -216,7 +216,7 @@ class Single(Generic[Batch]):
         """Nothing to remove."""
 
     def _clipped(self, one: Batch, scales: Scales) -> list[Tensor]:
-        return clipped_sum(in_scale(self._gradient(one), scales), self.clip, self.factors)
+        return clipped_sum(apply_scales(self._gradient(one), scales), self.clip, self.factors)
 
     def _gradient(self, one: Batch) -> list[Tensor]:
         losses = _losses(self.adapted, self.adapted.model(one), one)

@@ -25,7 +25,7 @@ def scaled(gradients: Tensor, factors: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Part:
+class ImplicitGradient:
     """One parameter's per-example gradients in implicit form: their norms (B,), and a function for their weighted sum.
 
     weighted: (factors (K,) of the rows that are kept, mask (B,) of these rows) -> the parameter's shape. Rows that are
@@ -44,7 +44,7 @@ def _at_most(norms: Tensor, lengths: Tensor, errors: Tensor) -> Tensor:
     return norms + lengths * (errors.shape[1] * torch.finfo(errors.dtype).eps)
 
 
-def _linear(layer: nn.Linear, activations: list[Tensor], backprops: Tensor) -> dict[Any, Part]:
+def _linear(layer: nn.Linear, activations: list[Tensor], backprops: Tensor) -> dict[Any, ImplicitGradient]:
     """A dense layer's norms from Gram matrices, in float64. activations: [(B, ..., in)], backprops: (B, ..., out)."""
     inputs = activations[0].flatten(1, -2) if activations[0].dim() > 2 else activations[0].unsqueeze(1)
     errors = backprops.flatten(1, -2) if backprops.dim() > 2 else backprops.unsqueeze(1)
@@ -58,13 +58,13 @@ def _linear(layer: nn.Linear, activations: list[Tensor], backprops: Tensor) -> d
         def weighted(factors: Tensor, kept: Tensor) -> Tensor:
             return scaled(errors[kept], factors).flatten(0, 1).T @ inputs[kept].flatten(0, 1)
 
-        found[layer.weight] = Part(_at_most(norms, lengths, errors), weighted)
+        found[layer.weight] = ImplicitGradient(_at_most(norms, lengths, errors), weighted)
     if layer.bias is not None and layer.bias.requires_grad:
         found[layer.bias] = _explicit(errors.sum(1))
     return found
 
 
-def _table(layer: nn.Embedding, activations: list[Tensor], backprops: Tensor) -> dict[Any, Part]:
+def _table(layer: nn.Embedding, activations: list[Tensor], backprops: Tensor) -> dict[Any, ImplicitGradient]:
     """An embedding's norms; repeated tokens of a row are added up. activations: [(B, ...)], backprops: (B, ..., D)."""
     ids, errors = activations[0].flatten(1), backprops.flatten(1, -2)
     rows = torch.arange(len(ids), device=ids.device).unsqueeze(1).expand_as(ids)
@@ -79,16 +79,16 @@ def _table(layer: nn.Embedding, activations: list[Tensor], backprops: Tensor) ->
         return torch.zeros_like(layer.weight).index_add_(0, ids[kept].flatten(), summed)
 
     lengths = errors.double().norm(dim=2).sum(1)
-    return {layer.weight: Part(_at_most(squared.sqrt(), lengths, errors), weighted)}
+    return {layer.weight: ImplicitGradient(_at_most(squared.sqrt(), lengths, errors), weighted)}
 
 
-def _explicit(gradients: Tensor) -> Part:
+def _explicit(gradients: Tensor) -> ImplicitGradient:
     """The Part of explicit per-example gradients, for small parameters: (B, ...)."""
 
     def weighted(factors: Tensor, kept: Tensor) -> Tensor:
         return scaled(gradients[kept], factors).sum(0)
 
-    return Part(torch.linalg.vector_norm(gradients.flatten(1), dim=1, dtype=torch.float64), weighted)
+    return ImplicitGradient(torch.linalg.vector_norm(gradients.flatten(1), dim=1, dtype=torch.float64), weighted)
 
 
 def _norm_layer_gradients(
@@ -131,7 +131,7 @@ class _NormSamplers:
         return sampler
 
 
-_CHEAPLY: dict[type[nn.Module], Callable[..., dict[Any, Part]]] = {nn.Linear: _linear, nn.Embedding: _table}
+_CHEAPLY: dict[type[nn.Module], Callable[..., dict[Any, ImplicitGradient]]] = {nn.Linear: _linear, nn.Embedding: _table}
 
 
 class GhostModule(GradSampleModuleFastGradientClipping):  # type: ignore[misc]

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from dpft.errors import UserError, shown
 from dpft.privacy.calibration.calibrate import calibrate
-from dpft.recipe import planned
+from dpft.recipe import choose_schedule
 from dpft.spec import Budget, Clipping, Spec, steps_of
 
 
@@ -101,7 +101,7 @@ def make_plan(spec: Spec, examples: int) -> Plan:
         examples,
         "give the task training data",
     )
-    spec = planned(spec, examples).spec
+    spec = choose_schedule(spec, examples).spec
     assert spec.batch_size is not None
     _require(
         spec.batch_size <= examples, f"batch-size must be at most the {examples} examples", spec.batch_size,

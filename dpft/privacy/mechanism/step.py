@@ -9,14 +9,14 @@ from typing import Generic, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from dpft.machine.team import ALONE, Team
+from dpft.machine.team import SINGLE_PROCESS, Team
 from dpft.privacy.ledger import Event, Ledger
 from dpft.privacy.mechanism.clipping import Batch, Trainable, clipper
 from dpft.privacy.mechanism.plan import Plan
 from dpft.privacy.randomness import Secret
 
 
-def _exact(parameters: Sequence[nn.Parameter]) -> torch.autocast:
+def _no_autocast(parameters: Sequence[nn.Parameter]) -> torch.autocast:
     """Disable autocast: clipping and summing with 8 bits of mantissa would let the sensitivity exceed the clip."""
     return torch.autocast(parameters[0].device.type, enabled=False)
 
@@ -36,7 +36,7 @@ def _begin(adapted: Trainable[Batch], ranks: Team, step: int) -> None:
     """Call `adapted.begin`. Parameters that it changes (RGP's carriers) are copied from rank 0 to all ranks."""
     before = [parameter._version for parameter in adapted.private]
     adapted.begin(step)
-    ranks.agree([p for p, version in zip(adapted.private, before, strict=True) if p._version != version])
+    ranks.copy_from_first([p for p, version in zip(adapted.private, before, strict=True) if p._version != version])
 
 
 class SharedStep(Generic[Batch]):
@@ -47,7 +47,7 @@ class SharedStep(Generic[Batch]):
     """
 
     def __init__(
-        self, adapted: Trainable[Batch], plan: Plan, optimizer: torch.optim.Optimizer, ranks: Team = ALONE
+        self, adapted: Trainable[Batch], plan: Plan, optimizer: torch.optim.Optimizer, ranks: Team = SINGLE_PROCESS
     ) -> None:
         if plan.clip is None or plan.noise <= 0:
             raise ValueError("a private step needs a private plan, got one without noise; use PlainStep")
@@ -61,11 +61,11 @@ class SharedStep(Generic[Batch]):
         _begin(self.adapted, self.ranks, step)
         if isinstance(self.optimizer, Scaling):
             self.scales = self.optimizer.scales(self.adapted.private)
-        with _exact(self.adapted.private):
+        with _no_autocast(self.adapted.private):
             own = self._sum(microbatches)
-        self.ranks.after(lambda: self._charge(step))
-        total = self.ranks.summed(own)
-        released = self.ranks.told(lambda: self._release(total), self.adapted.private)
+        self.ranks.on_first_then_barrier(lambda: self._charge(step))
+        total = self.ranks.total_over_ranks(own)
+        released = self.ranks.broadcast_from_first(lambda: self._release(total), self.adapted.private)
         for parameter, gradient in zip(self.adapted.private, released, strict=True):
             parameter.grad = gradient
         self.adapted.rebuild()
@@ -108,7 +108,7 @@ class PrivateStep(SharedStep[Batch]):
         ledger: Ledger,
         secret: Secret,
         run: str,
-        ranks: Team = ALONE,
+        ranks: Team = SINGLE_PROCESS,
     ) -> None:
         super().__init__(adapted, plan, optimizer, ranks)
         self.ledger, self.secret, self.run = ledger, secret, run
@@ -119,8 +119,8 @@ class PrivateStep(SharedStep[Batch]):
     def _release(self, total: list[Tensor]) -> list[Tensor]:
         """The noisy gradient: (sum + noise) / expected batch size, in the parameters' dtype."""
         released = []
-        for number, (parameter, summed) in enumerate(zip(self.adapted.private, total, strict=True)):
-            noisy = summed.double() + self._noise(summed)
+        for number, (parameter, total_over_ranks) in enumerate(zip(self.adapted.private, total, strict=True)):
+            noisy = total_over_ranks.double() + self._noise(total_over_ranks)
             if self.scales is not None:
                 noisy /= self.scales[number].double()
             released.append((noisy / self.plan.expected_batch).to(parameter.dtype))
@@ -131,11 +131,11 @@ class PrivateStep(SharedStep[Batch]):
         return (drawn * (self.plan.noise * self.clip)).to(like.device)
 
 
-class PlainStep(Generic[Batch]):
+class NonPrivateStep(Generic[Batch]):
     """The same step without clipping and noise. NOT PRIVATE: for comparison only."""
 
     def __init__(
-        self, adapted: Trainable[Batch], plan: Plan, optimizer: torch.optim.Optimizer, ranks: Team = ALONE
+        self, adapted: Trainable[Batch], plan: Plan, optimizer: torch.optim.Optimizer, ranks: Team = SINGLE_PROCESS
     ) -> None:
         self.adapted, self.plan, self.optimizer, self.ranks = adapted, plan, optimizer, ranks
 
@@ -146,8 +146,8 @@ class PlainStep(Generic[Batch]):
             loss = self.adapted.losses(self.adapted.model(batch), batch).sum()
             (loss / self.plan.expected_batch).backward()
         private = self.adapted.private
-        total = self.ranks.summed([torch.zeros_like(p) if p.grad is None else p.grad for p in private])
-        for parameter, gradient in zip(private, self.ranks.told(lambda: total, private), strict=True):
+        total = self.ranks.total_over_ranks([torch.zeros_like(p) if p.grad is None else p.grad for p in private])
+        for parameter, gradient in zip(private, self.ranks.broadcast_from_first(lambda: total, private), strict=True):
             parameter.grad = gradient
         self.adapted.rebuild()
         self.optimizer.step()

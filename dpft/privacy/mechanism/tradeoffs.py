@@ -13,7 +13,7 @@ from dpft.privacy.accounting.accountants import epsilon_over, epsilon_quick
 from dpft.privacy.accounting.pld import COARSE_CELLS
 from dpft.privacy.calibration.calibrate import NOISE_LIMITS, calibrate, most_steps
 from dpft.privacy.mechanism.plan import Plan, make_plan
-from dpft.recipe import planned
+from dpft.recipe import choose_schedule
 from dpft.spec import Budget, Spec, steps_of
 
 _MOST_RUNS = 10_000
@@ -27,7 +27,7 @@ def longest_plan(spec: Spec, examples: int, noise: float) -> tuple[Plan, float]:
         raise UserError(f"noise must lie in {low:g} to {high:g}, got {noise!r}; pass --noise within them")
     budget = _budget(spec)
     _check(spec, examples)
-    spec = planned(spec, examples).spec
+    spec = choose_schedule(spec, examples).spec
     assert spec.batch_size is not None
     assert spec.clip is not None
     rate = spec.batch_size / examples
@@ -106,7 +106,7 @@ def _down(value: float, digits: int) -> float:
 
 
 @dataclass(frozen=True)
-class Offer:
+class Alternative:
     """Another plan for the same budget: what is changed, and the noise that its gradients would have.
 
     `noise` is approximate, not a bound. `share`: deviation of the noise on the mean gradient of one step, noise * clip
@@ -124,13 +124,13 @@ class Offer:
     time: float
 
 
-def offers(spec: Spec, examples: int) -> list[Offer]:
+def offers(spec: Spec, examples: int) -> list[Alternative]:
     """The effect of larger batches, more epochs and more examples. The spec's own plan comes first.
 
     Loss follows the noise over the batch (Ponomareva et al. 2023, section 5; McKenna et al. 2025). Noise is found to
     three digits by PLD: for advice, not for a promise.
     """
-    own = planned(spec, examples).spec
+    own = choose_schedule(spec, examples).spec
     assert own.batch_size is not None
     assert own.epochs is not None
     batch, epochs = own.batch_size, own.epochs
@@ -142,14 +142,14 @@ def offers(spec: Spec, examples: int) -> list[Offer]:
         asked.append(("half the batch, as many steps", batch // 2, epochs * (batch // 2) / batch, examples))
     asked.append(("twice the epochs", batch, 2 * epochs, examples))
     asked.append(("twice the examples, as many steps", batch, epochs / 2, 2 * examples))
-    found: list[Offer] = []
+    found: list[Alternative] = []
     for change, size, passes, count in asked:
         other = dataclasses.replace(own, batch_size=size, epochs=passes)
         steps = steps_of(other, count)
         noise = _about(size / count, steps, _budget(spec))
         share = noise * (own.clip or 1.0) / size
         time = steps * size / (found[0].steps * batch) if found else 1.0
-        found.append(Offer(change, size, passes, steps, noise, share, share / math.sqrt(steps), time))
+        found.append(Alternative(change, size, passes, steps, noise, share, share / math.sqrt(steps), time))
     return found
 
 

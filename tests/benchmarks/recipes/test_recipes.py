@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dpft.benchmarks.recipes.cells import Asked, beside, cells, distinct, lacking, on_model, reading
+from dpft.benchmarks.recipes.cells import (
+    Overrides,
+    cells,
+    compare_with_paper,
+    distinct,
+    missing_requirement,
+    on_model,
+    reading,
+)
 from dpft.benchmarks.recipes.needs import needs
 from dpft.benchmarks.recipes.read import ROWS, TABLES, Recipe, only, recipes
 
@@ -136,7 +144,7 @@ def test_another_encoder_takes_the_longest_z_that_fits(tiny_bert: Path) -> None:
 
 def test_recipes_that_become_one_experiment_are_run_once(tiny_bert: Path) -> None:
     rows = [r for r in recipes("table2") if r.task == "sst2" and r.spec.method == "slash"]
-    every = cells(rows, Asked(str(tiny_bert), None, 2))
+    every = cells(rows, Overrides(str(tiny_bert), None, 2))
     assert [len(own) for _, own in every] == [2] * 4
     alike = {own[0].digest for _, own in every}
     assert len(distinct(every)) == 2 * len(alike)
@@ -144,18 +152,18 @@ def test_recipes_that_become_one_experiment_are_run_once(tiny_bert: Path) -> Non
 
 def test_ours_stands_beside_the_papers_by_its_metric(tiny_bert: Path) -> None:
     (recipe,) = (r for r in recipes("table6") if (r.row, r.task, r.part) == ("SLaSh d 5K private", "qqp", "b"))
-    ((_, own),) = cells([recipe], Asked(str(tiny_bert), None, 1))
+    ((_, own),) = cells([recipe], Overrides(str(tiny_bert), None, 1))
     result = Result(tiny_bert, "f1", 0.8, 6.7, 1e-6, 10, 5, 3, "fp32", "cpu")
     outcomes = {own[0].digest: Outcome(own[0], result, None, "trained")}
-    row = beside(recipe, own, outcomes)
+    row = compare_with_paper(recipe, own, outcomes)
     assert (row.ours, row.why) == ((), "found f1, the paper prints accuracy")
     assert reading({**result.to_json(), "more": {"accuracy": 0.85}}, "accuracy") == 0.85
-    assert beside(recipe, own, {}).why == "not run"
+    assert compare_with_paper(recipe, own, {}).why == "not run"
 
 
 def test_every_cell_of_every_table_is_a_spec_that_training_takes() -> None:
     """Catches: a representation that the task refuses, so that a whole table could be listed and never run."""
-    assert len(cells(EVERY, Asked(seeds=1))) == len(EVERY)
+    assert len(cells(EVERY, Overrides(seeds=1))) == len(EVERY)
 
 
 def test_words_are_compared_by_what_runs_on_words_find() -> None:
@@ -169,8 +177,8 @@ def test_words_are_compared_by_what_runs_on_words_find() -> None:
 
 def test_what_cannot_be_run_is_said() -> None:
     def lack(recipe: Recipe) -> bool:
-        return lacking(recipe) is not None
+        return missing_requirement(recipe) is not None
 
     assert not any(lack(recipe) for recipe in EVERY if recipe.table != "table4")
     with pytest.raises(UserError, match="seeds must be"):
-        Asked(seeds=0)
+        Overrides(seeds=0)

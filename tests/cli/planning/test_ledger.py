@@ -27,7 +27,7 @@ def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
 def filled(dpft: Command) -> str:
     """The default ledger, with one settled run of the population `team`. Its head."""
     with Ledger("ledger.sqlite") as book:
-        book.reserve("run-1", **TERMS, claim=book.claim(TEXTS, None, "team"))
+        book.reserve("run-1", **TERMS, data_identity=book.data_identity(TEXTS, None, "team"))
         for step in range(4):
             book.charge(Event("run-1", step, 0.1, 0.9))
         book.settle("run-1")

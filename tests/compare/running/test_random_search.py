@@ -25,7 +25,7 @@ from dpft.compare.search_folder import Corner
 from dpft.compare.search_space import Trials, around
 from dpft.errors import UserError
 from dpft.inference.trained_model import load
-from dpft.machine.memo import Kept
+from dpft.machine.memo import CachingMemo
 from dpft.objectives import Metric
 from dpft.objectives.classification import Classification
 from dpft.privacy.calibration.calibrate import calibrate
@@ -106,8 +106,8 @@ def test_a_charged_search_shows_its_best_run_alone_under_the_label_of_all(
     assert outcome.result.value == 0.75
     (run,) = work.folder.runs.iterdir()
     assert not list((work.folder.path / "private").iterdir())
-    assert isinstance(work.shelf, Kept)
-    assert work.shelf.asked["token arrays"] == 0, "K can be told from how often a trial asked"
+    assert isinstance(work.memo, CachingMemo)
+    assert work.memo.asked["token arrays"] == 0, "K can be told from how often a trial asked"
     (charged,) = reserved(Path(work.place.ledger))
     assert isinstance(charged.terms, Search)
     assert (charged.terms.mean, charged.terms.shape) == (4.0, SHAPE)
@@ -210,7 +210,7 @@ def test_the_cells_own_rows_are_never_taken_for_public(cells: Cells, work: Work)
 
 
 def test_a_search_is_planned_at_its_own_noise_and_charged_as_one(cell: Cell, work: Work) -> None:
-    found = outlook([cell], work.place, {}, Kept(), Silent(), measured=False)
+    found = outlook([cell], work.place, {}, CachingMemo(), Silent(), measured=False)
     alone = plan_cell(replace(cell, trials=None), 400)
     assert found.cells[0].plan.noise > 1.2 * alone.noise
     assert found.charges[0].epsilon == pytest.approx(found.cells[0].plan.epsilon_upper, rel=1e-6)
@@ -448,11 +448,11 @@ def test_a_search_is_taken_up_again_as_it_was_reserved_or_not_at_all(
     rows = pd.read_parquet(file)
     for changed in (rows.iloc[:300], rows.assign(sentence="again " + rows["sentence"])):
         changed.to_parquet(file)
-        (outcome,) = conduct([cell], replace(work, shelf=Kept()), OneByOne(), Silent())
+        (outcome,) = conduct([cell], replace(work, memo=CachingMemo()), OneByOne(), Silent())
         assert outcome.error is not None
         assert "rows that it was reserved for" in outcome.error
     rows.to_parquet(file)
-    (outcome,) = conduct([cell], replace(work, shelf=Kept()), OneByOne(), Silent())
+    (outcome,) = conduct([cell], replace(work, memo=CachingMemo()), OneByOne(), Silent())
     assert outcome.error is None
     assert len(reserved(Path(work.place.ledger))) == 1
 
@@ -474,8 +474,8 @@ def test_searches_by_earlier_versions_have_no_bound_and_are_not_gone_on_with(tmp
     """Catches: an old search that still counts as its label says, or trials that go on in their public sequence."""
     with Ledger(tmp_path / "ledger") as book:
         terms = {"rate": 0.1, "noise": 2.0, "steps": 20, "mean": 8.0, "shape": 1.0}
-        claim = book.claim([f"text {n}" for n in range(40)])
-        book.reserve_search("old", **terms, claim=claim)
+        data_identity = book.data_identity([f"text {n}" for n in range(40)])
+        book.reserve_search("old", **terms, data_identity=data_identity)
         body = json.loads(json.loads([*lines(book)][-1])["body"])
         assert body["draws"] == "secret"
         old = Search.from_body({key: body[key] for key in body if key != "draws"})

@@ -27,7 +27,7 @@ from dpft.compare.running.run_cell import OutOfRoom
 from dpft.compare.running.run_cells import OneByOne, conduct
 from dpft.compare.running.work import Work
 from dpft.errors import UserError
-from dpft.machine.memo import Kept
+from dpft.machine.memo import CachingMemo
 from dpft.progress import Progress
 from tests.compare.conftest import Cells, Heard, reserved
 
@@ -55,7 +55,7 @@ def executor(cluster: Any) -> OnRay:
     return OnRay(cluster.address)
 
 
-class Told(Progress):
+class JsonResult(Progress):
     def __init__(self, act: Callable[[int], None]) -> None:
         self.act = act
 
@@ -73,7 +73,7 @@ class Order(Heard):
     def began(self, cell: Cell, number: int, count: int) -> Progress:
         self.at_work += 1
         self.most = max(self.most, self.at_work)
-        return Told(self.act)
+        return JsonResult(self.act)
 
     def ended(self, outcome: Any) -> None:
         self.at_work -= 1
@@ -81,7 +81,7 @@ class Order(Heard):
 
 
 def planned(cells: tuple[Cell, ...], work: Work) -> None:
-    found = outlook(cells, work.place, {}, Kept(), Silent(), measured=False)
+    found = outlook(cells, work.place, {}, CachingMemo(), Silent(), measured=False)
     work.folder.write({**work.place.to_json(), **found.to_json()})
 
 
@@ -128,7 +128,7 @@ def test_two_workers_find_what_one_process_finds_and_charge_each_cell_once(
     assert [(run.charged, run.settled) for run in reserved(Path(work.place.ledger))] == [(5, True)] * 2
     alone = conduct(bare, Work(Folder(tmp_path / "alone"), work.place), OneByOne(), Silent())
     assert [o.result and o.result.value for o in outcomes[2:]] == [o.result and o.result.value for o in alone]
-    again = conduct((*private, *bare), replace(work, shelf=Kept()), executor, Silent())
+    again = conduct((*private, *bare), replace(work, memo=CachingMemo()), executor, Silent())
     assert [one.how for one in again] == ["found"] * 6
 
 
@@ -141,7 +141,7 @@ def test_a_worker_that_dies_costs_no_budget_twice(
         """Waits, once, for its death, as soon as it has told of a step."""
 
         def do(self, cell: Any, number: int) -> Any:
-            from dpft.compare.running.ray_worker import Told as Words
+            from dpft.compare.running.ray_worker import JsonResult as Words
 
             stepped, waited = Words.stepped, self.work.folder.path.parent / "waited"
 

@@ -103,12 +103,12 @@ def test_a_search_out_of_range_is_refused(tmp_path: Path, mean: float, shape: fl
 def test_the_ledger_counts_a_search_whole_and_with_the_runs_beside_it(tmp_path: Path, shape: float) -> None:
     with Ledger(tmp_path / "ledger.sqlite") as book:
         terms = {"rate": 0.1, "noise": 2.0, "steps": 20}
-        book.reserve_search("s", **terms, mean=10, shape=shape, claim=book.claim(TEXTS))
+        book.reserve_search("s", **terms, mean=10, shape=shape, data_identity=book.data_identity(TEXTS))
         (one,) = book.view().populations.values()
         alone = summarize(one, 1e-5)
         assert alone.composition is not None
         assert (alone.runs, alone.accountant.endswith("(RDP)")) == (1, True)
-        book.reserve("a", **terms, delta=1e-5, epsilon=2.0, claim=book.claim(TEXTS))
+        book.reserve("a", **terms, delta=1e-5, epsilon=2.0, data_identity=book.data_identity(TEXTS))
         (one,) = book.view().populations.values()
         both = summarize(one, 1e-5)
         assert both.composition is not None
@@ -116,7 +116,7 @@ def test_the_ledger_counts_a_search_whole_and_with_the_runs_beside_it(tmp_path: 
         assert alone.composition < both.composition < both.filter
         book.limit(one.id, epsilon=both.filter * 1.001, delta=1e-5)
         with pytest.raises(OverLimit):
-            book.reserve_search("t", **terms, mean=10, shape=shape, claim=book.claim(TEXTS))
+            book.reserve_search("t", **terms, mean=10, shape=shape, data_identity=book.data_identity(TEXTS))
         with pytest.raises(LedgerError, match="a run reserves once"):
             book.reserve_search("s", **terms, mean=10, shape=shape)
         book.verify()

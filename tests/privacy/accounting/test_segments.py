@@ -23,10 +23,10 @@ from dpft.privacy.accounting.accountants import CLOSED_FORM, PLD, PRV, RDP, epsi
 from dpft.privacy.accounting.closed_form import epsilon_gaussian
 from dpft.privacy.accounting.pld import epsilon_pld, heterogeneous_pld
 from dpft.privacy.accounting.rdp import heterogeneous_rdp
-from dpft.privacy.accounting.rounding import Part
+from dpft.privacy.accounting.rounding import StepGroup
 from dpft.privacy.accounting.segments import Bound, Segment, epsilon_filter, epsilon_of
 
-PARTS: list[Part] = [(0.9, 0.03, 200), (1.5, 0.1, 60), (6.0, 1.0, 1)]
+PARTS: list[StepGroup] = [(0.9, 0.03, 200), (1.5, 0.1, 60), (6.0, 1.0, 1)]
 
 
 REAL_ACCOUNTANTS = True
@@ -215,7 +215,7 @@ def test_an_order_that_is_no_bound_in_one_segment_is_none_in_the_sum(monkeypatch
             self.noise = event.event.noise_multiplier  # type: ignore[attr-defined]
             return super().compose(event, count)
 
-    parts: list[Part] = [(1.0, 0.01, 1000), (0.5, 0.02, 500)]
+    parts: list[StepGroup] = [(1.0, 0.01, 1000), (0.5, 0.02, 500)]
     exact = heterogeneous_rdp(parts, 1e-6)
     monkeypatch.setattr(renyi, "RdpAccountant", Spoilt)
     monkeypatch.setattr(renyi, "one_step", renyi.one_step.__wrapped__)  # what is kept was found without the bug
@@ -260,7 +260,7 @@ def test_different_segments_agree_between_accountants_and_with_one_of_the_same_k
 
 def test_gaussians_told_apart_by_their_noise_compose_to_the_closed_form() -> None:
     """An oracle for different segments: at rate 1 they equal one Gaussian, which PLD and PRV are not told."""
-    parts: list[Part] = [(20.0, 1.0, 40), (35.0, 1.0, 90)]
+    parts: list[StepGroup] = [(20.0, 1.0, 40), (35.0, 1.0, 90)]
     exact = epsilon_gaussian(1 / math.sqrt(40 / 20**2 + 90 / 35**2), 1, 1e-6)
     assert exact <= heterogeneous_pld(parts, 1e-6) <= 1.005 * exact
     assert heterogeneous_prv(parts, 1e-6)[0] <= exact <= heterogeneous_prv(parts, 1e-6)[1]
@@ -278,7 +278,7 @@ def test_more_steps_or_segments_cost_more_and_more_noise_less() -> None:
         assert bound(PARTS[:2], 1e-6) < base
 
 
-def of(*parts: Part) -> list[Segment]:
+def of(*parts: StepGroup) -> list[Segment]:
     return [Segment(*part) for part in parts]
 
 

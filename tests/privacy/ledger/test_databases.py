@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from dpft.privacy.ledger import GENESIS, Event, Ledger, LedgerError, Reservation, is_there, written
+from dpft.privacy.ledger import GENESIS, Event, Ledger, LedgerError, Reservation, ledger_exists, written
 from dpft.privacy.ledger.export import lines
 from dpft.privacy.ledger.storage.hash_chain import link
 from tests.postgres_server import PASSWORD
@@ -30,7 +30,7 @@ TEXTS = [f"record number {i}" for i in range(200)]
 def filled(place: str) -> str:
     """A ledger of nine rows: population, reservation, six charges, settle."""
     with Ledger(place) as book:
-        book.reserve("a", **TERMS, claim=book.claim(TEXTS))
+        book.reserve("a", **TERMS, data_identity=book.data_identity(TEXTS))
         for step in range(6):
             book.charge(replace(EVENT, step=step))
         book.settle("a")
@@ -40,7 +40,7 @@ def filled(place: str) -> str:
 def test_a_reopened_ledger_remembers_and_verifies(place: str) -> None:
     with Ledger(place) as book:
         assert (book.head(), book.rows(), book.reservation("a"), book.next_step("a")) == (GENESIS, 0, None, 0)
-        book.reserve("a", **{**TERMS, "rate": 1 / 3, "noise": 0.1 + 0.2}, claim=book.claim(TEXTS))
+        book.reserve("a", **{**TERMS, "rate": 1 / 3, "noise": 0.1 + 0.2}, data_identity=book.data_identity(TEXTS))
         book.charge(Event("a", 4, 1 / 3, 0.1 + 0.2))
     with Ledger(place) as book:
         assert book.reservation("a") == Reservation("a", **{**TERMS, "rate": 1 / 3, "noise": 0.1 + 0.2})
@@ -138,7 +138,7 @@ def test_the_export_is_verified_by_ten_lines_without_dpft(place: str, filled: st
 def test_a_charge_takes_milliseconds(place: str) -> None:
     """Catches: a scan, or a View, at every charge, the fastest one too. Generous, for it is no benchmark."""
     with Ledger(place) as book:
-        book.reserve("a", **{**TERMS, "steps": 1000}, claim=book.claim(TEXTS))
+        book.reserve("a", **{**TERMS, "steps": 1000}, data_identity=book.data_identity(TEXTS))
         seconds = []
         for step in range(60):
             started = time.perf_counter()
@@ -217,7 +217,7 @@ def test_a_password_is_neither_written_nor_shown(database: str, monkeypatch: pyt
     bare = str(written(database))
     assert PASSWORD not in bare
     assert PASSWORD not in str(written(f"{bare}&password={PASSWORD}"))
-    assert is_there(bare)
+    assert ledger_exists(bare)
     with Ledger(database) as book:
         assert book.place == bare
     with pytest.raises(LedgerError) as refused:
@@ -255,7 +255,7 @@ def test_a_member_of_the_team_needs_no_right_but_to_read_and_to_add(database: st
         raw.execute(f"GRANT USAGE ON SCHEMA dpft TO {member}".encode())
         raw.execute(f"GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA dpft TO {member}".encode())
     with Ledger(database.replace("://dpft:", f"://{member}:")) as book:
-        book.reserve("a", **TERMS, claim=book.claim(TEXTS))
+        book.reserve("a", **TERMS, data_identity=book.data_identity(TEXTS))
         book.charge(EVENT)
         book.settle("a")
         book.verify()

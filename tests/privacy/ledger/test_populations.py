@@ -40,7 +40,7 @@ def book(place: str) -> Iterator[Ledger]:
 
 
 def reserve(book: Ledger, run: str, texts: list[str], name: str | None = None, **terms: Any) -> None:
-    book.reserve(run, **{**TERMS, **terms}, claim=book.claim(texts, None, name))
+    book.reserve(run, **{**TERMS, **terms}, data_identity=book.data_identity(texts, None, name))
 
 
 def populations(book: Ledger) -> list[tuple[str, ...]]:
@@ -117,7 +117,7 @@ def test_a_name_binds_texts_that_no_sketch_would_know(book: Ledger) -> None:
 @pytest.mark.parametrize("name", ["", "a\nb", "-x", " x", UNKNOWN])
 def test_names_that_would_confuse_are_refused(book: Ledger, name: str) -> None:
     with pytest.raises(LedgerError, match="name must"):
-        book.claim(TEXTS, None, name)
+        book.data_identity(TEXTS, None, name)
 
 
 def test_runs_of_no_population_are_unknown(book: Ledger) -> None:
@@ -289,11 +289,11 @@ def test_runs_that_protect_different_units_are_told_of_before_they_are_reserved(
     """Catches: a population left without a bound, told only afterwards and without a reason."""
     reserve(book, "a", TEXTS)
     terms = Reservation("b", **TERMS)
-    assert book.check(terms, book.claim(TEXTS)) is None
-    said = book.check(terms, book.claim(TEXTS, unit="author"))
+    assert book.check(terms, book.data_identity(TEXTS)) is None
+    said = book.check(terms, book.data_identity(TEXTS, unit="author"))
     assert said is not None
     assert "author and example: their losses do not add up" in said
-    book.reserve("b", **TERMS, claim=book.claim(TEXTS, unit="author"))
+    book.reserve("b", **TERMS, data_identity=book.data_identity(TEXTS, unit="author"))
     (one,) = book.view().populations.values()
     found = report(one)
     assert found["composition"]["epsilon"] is None
@@ -333,7 +333,7 @@ def test_nothing_fits_where_all_is_spent(book: Ledger) -> None:
 def test_an_accepted_run_is_decided_anew_when_another_came_between(book: Ledger, place: str) -> None:
     """Catches: a check outside the transaction that is trusted inside it."""
     limited(book, epsilon_filter(TWO, 1e-5) * 1.01)
-    claim = book.claim(TEXTS)
+    data_identity = book.data_identity(TEXTS)
     decide = book._decide
 
     def slow(*words: Any) -> Any:
@@ -345,7 +345,7 @@ def test_an_accepted_run_is_decided_anew_when_another_came_between(book: Ledger,
 
     book._decide = slow  # type: ignore[method-assign]
     with pytest.raises(OverLimit):
-        book.reserve("slow", **TERMS, claim=claim)
+        book.reserve("slow", **TERMS, data_identity=data_identity)
     assert populations(book) == [("first", "quick")]
 
 
@@ -371,7 +371,7 @@ def test_spending_only_grows(book: Ledger) -> None:
 def test_runs_that_protect_different_units_have_no_common_bound(book: Ledger) -> None:
     """Catches: a person's noise counted as if it hid one example, or the other way round."""
     reserve(book, "a", TEXTS)
-    book.reserve("b", **TERMS, claim=book.claim(TEXTS, None, None, "author"))
+    book.reserve("b", **TERMS, data_identity=book.data_identity(TEXTS, None, None, "author"))
     (one,) = book.view().populations.values()
     found = summarize(one, 1e-5)
     assert (found.runs, found.composition, found.filter) == (2, None, None)

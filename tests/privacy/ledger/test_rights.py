@@ -26,7 +26,7 @@ def modes(folder: Path) -> dict[str, int]:
 
 
 def spend(book: Ledger) -> None:
-    book.reserve("a", rate=0.1, noise=1.0, steps=10, delta=1e-5, epsilon=3.0, claim=book.claim(TEXTS))
+    book.reserve("a", rate=0.1, noise=1.0, steps=10, delta=1e-5, epsilon=3.0, data_identity=book.data_identity(TEXTS))
 
 
 @pytest.mark.usefixtures("umask")

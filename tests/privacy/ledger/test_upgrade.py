@@ -62,7 +62,9 @@ def test_an_old_ledger_goes_on_without_a_row_rewritten(old: Path) -> None:
         assert list(book.view().populations) == [UNKNOWN]
         book.charge(Event("old", 2, 0.1, 0.9))
         book.settle("old")
-        book.reserve("new", **{k: v for k, v in TERMS.items() if k != "run"}, claim=book.claim(["a", "b", "c"]))
+        book.reserve(
+            "new", **{k: v for k, v in TERMS.items() if k != "run"}, data_identity=book.data_identity(["a", "b", "c"])
+        )
         book.verify(before[-1][3])
         assert [len(one.runs) for one in book.view().populations.values()] == [1, 1]
     assert rows(old)[:3] == before

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dpft.privacy.mechanism import clipping
-from dpft.privacy.mechanism.clipping import GAMMA, clipped_sum, clipper, in_scale, normal_factors
+from dpft.privacy.mechanism.clipping import GAMMA, apply_scales, clipped_sum, clipper, normalise_factors
 from dpft.privacy.mechanism.step import PrivateStep
 from dpft.privacy.randomness import Secret
 from tests.privacy.mechanism.test_step import CLIP, EXPECTED, Book, Example, Silent, example, plan, rows
@@ -91,7 +91,7 @@ def test_normalised_gradients_add_up_to_the_oracle_whatever_the_microbatches(way
 @pytest.mark.parametrize("size", [0.0, 1e-38, 1e-6, 1e-2, 0.7, 3.0, 1e6, 1e30])
 def test_a_normalised_gradient_is_at_most_as_long_as_the_clip_in_float32(size: float) -> None:
     gradients = [torch.full((1, 3), size), torch.full((1, 5), -size)]
-    added = length(clipped_sum(gradients, CLIP, normal_factors))
+    added = length(clipped_sum(gradients, CLIP, normalise_factors))
     assert added <= CLIP * (1 + 1e-6)
     norm = size * math.sqrt(8)
     assert added == pytest.approx(CLIP * norm / (norm + GAMMA), rel=1e-5)
@@ -105,7 +105,7 @@ def worst(factors: Callable[[Tensor, float], Tensor]) -> float:
 
 def test_a_normalisation_that_forgets_or_mistakes_its_constant_is_caught() -> None:
     # Injected bugs: gamma subtracted, the root of the norm, the largest coordinate for the norm.
-    assert worst(normal_factors) <= 1 + 1e-6
+    assert worst(normalise_factors) <= 1 + 1e-6
     assert worst(lambda norms, clip: clip / (norms - GAMMA).abs()) > 1.01
     assert worst(lambda norms, clip: clip / (norms.sqrt() + GAMMA)) > 1.01
     assert worst(lambda norms, clip: clip / (norms / 2 + GAMMA)) > 1.01
@@ -115,9 +115,9 @@ def test_a_row_that_is_not_finite_adds_nothing_to_a_normalised_sum_and_no_rows_a
     clean = torch.tensor([[0.1, 0.2], [0.3, 0.4]])
     for bad in (math.nan, math.inf):
         dirty = torch.cat([clean, torch.tensor([[bad, 1.0]])])
-        found = clipped_sum([dirty], CLIP, normal_factors)[0]
-        torch.testing.assert_close(found, clipped_sum([clean], CLIP, normal_factors)[0])
-    assert not clipped_sum([torch.zeros(0, 2)], CLIP, normal_factors)[0].any()
+        found = clipped_sum([dirty], CLIP, normalise_factors)[0]
+        torch.testing.assert_close(found, clipped_sum([clean], CLIP, normalise_factors)[0])
+    assert not clipped_sum([torch.zeros(0, 2)], CLIP, normalise_factors)[0].any()
 
 
 def test_a_step_clips_as_its_plan_says() -> None:
@@ -164,7 +164,7 @@ class ClippedFirst(PrivateStep[Any]):
         scales, self.scales = self.scales, None
         plain = super()._sum(microbatches)
         self.scales = scales
-        return list(in_scale(plain, scales))
+        return list(apply_scales(plain, scales))
 
 
 class NoisedLast(PrivateStep[Any]):
@@ -189,7 +189,7 @@ def test_the_clipped_scaled_gradients_of_adversarial_rows_are_within_the_clip_in
     for size in (1e-30, 1e-3, 1.0, 1e3, 1e20):
         gradients = [torch.randn(1, 40, generator=generator) * size, torch.randn(1, 3, generator=generator) * size]
         scales = [10 ** (torch.rand(40, generator=generator) * 6 - 3), torch.full((3,), 1e3)]
-        added = clipping.clipped_sum(in_scale(gradients, scales), CLIP)
+        added = clipping.clipped_sum(apply_scales(gradients, scales), CLIP)
         assert length(added) <= CLIP * (1 + 1e-6)
 
 

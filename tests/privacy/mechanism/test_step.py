@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dpft.privacy.ledger import Event, LedgerError
 from dpft.privacy.mechanism.clipping import clip_factors, clipped_sum, per_example_norms
 from dpft.privacy.mechanism.plan import Plan
-from dpft.privacy.mechanism.step import PlainStep, PrivateStep, SharedStep
+from dpft.privacy.mechanism.step import NonPrivateStep, PrivateStep, SharedStep
 from dpft.privacy.randomness import Secret
 from dpft.spec import Budget
 
@@ -291,6 +291,6 @@ def test_the_plain_step_is_the_sum_of_the_losses_over_the_declared_batch() -> No
     expected = torch.autograd.grad(loss, adapted.private)
     before = [p.detach().clone() for p in adapted.private]
     bare = Plan(0.1, 5, 0.0, None, EXPECTED, None, None, None)
-    PlainStep(adapted, bare, torch.optim.SGD(adapted.private, lr=1.0))(0, list(batch.split(5)))
+    NonPrivateStep(adapted, bare, torch.optim.SGD(adapted.private, lr=1.0))(0, list(batch.split(5)))
     for b, p, wanted in zip(before, adapted.private, expected, strict=True):
         torch.testing.assert_close(b - p.detach(), wanted, rtol=1e-12, atol=1e-14)

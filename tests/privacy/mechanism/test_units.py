@@ -21,10 +21,10 @@ from torch import Tensor
 from dpft import Budget, Machine, Spec, UserError, tasks, train
 from dpft.data.encoded import Encoded
 from dpft.data.units import Units, kept, numbered
-from dpft.inference.build import Model, adapt
+from dpft.inference.build import BuiltModel, build_model
 from dpft.machine import hardware
 from dpft.privacy.mechanism import clipping
-from dpft.privacy.mechanism.clipping import clipper, per_unit
+from dpft.privacy.mechanism.clipping import clipper, sum_per_unit
 from dpft.runs.folder import Run
 from dpft.tokens.encode import encode
 from dpft.tokens.microbatch import microbatches
@@ -49,14 +49,14 @@ def spec(tiny_bert: Path, glue_folder: Folder) -> Spec:
     )  # fmt: skip
 
 
-def ready(spec: Spec) -> tuple[Model, Encoded]:
-    model = adapt(spec, 2, False, hardware.resolve(FP32))
+def ready(spec: Spec) -> tuple[BuiltModel, Encoded]:
+    model = build_model(spec, 2, False, hardware.resolve(FP32))
     model.adapted.model.double()
     model.adapted.model.per_example = True
     return model, encode(tasks.load(spec).train, model.tokenizer, spec.representation, spec.max_length)
 
 
-def clipped(model: Model, data: Encoded, drawn: list[int], tokens: int, clip: float = CLIP) -> list[Tensor]:
+def clipped(model: BuiltModel, data: Encoded, drawn: list[int], tokens: int, clip: float = CLIP) -> list[Tensor]:
     total = [torch.zeros_like(p) for p in model.adapted.private]
     clip_all = clipper(model.adapted, clip)
     for batch in microbatches(data, np.array(drawn, np.int64), tokens):
@@ -66,7 +66,7 @@ def clipped(model: Model, data: Encoded, drawn: list[int], tokens: int, clip: fl
     return total
 
 
-def one_unit_at_a_time(model: Model, data: Encoded, drawn: list[int], clip: float = CLIP) -> list[Tensor]:
+def one_unit_at_a_time(model: BuiltModel, data: Encoded, drawn: list[int], clip: float = CLIP) -> list[Tensor]:
     """The oracle: each unit's summed loss, its gradient, its norm over all parameters, clip, add."""
     adapted = model.adapted
     total = [torch.zeros_like(p) for p in adapted.private]
@@ -112,7 +112,7 @@ def test_clipping_each_example_by_itself_is_caught(spec: Spec, monkeypatch: pyte
     assert data.units is not None
     busiest = int(np.argmax(np.diff(data.units.starts)))
     assert length(clipped(model, data, [busiest], 100, 1e-3)) <= 1e-3 * (1 + 1e-6)
-    monkeypatch.setattr(clipping, "per_unit", lambda gradients, _: gradients)
+    monkeypatch.setattr(clipping, "sum_per_unit", lambda gradients, _: gradients)
     assert length(clipped(model, data, [busiest], 100, 1e-3)) > 3e-3
 
 
@@ -123,14 +123,14 @@ def length(gradients: list[Tensor]) -> float:
 def test_an_empty_batch_adds_nothing_and_a_unit_that_is_not_finite_is_left_out_whole() -> None:
     units = torch.tensor([0, 0, 1, 1])
     rows = torch.tensor([[1.0, 0.0], [float("inf"), 0.0], [0.0, 2.0], [0.0, -1.5]])
-    (summed,) = per_unit([rows], units)
+    (summed,) = sum_per_unit([rows], units)
     assert torch.equal(clipping.clipped_sum([summed], 10.0)[0], torch.tensor([0.0, 0.5]))
-    (none,) = per_unit([torch.zeros(0, 3)], torch.zeros(0, dtype=torch.int64))
+    (none,) = sum_per_unit([torch.zeros(0, 3)], torch.zeros(0, dtype=torch.int64))
     assert none.shape == (0, 3)
 
 
 def test_half_precision_gradients_are_summed_in_float32() -> None:
-    (summed,) = per_unit([torch.full((1000, 1), 1.001, dtype=torch.bfloat16)], torch.zeros(1000, dtype=torch.int64))
+    (summed,) = sum_per_unit([torch.full((1000, 1), 1.001, dtype=torch.bfloat16)], torch.zeros(1000, dtype=torch.int64))
     assert summed.dtype == torch.float32
     assert float(summed) == 1000.0  # bfloat16 has 1.0 there, and would stop at 256
 

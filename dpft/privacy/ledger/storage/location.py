@@ -67,6 +67,6 @@ def with_password(place: str) -> URL:
     return url
 
 
-def is_there(place: str | Path) -> bool:
+def ledger_exists(place: str | Path) -> bool:
     """False if the ledger's file is missing. True for a database, which can only be checked by opening it."""
     return is_url(place) or Path(place).is_file()
