@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import pkgutil
 import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dpft.errors import UserError
+from dpft.exports import formats
 
 if TYPE_CHECKING:
     from dpft.exports.source import Source
@@ -21,8 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "Exported", "export", "needs_code"]
 
-# Formats, and the library that loads them.
-FORMATS = {"hf": "transformers", "peft": "peft", "onnx": "onnx"}
+FORMATS = tuple(sorted(module.name for module in pkgutil.iter_modules(formats.__path__)))
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,15 @@ def _check(target: Path, format: str, with_code: bool) -> None:
         raise UserError(f"an export needs a new or empty folder, got {str(target)!r}, which is not; pass another --to")
 
 
+def _file(format: str) -> Any:
+    """The module that writes a format. Raises ModuleNotFoundError where its library is not installed."""
+    return importlib.import_module(f"{formats.__name__}.{format}")
+
+
 def _write(source: Source, folder: Path, format: str, with_code: bool) -> list[str]:
     """What the format's own file writes. Returns lines of usage that name the folder DIR."""
     try:
-        write = importlib.import_module(f"dpft.exports.{format}").write
+        write = _file(format).write
         lines: list[str] = (partial(write, with_code=True) if with_code else write)(source, folder)
     except ModuleNotFoundError as error:
         if format == "hf" or (error.name or "dpft").partition(".")[0] == "dpft":
@@ -91,7 +97,7 @@ def _describe(source: Source, folder: Path, format: str, usage: Sequence[str]) -
     """The model card, and privacy.json as it is."""
     from dpft.exports import model_card
 
-    (folder / "README.md").write_text(model_card.readme(source, usage, FORMATS[format]), encoding="utf-8")
+    (folder / "README.md").write_text(model_card.readme(source, usage, _file(format).LIBRARY), encoding="utf-8")
     shutil.copyfile(source.trained.run.path / "privacy.json", folder / "privacy.json")
 
 

@@ -133,7 +133,9 @@ def _format(write: Any) -> Any:
     honest = importlib.import_module
 
     def found(name: str, *more: Any) -> ModuleType | SimpleNamespace:
-        return SimpleNamespace(write=write) if name == "dpft.exports.onnx" else honest(name, *more)
+        return (
+            SimpleNamespace(write=write, LIBRARY="onnx") if name == "dpft.exports.formats.onnx" else honest(name, *more)
+        )
 
     return found
 

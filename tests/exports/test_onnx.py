@@ -13,8 +13,8 @@ pytest.importorskip("onnxscript", reason="needs the extra `onnx`; pip install 'd
 pytest.importorskip("onnxruntime", reason="needs the extra `onnx`; pip install 'dpft[onnx]'")
 
 from dpft import Machine, Spec, UserError, train
-from dpft.exports import onnx as graphs
 from dpft.exports import verify
+from dpft.exports.formats import onnx as graphs
 from dpft.exports.source import Source
 
 FP32 = Machine(device="cpu", precision="fp32")

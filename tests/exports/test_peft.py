@@ -13,8 +13,8 @@ import torch
 pytest.importorskip("peft", reason="needs the extra `peft`; pip install 'dpft[peft]'")
 
 from dpft import Machine, Spec, UserError, train
-from dpft.exports import peft as adapters
 from dpft.exports import verify
+from dpft.exports.formats import peft as adapters
 from dpft.exports.source import Source
 
 FP32 = Machine(device="cpu", precision="fp32")

@@ -24,10 +24,10 @@ room = Spending(((0.9, 0.1, 20),), runs=2, each=frozenset({one})).bound(Limit(1.
 
 def race(trial, texts, me, barrier, out):
     with Ledger(place) as book:
-        claim = book.claim(texts)
+        data_identity = book.data_identity(texts)
         barrier.wait()
         try:
-            book.reserve(f"{trial} racer {me}", **terms, claim=claim)
+            book.reserve(f"{trial} racer {me}", **terms, data_identity=data_identity)
             out.put("started")
         except OverLimit:
             out.put("refused")
@@ -36,7 +36,7 @@ fork, outcomes = multiprocessing.get_context("fork"), []
 for trial in range(trials):
     texts = [f"trial {trial} record {i}" for i in range(50)]
     with Ledger(place) as book:
-        book.reserve(f"{trial} first", **terms, claim=book.claim(texts, None, f"trial {trial}"))
+        book.reserve(f"{trial} first", **terms, data_identity=book.data_identity(texts, None, f"trial {trial}"))
         book.limit(f"trial {trial}", epsilon=room, delta=1e-5)
     barrier, out = fork.Barrier(racers), fork.Queue()
     children = [fork.Process(target=race, args=(trial, texts, me, barrier, out)) for me in range(racers)]

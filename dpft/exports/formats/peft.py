@@ -24,6 +24,8 @@ from dpft.models.adapted import modules_named
 from dpft.models.loading import locate, quiet
 from dpft.spec import HEAD, Representation
 
+LIBRARY = "peft"
+
 _ADAPTER = "default"
 _HEAD = "head.safetensors"
 

@@ -22,6 +22,8 @@ from dpft.methods import CannotMerge
 from dpft.models.loading import quiet
 from dpft.spec import Representation
 
+LIBRARY = "onnx"
+
 _FILE = "model.onnx"
 
 

@@ -14,6 +14,8 @@ from dpft.exports.source import Source
 from dpft.methods import CannotMerge
 from dpft.models.loading import quiet
 
+LIBRARY = "transformers"
+
 _REASONS = {
     "mask": "a stock classifier reads the first token, not the mask",
     "mean": "a stock classifier reads the first token, not the mean of all",
