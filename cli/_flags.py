@@ -1,4 +1,4 @@
-"""Flags that several verbs share."""
+"""Flags shared by several commands."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ Data = Annotated[
     typer.Option(help="Folder with the task's files; without --task: a file, folder or hub id of your own."),
 ]
 Text = Annotated[str | None, typer.Option(help="Of your own data: the column of texts.", metavar="COLUMN")]
-Pair = Annotated[str | None, typer.Option(help="The column of their partners.", metavar="COLUMN")]
+Pair = Annotated[str | None, typer.Option(help="The column of second texts, for pairs.", metavar="COLUMN")]
 Label = Annotated[
     str | None,
     typer.Option(help="The column of labels or scores; a,b,c: one of 0 and 1 for each label.", metavar="COLUMN"),
 ]
-Validation = Annotated[str | None, typer.Option(help="A file to judge by.", metavar="FILE")]
-Kind = Annotated[str | None, typer.Option(help="classification, regression or multi-label. [default: found out]")]
+Validation = Annotated[str | None, typer.Option(help="The validation set.", metavar="FILE")]
+Kind = Annotated[str | None, typer.Option(help="classification, regression or multi-label. [default: detected]")]
 Labels = Annotated[
-    str | None, typer.Option(help="All label names: a,b,c. They are public. [default: taken from the data]")
+    str | None, typer.Option(help="All label names: a,b,c. They are public. [default: read from the data]")
 ]
 ClassWeights = Annotated[
     str | None,
     typer.Option(
         metavar="NAME=W,…",
-        help="What a mistake on each class costs: a=1,b=20; or balanced: 1 / its share. [default: the same on all]",
+        help="Cost of a mistake on each class: a=1,b=20; or balanced: 1 / its share. [default: equal costs]",
     ),
 ]
 Shares = Annotated[
@@ -61,7 +61,7 @@ Tokens = Annotated[
     ),
 ]
 Executor = Annotated[
-    str, typer.Option(help="Who does the cells: local, one by one here; ray, a running Ray cluster (extra ray).")
+    str, typer.Option(help="Where cells run: local, one by one here; ray, on a running Ray cluster (extra ray).")
 ]
 RayAddress = Annotated[
     str | None,
@@ -71,20 +71,20 @@ CpusPerCell = Annotated[int | None, typer.Option(help="Cores of a cell on the cl
 
 
 def executor(name: str, address: str | None, cpus: int | None) -> Any:
-    """Who does the cells: None for this process. Raises UserError where that cannot be."""
+    """The executor by name; None for this process. Raises UserError for an invalid combination."""
     if name not in ("local", "ray"):
         raise UserError(f"--executor must be local or ray, got {name!r}; pass --executor ray")
     if name == "local":
         if address is not None or cpus is not None:
             raise UserError("--ray-address and --cpus-per-cell go with ray, got executor local; pass --executor ray")
         return None
-    from dpft.compare.running.ray_executor import OnRay
+    from dpft.compare.running.ray_executor import RayExecutor
 
-    return OnRay(address or "auto", 1 if cpus is None else cpus)
+    return RayExecutor(address or "auto", 1 if cpus is None else cpus)
 
 
 def machine(device: str, precision: str, tokens: int | None) -> Machine:
-    """The Machine that the flags name."""
+    """The Machine that the flags describe."""
     values: dict[str, Any] = {"device": device, "precision": precision, "tokens_per_microbatch": tokens}
     return Machine(**values)
 
@@ -125,12 +125,12 @@ def seconds(text: str | None) -> float | None:
 
 
 def weights(listed: str | None) -> dict[str, float] | str | None:
-    """The class weights that a flag names: "balanced", or a number for each."""
+    """The class weights of a flag: "balanced", or a number for each class."""
     return listed if listed == "balanced" else numbers(listed, "--class-weights")
 
 
 def options(pairs: list[str] | None) -> dict[str, str]:
-    """KEY=VALUE strings as a dict. Raises UserError on anything else."""
+    """Parse KEY=VALUE strings to a dict. Raises UserError on anything else."""
     found: dict[str, str] = {}
     for pair in pairs or []:
         key, equals, value = pair.partition("=")

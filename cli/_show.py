@@ -1,4 +1,4 @@
-"""What a person sees: the progress of a run on stderr, its outcome on stdout."""
+"""Output for a person: the progress of a run on stderr, its outcome on stdout."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def print_json(value: Any) -> None:
 class Bar(dpft.progress.Progress):
     """A bar with the ε spent and the time left; plain lines every ten seconds where stderr is no terminal.
 
-    No line is printed before the run's folder is there, so that a refused run is one line: its refusal.
-    `notes` are said then.
+    No line is printed before the run's folder exists, so that a refused run prints its error alone. `notes` are printed
+    when it exists.
     """
 
     def __init__(self, notes: Sequence[str] = ()) -> None:
@@ -90,7 +90,7 @@ class Bar(dpft.progress.Progress):
         self._quiet()
 
     def broken_off(self) -> None:
-        """After a run that did not finish: how to finish it."""
+        """After an interrupted run: print how to resume it."""
         self._quiet()
         if self.run and not (self.run / "result.json").exists():
             say(f"nothing is lost; to finish it: dpft resume {shlex.quote(str(self.run))}")
@@ -104,7 +104,7 @@ class Bar(dpft.progress.Progress):
 
 
 def follow(bar: Bar, work: Callable[[], Result], as_json: bool) -> None:
-    """Run `work` under `bar`, then print what it found; of several processes of one training, the first does."""
+    """Run `work` under `bar`, then print its result; in distributed training the first rank does."""
     from dpft.exports import needs_code
     from dpft.machine.launch import is_silent
     from dpft.runs.folder import Run
@@ -123,7 +123,7 @@ def follow(bar: Bar, work: Callable[[], Result], as_json: bool) -> None:
 
 
 def together(population: dict[str, Any]) -> str:
-    """What all runs on a population have spent, in one line."""
+    """The epsilon spent by all runs on a population, in one line."""
     runs = f"{population['runs']} run{'' if population['runs'] == 1 else 's'}"
     if population.get("reason"):
         return f"this population: no bound over {runs}: {population['reason']}"
@@ -142,14 +142,14 @@ _BESIDE = 4
 
 
 def beside(further: dict[str, float]) -> str:
-    """Metrics beside the main one, in brackets: the first few of many."""
+    """The further metrics in parentheses; the first few of many."""
     listed = ", ".join(f"{name} {value:.4f}" for name, value in list(further.items())[:_BESIDE])
     more = f", {len(further) - _BESIDE} more in result.json" if len(further) > _BESIDE else ""
     return f" ({listed}{more})" if listed else ""
 
 
 def by_type(figures: dict[str, float]) -> list[str]:
-    """A table of what has an F1, a precision and a recall of its own; no lines where nothing has."""
+    """A table of F1, precision and recall by entity type; no lines without such figures."""
     names = [name.removesuffix("_f1") for name in figures if name.endswith("_f1")]
     kinds = [name for name in names if f"{name}_precision" in figures]
     if not kinds:
@@ -164,7 +164,7 @@ _CLASSES = 6
 
 
 def by_class(classes: dict[str, Any]) -> list[str]:
-    """What accuracy alone hides: the largest class, macro-F1, recalls, the lowest first where there are many."""
+    """Figures by class: the largest class, macro-F1, and recalls, the lowest ones where there are many."""
     if not classes:
         return []
     largest, recall = classes["largest"], classes["recall"]
@@ -179,29 +179,29 @@ def by_class(classes: dict[str, Any]) -> list[str]:
     never = [name for name, value in recall.items() if value == 0]
     if never:
         lines.append(
-            f"never found: {', '.join(never[:_CLASSES])}; --class-weights balanced --shares {never[0]}=…,… looks harder"
+            f"never found: {', '.join(never[:_CLASSES])}; --class-weights balanced --shares {never[0]}=…,… finds more"
         )
     return lines
 
 
 def upward(epsilon: float | None) -> str:
-    """Four digits, rounded up."""
+    """An epsilon with four digits, rounded up."""
     from dpft.runs.privacy_card import rounded_up
 
     return "without bound" if epsilon is None else rounded_up(epsilon)
 
 
 def _took(seconds: float | None) -> str:
-    return "training of a time that is not told" if seconds is None else f"{seconds:.0f} s of training"
+    return "training time not shown" if seconds is None else f"{seconds:.0f} s of training"
 
 
 def outcome(result: dict[str, Any], card: dict[str, Any], *, with_code: bool) -> None:
-    """What a run found, what it promises, where it lies and what to do next."""
+    """Print a run's result, its privacy statement, its folder and the next commands."""
     from dpft.runs.statements import stated
 
     run = shlex.quote(result["path"])
     if result["value"] is None:
-        print(f"not judged  there are no validation rows; dpft evaluate {run} --data FILE")
+        print(f"no metric   there is no validation set; dpft evaluate {run} --data FILE")
     else:
         print(f"{result['metric']:<12}{result['value']:.4f} on the validation rows{beside(result['further'])}")
         for line in by_class(result.get("classes") or {}):
@@ -209,8 +209,9 @@ def outcome(result: dict[str, Any], card: dict[str, Any], *, with_code: bool) ->
     if card["private"]:
         print(f"privacy     {stated(card)}")
         print(
-            f"            noise σ {card['noise']:.4f}, clip C {card['clip']:g}, rate q {card['rate']:.5f}, "
-            f"{card['steps_charged']} steps, Poisson sampling; upper bound by {card['accountant']}"
+            f"            noise multiplier σ {card['noise']:.4f}, clipping norm C {card['clip']:g}, "
+            f"sampling rate q {card['rate']:.5f}, {card['steps_charged']} steps, Poisson sampling; "
+            f"upper bound by {card['accountant']}"
         )
         if card["population"]:
             print(f"            {together(card['population'])}")
@@ -219,7 +220,7 @@ def outcome(result: dict[str, Any], card: dict[str, Any], *, with_code: bool) ->
     else:
         print(f"privacy     {stated(card)}")
     print(
-        f"cost        {result['trainable']:,} trained numbers, {_took(result['seconds'])} in "
+        f"cost        {result['trainable']:,} trainable parameters, {_took(result['seconds'])} in "
         f"{result['precision']} on {result['device']}"
     )
     print(f"lies in     {result['path']}")

@@ -1,4 +1,4 @@
-"""The verbs, one file each."""
+"""The commands, one file each."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("train")(train.train)
-app.command("resume", short_help="Finish a run that was broken off, within its plan.")(resume.resume)
-app.command("evaluate", short_help="Judge a finished run on validation rows, or on others.")(evaluate.evaluate)
+app.command("resume", short_help="Resume an interrupted run, within its plan.")(resume.resume)
+app.command("evaluate", short_help="Evaluate a finished run on its validation set, or on other data.")(
+    evaluate.evaluate
+)
 app.command("predict", short_help="Label texts with a finished run.")(predict.predict)
-app.command("export", short_help="Carry a run away as an ordinary model, with its card.")(export.export)
+app.command("export", short_help="Export a run as an ordinary model, with its privacy card.")(export.export)
 app.command("compare", short_help="Compare methods over budgets and seeds.")(compare.compare)
-app.command("reproduce", short_help="Run the paper's experiments, beside its figures.")(reproduce.reproduce)
+app.command("reproduce", short_help="Run the paper's experiments and compare with its figures.")(reproduce.reproduce)
 app.command("audit", short_help="Test whether a run's ε is true.")(audit.audit)
 app.command("report", short_help="Show runs as a page, tables and figures.")(report.report)
-app.command("budget", short_help="Say what noise, rate and steps a budget means.")(budget.budget)
+app.command("budget", short_help="Compute noise multiplier, sampling rate and steps for a budget.")(budget.budget)
 app.add_typer(ledger.app, name="ledger")
 app.command("methods", short_help="List the methods, or one with its options.")(methods.methods)
 app.command("tasks")(tasks.tasks)

@@ -1,4 +1,4 @@
-"""The figures of a report as files, and for notebooks: readable in black and white, every point with n and spread."""
+"""Figures of a report, as files and for notebooks: readable in black and white, each point with n and spread."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from dpft.reports.drawing import bars, style
 from dpft.reports.reading import formatting
-from dpft.reports.reading.cells import Cell, Series, Setting, gather, placed
+from dpft.reports.reading.cells import Cell, Series, Setting, gather, series_order
 from dpft.reports.reading.frame import bounds
 from dpft.reports.tables import results
 
@@ -33,7 +33,7 @@ def plot_privacy_utility(frame: pd.DataFrame) -> Figure:
     settings = gather(frame)
     if not settings:
         raise UserError("a figure needs a finished run, got none; pass load_runs of a folder that holds one")
-    return utility(settings, placed(settings))
+    return utility(settings, series_order(settings))
 
 
 def drawn(report: Report) -> Iterator[tuple[str, Figure]]:
@@ -141,7 +141,7 @@ def _point(axes: Axes, x: float, cell: Cell, setting: Setting, place: int) -> No
 def _explained(figure: Figure, settings: Sequence[Setting], places: Places, *, runs: bool = True) -> Figure:
     """With a legend of all series below, and what a point is. `runs`: each of them is drawn."""
     cells = [cell for setting in settings for series in setting.series for cell in series.cells]
-    labels = placed(settings)
+    labels = series_order(settings)
     hollow = "; hollow: one run, no spread" if any(cell.n == 1 for cell in cells) else ""
     each = " (small circles)" if any(cell.n > 1 for cell in cells) and runs else ""
     title = f"a point: mean of {formatting.counts(cells)}{each}, bar: ± one standard deviation{hollow}"

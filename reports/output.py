@@ -18,7 +18,7 @@ from dpft.reports.tables.tables import Table, latex, markdown, plain, safe_for_s
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenReport:
     """A report and its files, the page first."""
 
     report: Report
@@ -27,7 +27,7 @@ class Written:
 
 def write_report(
     paths: Sequence[str | Path], to: str | Path, ledger: Callable[[set[str]], Ledger] | None = None
-) -> Written:
+) -> WrittenReport:
     """Write the report on the runs at `paths` into the folder `to`.
 
     `ledger` is asked for the populations that hold any of these runs, by their ids; what it says is shown beside the
@@ -42,7 +42,7 @@ def write_report(
         file = Path(to) / name
         write(content, file, "a report", "pass --to DIR")
         files.append(file)
-    return Written(report, files)
+    return WrittenReport(report, files)
 
 
 def _files(report: Report) -> Iterator[tuple[str, bytes]]:

@@ -38,7 +38,7 @@ def _policy(script: str, watched: bool) -> str:
 
 
 def _heading(report: Report) -> str:
-    """What these runs are, in one line."""
+    """The heading: methods and tasks, in one line."""
     tasks = list(dict.fromkeys(run.spec.rows_name for run in report.runs if run.spec))
     methods = {run.spec.method for run in report.runs if run.spec}
     named = ", ".join(tasks[:4]) + (" …" if len(tasks) > 4 else "")
@@ -57,7 +57,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
 
 
 def about(setting: Setting) -> str:
-    """What its runs have in common."""
+    """What the runs of a setting have in common, in one line."""
     facts = setting.facts
     told = [facts["metric"] + " on the validation rows", f"{facts['units']:,.0f} {_unit(setting)} protected"]
     if facts["delta"] is None:
@@ -67,7 +67,7 @@ def about(setting: Setting) -> str:
     if facts["max_per_unit"]:
         told.append(f"at most {facts['max_per_unit']:.0f} examples a {facts['unit']}")
     if facts["canaries"]:
-        told.append(f"{facts['canaries']:.0f} canaries planted: not for use")
+        told.append(f"{facts['canaries']:.0f} canaries: not for use")
     return " · ".join(told)
 
 
@@ -76,7 +76,7 @@ def _unit(setting: Setting) -> str:
 
 
 def _points(setting: Setting) -> str:
-    """What a point and its bar are."""
+    """The explanation of points and bars."""
     cells = [cell for series in setting.series for cell in series.cells]
     if all(cell.n == 1 for cell in cells):
         return "A point is one run; hollow, for one run has no spread."

@@ -1,4 +1,4 @@
-"""All that a report says, before it is a page, a text or a figure."""
+"""The content of a report, independent of its output formats."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 from dpft.reports.reading import formatting
-from dpft.reports.reading.cells import Setting, gather, placed
-from dpft.reports.reading.folders import Read
+from dpft.reports.reading.cells import Setting, gather, series_order
+from dpft.reports.reading.folders import RunRecord
 from dpft.reports.reading.formatting import MISSING
 from dpft.reports.reading.frame import population, records, to_frame
 from dpft.reports.reading.names import name_of
@@ -31,7 +31,7 @@ class Report:
     """`places`: each series' place among all, which gives it the same look in every chart. `notes`: what is odd."""
 
     written: str
-    runs: tuple[Read, ...]
+    runs: tuple[RunRecord, ...]
     frame: pd.DataFrame
     settings: tuple[Setting, ...]
     places: Mapping[str, int]
@@ -42,12 +42,12 @@ class Report:
         return sum(run.state == state for run in self.runs)
 
     def of_setting(self, setting: Setting) -> list[Table]:
-        """Accuracy, what privacy took, time and memory."""
+        """The metric, the cost of privacy, time and memory."""
         found = (results.accuracy(setting), results.gap(setting), results.cost(setting))
         return [table for table in found if table is not None]
 
     def of_privacy(self) -> list[Table]:
-        """Audits, what populations have spent, their ledger, what was tuned."""
+        """Audits, spending of populations, their ledger, tuning."""
         found = (
             promises.audits(self.runs), spending.populations(self.runs, self.ledger),
             spending.charges(self.runs, self.ledger), spending.tuned(self.settings, self.runs),
@@ -55,7 +55,7 @@ class Report:
         return [table for table in found if table is not None]
 
     def of_runs(self) -> list[Table]:
-        """Every run, and what each promises."""
+        """All runs, and their privacy statements."""
         found = (every_run(self), promises.statements(self.runs))
         return [table for table in found if table is not None]
 
@@ -63,12 +63,12 @@ class Report:
         return promises.coverage(self.runs)
 
 
-def build(runs: Sequence[Read], ledger: Ledger = ()) -> Report:
-    """The report on `runs`, of which none need be finished. `ledger`: populations as they are there now."""
+def build(runs: Sequence[RunRecord], ledger: Ledger = ()) -> Report:
+    """Build the report on `runs`, finished or not. `ledger`: the current populations in the ledger."""
     frame = to_frame(runs)
     settings = tuple(gather(frame))
     written = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
-    return Report(written, tuple(runs), frame, settings, placed(settings), tuple(_notes(runs, settings)), ledger)
+    return Report(written, tuple(runs), frame, settings, series_order(settings), tuple(_notes(runs, settings)), ledger)
 
 
 def check_any(report: Report, paths: Sequence[str | Path]) -> None:
@@ -80,7 +80,7 @@ def check_any(report: Report, paths: Sequence[str | Path]) -> None:
 
 
 def every_run(report: Report) -> Table:
-    """A row a run, broken ones too."""
+    """One row a run, broken ones included."""
     rows = []
     for run, row in zip(report.runs, records(report.frame), strict=True):
         rows.append(_run(row) if run.spec is not None else _broken(run))
@@ -126,7 +126,7 @@ def _method(row: Mapping[str, object]) -> Text:
 def _state(row: Mapping[str, object]) -> Text:
     state, note = str(row["state"]), str(row["note"])
     canaries = isinstance(row["canaries"], float | int) and row["canaries"] > 0
-    marks = [state, *([note] if note else []), *(["canaries planted: not for use"] if canaries else [])]
+    marks = [state, *([note] if note else []), *(["contains canaries: not for use"] if canaries else [])]
     return Text("; ".join(marks), strong=state == "broken")
 
 
@@ -134,12 +134,12 @@ def _known(value: object) -> str:
     return value if isinstance(value, str) else MISSING
 
 
-def _broken(run: Read) -> list[Text]:
+def _broken(run: RunRecord) -> list[Text]:
     return [Text(run.path.name), *[Text(MISSING)] * 15, Text(f"broken: {run.note}", strong=True)]
 
 
-def _notes(runs: Sequence[Read], settings: Sequence[Setting]) -> list[str]:
-    """What a reader must know beforehand, a line each."""
+def _notes(runs: Sequence[RunRecord], settings: Sequence[Setting]) -> list[str]:
+    """Notes for the reader, one line each."""
     notes = [f"{run.path.name} is {run.state}: {run.note}." for run in runs if run.state == "broken"]
     notes += [f"{run.path.name}: {run.note}." for run in runs if run.state == "finished" and run.note]
     if unfinished := [run.path.name for run in runs if run.state == "unfinished"]:

@@ -1,4 +1,4 @@
-"""The page of a report on this machine's own address, made anew as run folders change."""
+"""A local server of the report's page, which is rendered again when run folders change."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dpft.errors import UserError
 LOOPBACK = "127.0.0.1"
 
 
-class Watched:
+class LiveReport:
     """The page on the runs at `paths`, of which none need be there yet. Safe among threads."""
 
     def __init__(self, paths: Sequence[str | Path]) -> None:
@@ -56,7 +56,7 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, watched: Watched, port: int) -> None:
+    def __init__(self, watched: LiveReport, port: int) -> None:
         if not 0 <= port <= 65535:
             raise UserError(f"a port must lie between 0 and 65535, got {port}; pass --port 0 for a free one")
         try:
@@ -79,7 +79,7 @@ class _Answer(BaseHTTPRequestHandler):
     server: Server
     server_version, sys_version = "dpft", ""
 
-    def __init__(self, watched: Watched, *rest: Any) -> None:
+    def __init__(self, watched: LiveReport, *rest: Any) -> None:
         self._watched = watched
         super().__init__(*rest)
 

@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dpft.data.encoded import Encoded
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.data.units import Units
 from dpft.inference import outputs as evaluate
 from dpft.inference.build import build_model
 from dpft.machine import hardware
 from dpft.machine.team import Ranks, Team
-from dpft.models.adapted import Adapted
+from dpft.models.adapted import AdaptedModel
 from dpft.privacy.mechanism.clipping import clipped_sum
 from dpft.privacy.mechanism.plan import Plan
 from dpft.privacy.mechanism.step import NonPrivateStep, PrivateStep, SharedStep
@@ -110,7 +110,7 @@ def moved(
     team: Team, of: Any, make: Any, batches: list[tuple[Any, ...]], kinds: tuple[Any, Any] = (PrivateStep, SharedStep)
 ) -> list[Tensor]:
     """How far each parameter moves by SGD at rate 1. make: from this rank's units to its micro-batches."""
-    updated = list(of.updated.values()) if isinstance(of, Adapted) else of.private
+    updated = list(of.updated.values()) if isinstance(of, AdaptedModel) else of.private
     before = [p.detach().clone() for p in updated]
     optimizer = torch.optim.SGD(updated, lr=1.0)
     first, other = kinds
@@ -176,7 +176,7 @@ def trained(team: Team) -> list[Tensor]:
 def data_of(tokenizer: Any, by_unit: bool) -> Encoded:
     texts, labels = sample.generate(40, seed=11)
     units = np.arange(40) % 13 if by_unit else None
-    return encode(Rows(texts, None, np.array(labels), units), tokenizer, "mean", 32)
+    return encode(Examples(texts, None, np.array(labels), units), tokenizer, "mean", 32)
 
 
 def method_sums(team: Team, folder: str, name: str, *, other_arithmetic: bool = False) -> list[Tensor]:
@@ -196,7 +196,7 @@ def method_sums(team: Team, folder: str, name: str, *, other_arithmetic: bool = 
         begin = adapted.begin
         adapted = type(adapted)(**vars(adapted))
         object.__setattr__(adapted, "begin", lambda step: (begin(step), _jolt(adapted)))
-    drawn = (np.arange(data.protected)[::2].copy(), np.arange(data.protected)[::3].copy())
+    drawn = (np.arange(data.unit_count)[::2].copy(), np.arange(data.unit_count)[::3].copy())
     batches = [(units, data.tokens[units]) for units in drawn]
     return moved(team, adapted, lambda own: microbatches(data, own, 128), batches)
 

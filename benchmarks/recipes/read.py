@@ -81,7 +81,7 @@ def only(every: Sequence[Recipe], words: str | None) -> list[Recipe]:
         kind = next((kind for kind, its in known.items() if word in its), None)
         if kind is None:
             all_known = ", ".join(sorted(set().union(*known.values())))
-            raise UserError(f"--only names a method or task of the table ({all_known}), got {word!r}; mend it")
+            raise UserError(f"--only names a method or task of the table ({all_known}), got {word!r}; fix it")
         chosen.setdefault(kind, set()).add(word)
     for kind, names in chosen.items():
         found = [recipe for recipe in found if kinds[kind](recipe) in names]

@@ -1,1 +1,1 @@
-"""Verbs for many runs."""
+"""Commands for many runs."""

@@ -1,4 +1,4 @@
-"""What a person sees of a comparison: its plan, one progress view for all cells, its table."""
+"""Output of a comparison for a person: its plan, one progress view for all cells, its table."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from dpft.errors import UserError
 if TYPE_CHECKING:
     from dpft.compare.cells import Cell
     from dpft.compare.events import Outcome
-    from dpft.compare.folder import Folder
-    from dpft.compare.planning import Outlook, Place, Planned
+    from dpft.compare.folder import ComparisonFolder
+    from dpft.compare.planning import ComparisonPlan, Placement, PlannedCell
     from dpft.compare.running.run_cells import Executor
-    from dpft.compare.summary import Line
+    from dpft.compare.summary import ArmSummary
 
 
-class One(dpft.progress.Progress):
-    """A cell's run inside the view of all."""
+class CellProgress(dpft.progress.Progress):
+    """The progress of one cell's run in the view of all cells."""
 
-    def __init__(self, view: View, title: str, name: str) -> None:
+    def __init__(self, view: ProgressView, title: str, name: str) -> None:
         self.view, self.title, self.name, self.steps = view, title, name, 0
         self.share = 0.0
         self.bar = view.bars.add_task(title, total=None, count="")
@@ -49,8 +49,8 @@ class One(dpft.progress.Progress):
         self.view.inner(self.name, done, self.steps)
 
 
-class View:
-    """A bar of all cells and one of each at work; plain lines where stderr is no terminal."""
+class ProgressView:
+    """A progress bar for all cells and one for each running cell; plain lines where stderr is no terminal."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
@@ -60,7 +60,7 @@ class View:
             console=self.console, transient=True,
         )  # fmt: skip
         self._all = self.bars.add_task("cells", total=None, count="")
-        self._at_work: dict[str, One] = {}
+        self._at_work: dict[str, CellProgress] = {}
         self._count = self._over = 0
         self._told = time.monotonic()
         self._live = False
@@ -77,7 +77,7 @@ class View:
         name = f"cell {number} of {count}"
         if not self.console.is_terminal:
             _show.say(f"{name}: {cell.title}")
-        self._at_work[cell.digest] = One(self, cell.title, name)
+        self._at_work[cell.digest] = CellProgress(self, cell.title, name)
         return self._at_work[cell.digest]
 
     def inner(self, name: str, done: int, steps: int) -> None:
@@ -99,7 +99,7 @@ class View:
         self._sum_up()
 
     def _sum_up(self) -> None:
-        """Of all cells: those over, and the shares of those at work, so that the time left can be told."""
+        """Update the bar of all cells: finished cells plus the finished shares of running ones."""
         done = self._over + sum(one.share for one in self._at_work.values())
         of = f"{self._over}/{self._count} over"
         self.bars.update(self._all, description="cells", total=self._count, completed=done, count=of)
@@ -120,13 +120,13 @@ class View:
             self._live = True
 
 
-def planned(outlook: Outlook, folder: Path) -> None:
-    """The plan, on stdout."""
-    groups: dict[tuple[str, str, float | None], list[Planned]] = {}
-    for one in outlook.cells:
+def planned(comparison_plan: ComparisonPlan, folder: Path) -> None:
+    """Print the plan on stdout."""
+    groups: dict[tuple[str, str, float | None], list[PlannedCell]] = {}
+    for one in comparison_plan.cells:
         groups.setdefault((one.cell.spec.rows_name, one.cell.arm, one.cell.epsilon), []).append(one)
-    left = sum(not one.done for one in outlook.cells)
-    print(f"cells       {len(outlook.cells)}, of which {left} are to be run")
+    left = sum(not one.done for one in comparison_plan.cells)
+    print(f"cells       {len(comparison_plan.cells)}, of which {left} are to be run")
     wide = max(len(f"{task} {arm}") for task, arm, _ in groups)
     for (task, arm, epsilon), group in groups.items():
         first = group[0]
@@ -136,7 +136,7 @@ def planned(outlook: Outlook, folder: Path) -> None:
         search = "" if first.cell.trials is None else f", best of {first.cell.trials.count} trials (expected)"
         print(f"            {f'{task} {arm}':<{wide}}  {budget:<22} {first.plan.steps} steps, "
               f"{len(group)} seed{'s' if len(group) > 1 else ''}{search}{time_each}")  # fmt: skip
-    for charge in outlook.charges:
+    for charge in comparison_plan.charges:
         whose = "a population that is not in the ledger yet" if charge.population is None else charge.population
         print(f"charge      {', '.join(charge.tasks)}: {charge.cells} private cells, {whose}")
         alone = f"ε {_show.upward(charge.epsilon)} at δ {charge.delta:g} for them together by composition"
@@ -145,13 +145,13 @@ def planned(outlook: Outlook, folder: Path) -> None:
             continue
         print(f"            {alone}; ε {_show.upward(charge.together)} with all runs before")
         print(f"            ε {_show.upward(charge.filter)} should any have been chosen after a result (RDP filter)")
-    if outlook.seconds is not None:
-        print(f"time        about {duration(outlook.seconds)} on this machine, by a probe on short made-up texts")
+    if comparison_plan.seconds is not None:
+        print(f"time        about {duration(comparison_plan.seconds)} on this machine, measured on placeholder texts")
     print(f"lies in     {folder}")
 
 
 def duration(seconds: float) -> str:
-    """Two figures at most: 40 s, 12 min, 3.5 h, 12 h."""
+    """A duration with two digits at most: 40 s, 12 min, 3.5 h, 12 h."""
     if seconds < 100:
         return f"{max(1, round(seconds))} s"
     if seconds < 6000:
@@ -159,14 +159,14 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 36_000 else f"{round(seconds / 3600):,} h"
 
 
-def table(lines: Sequence[Line]) -> None:
-    """What was found, on stdout."""
+def table(lines: Sequence[ArmSummary]) -> None:
+    """Print the results on stdout."""
     wide = max((len(f"{one.task} {one.arm}") for one in lines), default=0)
     for one in lines:
         budget = "NOT PRIVATE" if one.epsilon is None else f"ε {one.epsilon:g}"
         took = "" if one.seconds is None else f", {duration(one.seconds)} each"
         print(f"{f'{one.task} {one.arm}':<{wide}}  {budget:<12} {one.metric} {spread(one.mean, one.sd)}  n {one.n}, "
-              f"{one.trained:,} numbers{took}")  # fmt: skip
+              f"{one.trained:,} parameters{took}")  # fmt: skip
 
 
 def spread(mean: float, sd: float | None) -> str:
@@ -174,7 +174,7 @@ def spread(mean: float, sd: float | None) -> str:
 
 
 def consent(yes: bool, left: int) -> None:
-    """Ask before anything is spent. Raises UserError where nobody can be asked, typer.Abort where the answer is no."""
+    """Ask before any privacy is spent. Raises UserError without a terminal, typer.Abort where the answer is no."""
     if yes or not left:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
@@ -182,10 +182,10 @@ def consent(yes: bool, left: int) -> None:
     typer.confirm(f"run {left} cells?", abort=True, err=True)
 
 
-def carried_out(
+def plan_and_run(
     cells: Sequence[Cell],
-    folder: Folder,
-    place: Place,
+    folder: ComparisonFolder,
+    place: Placement,
     *,
     yes: bool,
     dry: bool,
@@ -193,21 +193,21 @@ def carried_out(
     grows: bool = False,
     executor: Executor | None = None,
 ) -> list[Outcome] | None:
-    """Plan, ask and run, or go on where a folder has these cells already; None after a dry run.
+    """Plan, ask and run; resume where the folder has these cells already. Returns None after a dry run.
 
-    `executor`: who does the cells; this process, one after the other, where it is None.
+    `executor`: runs the cells; None runs them in this process, one after the other.
     """
-    from dpft.compare.planning import check_names, outlook
-    from dpft.compare.running.run_cells import OneByOne, conduct
+    from dpft.compare.planning import check_names, comparison_plan
+    from dpft.compare.running.run_cells import LocalExecutor, run_all_cells
     from dpft.compare.running.work import Work
     from dpft.machine.memo import CachingMemo
 
-    view, memo = View(), CachingMemo()
+    view, memo = ProgressView(), CachingMemo()
     try:
         check_names(cells, place)
-        going_on = folder.is_of(cells, grows=grows)
+        going_on = folder.has_same_plan(cells, grows=grows)
         if dry or not going_on:
-            found = outlook(cells, place, folder.found(), memo, view)
+            found = comparison_plan(cells, place, folder.found(), memo, view)
             view.close()
             if as_json and dry:
                 _show.print_json({**found.to_json(), "comparison": str(folder.path)})
@@ -215,10 +215,10 @@ def carried_out(
                 planned(found, folder.path)
             if dry:
                 return None
-            folder.check_room(found.room)
+            folder.check_disk_space(found.room)
             consent(yes, sum(not one.done for one in found.cells))
-            folder.write(folder.grown({**place.to_json(), **found.to_json()}))
-        outcomes = conduct(cells, Work(folder, place, memo), executor or OneByOne(), view)
+            folder.write(folder.extended_plan({**place.to_json(), **found.to_json()}))
+        outcomes = run_all_cells(cells, Work(folder, place, memo), executor or LocalExecutor(), view)
     except KeyboardInterrupt:
         view.close()
         if folder.plan() is not None:
@@ -232,8 +232,8 @@ def carried_out(
     return outcomes
 
 
-def told(outcomes: Sequence[Outcome], folder: Path, extra: dict[str, Any], as_json: bool) -> int:
-    """The end: the table, what failed, where it lies. Exit code 1 where a cell failed."""
+def print_outcomes(outcomes: Sequence[Outcome], folder: Path, extra: dict[str, Any], as_json: bool) -> int:
+    """Print the table, the failed cells and the folder. Returns exit code 1 where a cell failed."""
     from dpft.compare.summary import lines
 
     failed = [one for one in outcomes if one.result is None]

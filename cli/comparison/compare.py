@@ -1,4 +1,4 @@
-"""dpft compare: methods beside each other, at several budgets, over several seeds."""
+"""dpft compare: several methods at several budgets over several seeds."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def compare(
     max_length: Annotated[int | None, typer.Option(help=f"Tokens per example. [default: {Spec.max_length}]")] = None,
     search: Annotated[str | None, typer.Option(help="random: draw learning rates, keep the best of --trials.")] = None,
     trials: Annotated[
-        int | None, typer.Option(help="Trials of each search; expected ones where it is charged.")
+        int | None, typer.Option(help="Trials of each search (expected number where it is charged).")
     ] = None,
     search_on: Annotated[
         str | None,
         typer.Option(
             metavar="public:TASK",
-            help="Search on rows that are nobody's, which is free. "
+            help="Search on a public task, which costs no privacy. "
             "[default: on the cells' own rows, charged as a whole]",
         ),
     ] = None,
@@ -66,9 +66,9 @@ def compare(
     tokens_per_microbatch: _flags.Tokens = None,
     as_json: _flags.Json = False,
 ) -> int:
-    """Compare methods over budgets and seeds: plan all, charge what it costs together, survive kills.
+    """Compare methods over budgets and seeds. All cells are planned and charged together.
 
-    The same command, or --to alone, goes on where it was broken off.
+    The same command, or --to alone, resumes an interrupted comparison.
     """
     flags = {
         "methods": _listed(methods), "epsilons": _listed(epsilons), "seeds": seeds, "delta": delta, "task": task,
@@ -80,20 +80,20 @@ def compare(
     machine = _flags.machine(device, precision, tokens_per_microbatch)
     who = _flags.executor(executor, ray_address, cpus_per_cell)
     hunt = _search(search, trials, search_on, search_data)
-    from dpft.compare.folder import Folder
-    from dpft.compare.planning import Place, place_of
+    from dpft.compare.folder import ComparisonFolder
+    from dpft.compare.planning import Placement, placement_of
     from dpft.privacy.ledger import default_ledger_place
 
     if not asked and grid is None and to is not None:
-        folder = Folder(to)
+        folder = ComparisonFolder(to)
         cells = folder.cells()
     else:
         cells = _cells_of(grid, asked, hunt)
-        folder = Folder(to or Path("comparisons") / _name(cells))
-    place = Place(ledger or default_ledger_place(), population, machine)
-    place = place_of(folder, place, ledger is not None)
-    outcomes = _cells.carried_out(cells, folder, place, yes=yes, dry=dry_run, as_json=as_json, executor=who)
-    return 0 if outcomes is None else _cells.told(outcomes, folder.path, {}, as_json)
+        folder = ComparisonFolder(to or Path("comparisons") / _name(cells))
+    place = Placement(ledger or default_ledger_place(), population, machine)
+    place = placement_of(folder, place, ledger is not None)
+    outcomes = _cells.plan_and_run(cells, folder, place, yes=yes, dry=dry_run, as_json=as_json, executor=who)
+    return 0 if outcomes is None else _cells.print_outcomes(outcomes, folder.path, {}, as_json)
 
 
 def _cells_of(grid: Path | None, asked: dict[str, Any], hunt: dict[str, Any]) -> Any:
@@ -106,9 +106,9 @@ def _cells_of(grid: Path | None, asked: dict[str, Any], hunt: dict[str, Any]) ->
     if chosen is not None and isinstance(values.get("methods"), dict):
         missing = sorted(set(chosen) - set(values["methods"]))
         if missing:
-            raise UserError(f"--methods picks among the grid's, got {', '.join(missing)}, which it has not; mend one")
+            raise UserError(f"--methods picks among the grid's, got {', '.join(missing)}, which it has not; fix one")
         asked = {**asked, "methods": {name: values["methods"][name] for name in chosen}}
-    return dataclasses.replace(grids.made({**values, **asked}), **hunt).cells()
+    return dataclasses.replace(grids.grid_from({**values, **asked}), **hunt).cells()
 
 
 def _search(search: str | None, trials: int | None, on: str | None, data: str | None) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _listed(text: str | None) -> list[str] | None:
 
 
 def _name(cells: Any) -> str:
-    """The same cells find the same folder again."""
+    """A folder name that is the same for the same cells."""
     import hashlib
 
     together = hashlib.sha256("".join(sorted(cell.digest for cell in cells)).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""dpft report: what each method buys for its ε, from run folders."""
+"""dpft report: compares runs by metric and ε, from run folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dpft.cli import _flags, _show
 from dpft.errors import UserError
 
 if TYPE_CHECKING:
-    from dpft.reports.output import Written
+    from dpft.reports.output import WrittenReport
 
 _PORT = 8787
 
@@ -24,9 +24,11 @@ def report(
     to: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write. [default: report]")] = None,
     ledger: Annotated[
         str | None,
-        typer.Option(metavar="PATH_OR_URL", help="Show what this ledger holds now, beside what the runs' cards say."),
+        typer.Option(metavar="PATH_OR_URL", help="Show the current state of this ledger beside the runs' cards."),
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Serve the page on this machine while runs come in.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Serve the page on this machine and update it as runs arrive.")
+    ] = False,
     port: Annotated[int | None, typer.Option(help=f"For --watch; 0 takes a free one. [default: {_PORT}]")] = None,
     as_json: _flags.Json = False,
 ) -> None:
@@ -58,7 +60,7 @@ def _check_there(ledger: str) -> None:
 
 
 def _populations(ledger: str, ids: set[str]) -> list[dict[str, Any]]:
-    """The populations that hold any of these runs, as the ledger has them now."""
+    """The populations in the ledger that any of these runs belongs to."""
     from dpft.privacy.ledger import Ledger
     from dpft.privacy.ledger.export import report as told
 
@@ -68,9 +70,9 @@ def _populations(ledger: str, ids: set[str]) -> list[dict[str, Any]]:
 
 
 def _serve(paths: list[Path], port: int) -> None:
-    from dpft.reports.watch import Server, Watched
+    from dpft.reports.watch import LiveReport, Server
 
-    with Server(Watched(paths), port) as server:
+    with Server(LiveReport(paths), port) as server:
         print(f"watching {', '.join(map(str, paths))}: open {server.url} (Ctrl-C stops)", flush=True)
         try:
             server.serve_forever(poll_interval=0.2)
@@ -78,7 +80,7 @@ def _serve(paths: list[Path], port: int) -> None:
             print("\nstopped watching")
 
 
-def _tell(written: Written, as_json: bool) -> None:
+def _tell(written: WrittenReport, as_json: bool) -> None:
     report, files = written.report, [str(file) for file in written.files]
     states = {state: report.in_state(state) for state in ("finished", "unfinished", "broken")}
     if as_json:

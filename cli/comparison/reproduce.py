@@ -1,4 +1,4 @@
-"""dpft reproduce: the paper's experiments, ours beside the paper's."""
+"""dpft reproduce: the paper's experiments, with our results beside the paper's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dpft.benchmarks.recipes.read import Recipe
 
     from dpft.compare.events import Outcome
-    from dpft.compare.planning import Place
+    from dpft.compare.planning import Placement
     from dpft.compare.running.run_cells import Executor
 
 _UNIT = {"seconds": "s"}
@@ -30,7 +30,7 @@ def reproduce(
     only: Annotated[
         str | None, typer.Option(help="Methods, tasks or parts (a, b), joined by commas: slash,sst2.")
     ] = None,
-    listed: Annotated[bool, typer.Option("--list", help="Say what every cell needs, and run nothing.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="List what every cell needs, and run nothing.")] = False,
     model: Annotated[str | None, typer.Option(help="Another encoder than the paper's: folder or hub id.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of local data: DIR/sst2/train.parquet …")] = None,
     seeds: Annotated[int | None, typer.Option(help="Repeats of each cell. [default: as in the paper]")] = None,
@@ -47,7 +47,7 @@ def reproduce(
     tokens_per_microbatch: _flags.Tokens = None,
     as_json: _flags.Json = False,
 ) -> int:
-    """Run the experiments of Gupta et al. 2023 and print ours beside the paper's.
+    """Run the experiments of Gupta et al. 2023 and print our results beside the paper's.
 
     Finished cells are not run again.
     """
@@ -64,7 +64,7 @@ def reproduce(
         return 0
     from dpft.benchmarks.recipes.cells import Overrides, cells, missing_requirement
 
-    from dpft.compare.planning import Place
+    from dpft.compare.planning import Placement
     from dpft.privacy.ledger import default_ledger_place
 
     asked = Overrides(model, data, seeds)
@@ -74,7 +74,7 @@ def reproduce(
     every = cells([one for one in chosen if missing_requirement(one) is None], asked)
     if not every:
         raise UserError(f"a cell must be one that can be run here, got {len(chosen)} that cannot; see --list")
-    place = Place(ledger or default_ledger_place(), population, machine)
+    place = Placement(ledger or default_ledger_place(), population, machine)
     folder = to or Path("comparisons") / "-".join(["reproduce", str(table), *([Path(model).name] if model else [])])
     if model and not as_json:
         print(
@@ -97,35 +97,37 @@ def _run(
     every: Sequence[Seeds],
     folder: Path,
     *,
-    place: Place,
+    place: Placement,
     named: bool,
     yes: bool,
     dry: bool,
     as_json: bool,
     executor: Executor | None,
 ) -> list[Outcome]:
-    """Plan and run the cells; nothing after a dry run."""
+    """Plan and run the cells. Returns None after a dry run."""
     from dpft.benchmarks.recipes.cells import distinct
 
-    from dpft.compare.folder import Folder
-    from dpft.compare.planning import place_of
+    from dpft.compare.folder import ComparisonFolder
+    from dpft.compare.planning import placement_of
 
-    here = Folder(folder)
+    here = ComparisonFolder(folder)
     ready = distinct(every)
     if not ready:
         return []
-    own = place_of(here, place, named)
-    found = _cells.carried_out(ready, here, own, yes=yes, dry=dry, as_json=as_json, grows=True, executor=executor)
+    own = placement_of(here, place, named)
+    found = _cells.plan_and_run(ready, here, own, yes=yes, dry=dry, as_json=as_json, grows=True, executor=executor)
     return found or []
 
 
 def _begun(second: Sequence[Seeds], firsts: Sequence[Seeds], folder: Path) -> list[Seeds]:
-    """Second stages with the finished run that they begin with; those without one are left out, with a line."""
+    """Second stages with the finished run that they start from; those without one are reported and left out."""
     from dpft.benchmarks.recipes.cells import started_from
 
-    from dpft.compare.folder import Folder
+    from dpft.compare.folder import ComparisonFolder
 
-    runs = {digest: path for digest, path in Folder(folder).found().items() if (path / "result.json").is_file()}
+    runs = {
+        digest: path for digest, path in ComparisonFolder(folder).found().items() if (path / "result.json").is_file()
+    }
     found = []
     for recipe, own in second:
         before = [cell for one, cells in firsts if one.row == recipe.first for cell in cells]
@@ -145,7 +147,7 @@ def _end(every: Sequence[Seeds], outcomes: Sequence[Outcome], folder: Path, mode
     rows = [compare_with_paper(recipe, own, by_digest) for recipe, own in every]
     if as_json:
         extra = {"paper": [_json(row) for row in rows], "papers_encoder": model is None}
-        return _cells.told(outcomes, folder, extra, as_json)
+        return _cells.print_outcomes(outcomes, folder, extra, as_json)
     wide = max((len(row.recipe.title) for row in rows), default=0)
     for row in rows:
         print(f"{row.recipe.title:<{wide}}  {row.recipe.metric:<9} ours {_ours(row):<18} paper {_paper(row.recipe)}")

@@ -1,1 +1,1 @@
-"""Verbs for before a run, and for its budget."""
+"""Commands for planning a run and its budget."""

@@ -1,4 +1,4 @@
-"""dpft budget: which noise a budget needs, and the same question the other ways round."""
+"""dpft budget: the noise multiplier that a budget needs, and the inverse questions."""
 
 from __future__ import annotations
 
@@ -33,28 +33,30 @@ def budget(
         float | None, typer.Option(help="Expected passes over the data.", show_default="the recipe's")
     ] = None,
     clip: Annotated[
-        float | None, typer.Option(help="Longest gradient of one example.", show_default="the recipe's")
+        float | None, typer.Option(help="Clipping norm of one example's gradient.", show_default="the recipe's")
     ] = None,
     noise: Annotated[
-        float | None, typer.Option(help="Ask for the most epochs that the budget allows at this σ.", show_default=False)
+        float | None, typer.Option(help="Compute the most epochs that the budget allows at this σ.", show_default=False)
     ] = None,
     runs: Annotated[
-        int | None, typer.Option(help="Ask for the σ of so many such runs that share the budget.", show_default=False)
+        int | None, typer.Option(help="Compute the σ for so many such runs that share the budget.", show_default=False)
     ] = None,
     batch_sizes: Annotated[
         str | None,
-        typer.Option(help="Ask what other batches would need: 512,1024,4096.", metavar="B,B,…", show_default=False),
+        typer.Option(
+            help="Compute the plans for other batch sizes: 512,1024,4096.", metavar="B,B,…", show_default=False
+        ),
     ] = None,
     segment: Annotated[
         list[str] | None,
-        typer.Option(help="Ask for the ε of these steps (repeat it).", metavar="NOISE:RATE:STEPS", show_default=False),
+        typer.Option(help="Compute the ε of these steps (repeatable).", metavar="NOISE:RATE:STEPS", show_default=False),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw ε over steps and σ over ε.", metavar="FILE.png", show_default=False)
     ] = None,
     as_json: _flags.Json = False,
 ) -> None:
-    """Say which noise, rate and steps a budget means, without touching any data."""
+    """Compute noise multiplier, sampling rate and steps for a budget. Reads no data."""
     choose_schedule = {"--examples": examples, "--epsilon": epsilon, "--batch-size": batch_size, "--epochs": epochs,
                "--clip": clip, "--noise": noise, "--runs": runs, "--batch-sizes": batch_sizes,
                "--plot": plot}  # fmt: skip
@@ -100,7 +102,7 @@ def _one(spec: Spec, examples: int, plot: Path | None, as_json: bool) -> None:
 
 
 def _advise(others: list[Alternative]) -> None:
-    """What other plans would buy, beside the first."""
+    """Print other plans beside the first."""
     first = others[0]
     print(
         f"{'':<36}{'batch':>7}{'epochs':>8}{'steps':>7}{'σ':>8}{'time':>7}   noise over all steps, σ C / (batch √steps)"
@@ -110,7 +112,7 @@ def _advise(others: list[Alternative]) -> None:
             f"{one.change:<36}{one.batch_size:>7}{one.epochs:>8.3g}{one.steps:>7}{one.noise:>8.3f}{one.time:>6.3g}x"
             f"   {one.whole:.2e}  ({one.whole / first.whole - 1:+.0%})"
         )
-    print("          less noise is a better model, until the steps are too few to learn in")
+    print("          less noise gives a better model, until the steps are too few to learn")
 
 
 def _longest(spec: Spec, examples: int, noise: float, plot: Path | None, as_json: bool) -> None:
@@ -140,8 +142,10 @@ def _shared(spec: Spec, examples: int, runs: int, plot: Path | None, as_json: bo
 
 
 def _batches(spec: Spec, examples: int, listed: str, as_json: bool) -> None:
-    """What batches of several sizes need for the same budget and passes. A larger one has less noise for each example
-    (until sigma no longer falls), fewer steps, and costs the same time (Ponomareva et al. 2023, section 5).
+    """Print the plans of several batch sizes for the same budget and epochs.
+
+    A larger batch has less noise for each example (until sigma no longer falls), fewer steps, and costs the same time
+    (Ponomareva et al. 2023, section 5).
     """
     from dpft.privacy.mechanism.plan import make_plan
 
@@ -200,7 +204,7 @@ def _say(plan: Plan, examples: int, steps: str, promise: str) -> None:
 
     assert plan.budget is not None
     print(f"budget    ε {plan.budget.epsilon:g}, δ {plan.budget.delta:g}, {promise}")
-    print(f"noise     σ {plan.noise:.5f} (times the clip C {plan.clip:g}, on the sum of a batch)")
+    print(f"noise     σ {plan.noise:.5f} (times the clipping norm C {plan.clip:g}, on the sum of a batch)")
     print(f"sampling  Poisson at q {plan.rate:.6f}: {plan.expected_batch} of {examples} examples expected a step")
     print(f"steps     {steps}")
     print(f"ε spent   at most {rounded_up(plan.epsilon_upper or 0.0)}, upper bound by {plan.accountant}")

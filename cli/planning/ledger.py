@@ -1,4 +1,4 @@
-"""dpft ledger: what was spent on whose data, and what may still be."""
+"""dpft ledger: the privacy spent on each population, and its limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dpft.errors import UserError
 if TYPE_CHECKING:
     from dpft.privacy.ledger import Ledger
 
-app = typer.Typer(no_args_is_help=True, help="What was spent on whose data, and what may still be.")
+app = typer.Typer(no_args_is_help=True, help="Show the privacy spent on each population, and set limits.")
 
 
 @app.command()
@@ -22,7 +22,7 @@ def show(
     ledger: _flags.Ledger = None,
     as_json: _flags.Json = False,
 ) -> None:
-    """Show the populations, their runs, what they have spent together, and their limits."""
+    """Show the populations, their runs, their total spending, and their limits."""
     from dpft.privacy.ledger.export import report
 
     with _existing(ledger) as book:
@@ -40,7 +40,7 @@ def show(
         print()
         _print(one)
     if not found:
-        print("no population yet: the first private dpft train brings one")
+        print("no population yet: the first private dpft train creates one")
 
 
 @app.command()
@@ -53,13 +53,13 @@ def limit(
     planned: Annotated[
         bool, typer.Option("--planned", help="All runs are fixed before the first result is seen: less is charged.")
     ] = False,
-    new: Annotated[bool, typer.Option("--new", help="Make a population of that name, which awaits its data.")] = False,
-    lift: Annotated[bool, typer.Option("--lift", help="Take its limit away.")] = False,
+    new: Annotated[bool, typer.Option("--new", help="Create a population of that name, without data so far.")] = False,
+    lift: Annotated[bool, typer.Option("--lift", help="Remove its limit.")] = False,
     ledger: _flags.Ledger = None,
 ) -> None:
-    """Set the most that all runs on a population may spend together.
+    """Set a limit on the epsilon of all runs on a population together.
 
-    Of populations that have joined, each keeps its own limit, and all of them hold.
+    Populations that were joined keep their limits, and all of them apply.
     """
     from dpft.privacy.ledger import Ledger, default_ledger_place
     from dpft.privacy.ledger.export import report
@@ -95,7 +95,7 @@ def verify(
     head: Annotated[str | None, typer.Option(help="A head kept elsewhere, which it must hold.")] = None,
     ledger: _flags.Ledger = None,
 ) -> None:
-    """Recompute the whole chain, and all that it names; with RUN folders, find their heads in it."""
+    """Verify the hash chain and all records; with RUN folders, check that it contains their heads."""
     from dpft.privacy.ledger.export import heads
 
     kept = [one for run in runs or [] for one in heads(run)]
@@ -111,7 +111,7 @@ def export(
     file: Annotated[Path | None, typer.Argument(help="Where to write. [default: standard output]")] = None,
     ledger: _flags.Ledger = None,
 ) -> None:
-    """Write the chain as JSON lines, which anybody can verify. It holds neither the key nor the sketches."""
+    """Write the chain as JSON lines, which anybody can verify. It contains neither the key nor the sketches."""
     from dpft.privacy.ledger.export import lines
 
     with _existing(ledger) as book:
@@ -136,7 +136,7 @@ def _existing(place: str | None) -> Ledger:
 
 
 def _warn_of(held: dict[str, Any]) -> None:
-    """Say so where a limit is exceeded already, or cannot be held against anything."""
+    """Print a warning where a limit is exceeded already, or cannot be checked."""
     if held["spent"] is None:
         print(f"warning    the limit of {held['of']} leaves nothing: its runs have no bound together")
     elif held["spent"] > held["epsilon"]:
@@ -145,7 +145,7 @@ def _warn_of(held: dict[str, Any]) -> None:
 
 
 def _print(one: dict[str, Any]) -> None:
-    """One population, for a person."""
+    """Print one population for a person."""
     names = f" ({', '.join(one['names'])})" if one["names"] else ""
     print(f"population {one['id']}{names}, since {one['since'][:10]}")
     if one["runs"] and one.get("reason"):

@@ -1,4 +1,4 @@
-"""dpft methods: what can be trained, and with which options."""
+"""dpft methods: the fine-tuning methods and their options."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dpft.spec import Spec
 
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method, with its options.", show_default=False)] = None,
-    model: Annotated[str, typer.Option(help="The model to count on: local folder or hub id.")] = Spec.model,
-    labels: Annotated[int, typer.Option(min=1, help="Outputs of the head to count with.")] = 2,
+    model: Annotated[str, typer.Option(help="The model to count parameters on: local folder or hub id.")] = Spec.model,
+    labels: Annotated[int, typer.Option(min=1, help="Number of outputs of the head.")] = 2,
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the method.")] = None,
     as_json: _flags.Json = False,
 ) -> None:
-    """List the methods; with a NAME, its options, their defaults, and how much it trains on a model."""
+    """List the methods; with a NAME, its options, their defaults, and its trainable parameters on a model."""
     from dpft import methods as known
 
     if name is None:
@@ -34,7 +34,7 @@ def methods(
 
     about: dict[str, Any] = {**known.describe(name), "model": model, "labels": labels}
     about["trainable"] = chosen.trainable(models.configuration(model), labels)
-    listed: dict[str, list[str]] = getattr(chosen, "listed", dict)()  # what is not ours to list beforehand
+    listed: dict[str, list[str]] = getattr(chosen, "listed", dict)()  # lists that depend on an installed library
     if as_json:
         _show.print_json({**about, **listed})
         return
@@ -44,7 +44,7 @@ def methods(
     for kind, names in listed.items():
         print(f"  {kind}: {', '.join(names)}")
     print(f"  learning rates are the recipe's; without privacy {about['non_private_rate']:g}\n")
-    print(f"trains {about['trainable']:,} numbers on {model} with {labels} outputs")
+    print(f"{about['trainable']:,} trainable parameters on {model} with {labels} outputs")
     traits = ("parameter_sharing", "efficient_inference", "multi_layer")
     print(", ".join(f"{trait.replace('_', ' ')}: {'yes' if about[trait] else 'no'}" for trait in traits))
     print(f"\nnext: dpft train --epsilon 6.7 --delta 1e-6 --method {name}")

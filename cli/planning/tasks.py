@@ -1,4 +1,4 @@
-"""dpft tasks: what can be trained on."""
+"""dpft tasks: the tasks, and how to pass your own data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ your own data, in files with a header, a folder of train.csv and validation.csv 
   dpft train --epsilon 6.7 --delta 1e-6 --data notes.parquet --text note --label topics --labels billing,outage,praise
 kinds: classification, regression, multi-label. Without --kind, lists, or names joined by |, are multi-label; numbers
 of which one has a fraction are regression; all else is classification. Label names are public: without --labels they
-are taken from the data, and the privacy card says so. --unit COLUMN protects all rows of one person together.
+are read from the data, and the privacy card says so. --unit COLUMN protects all rows of one person together.
 
 named entities, from files of a token a line with its BIO tag last, or tables with columns tokens and ner_tags:
   dpft train --epsilon 6.7 --delta 1e-5 --task ner/files --data notes.conll --validation held_out.conll --labels PER,LOC

@@ -1,1 +1,1 @@
-"""Verbs for one run."""
+"""Commands for one run."""

@@ -1,4 +1,4 @@
-"""dpft audit: does a finished run keep its promise?"""
+"""dpft audit: tests the privacy claim of a finished run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def audit(
     level: Annotated[
         str, typer.Option(help="bookkeeping (seconds), path (minutes), model (reads the run's data), or all.")
     ] = "all",
-    steps: Annotated[int, typer.Option(help="Steps of the attack on the path: more see smaller faults.")] = 128,
-    confidence: Annotated[float, typer.Option(help="The chance, at least, that a sound run passes.")] = 0.99,
+    steps: Annotated[int, typer.Option(help="Steps of the attack on the mechanism: more find smaller faults.")] = 128,
+    confidence: Annotated[float, typer.Option(help="Smallest probability that a correct run passes.")] = 0.99,
     as_json: _flags.Json = False,
 ) -> int:
-    """Audit a finished run: its books, the path it was trained on, the model that came out.
+    """Audit a finished run: its records, the training mechanism, and the trained model.
 
     Ends with exit code 1 where a check fails. Writes audit.json and audit.png into the run's folder.
     """
@@ -50,6 +50,6 @@ def audit(
             if check.kind == "figure" and check.about == LOOSER:
                 print(f"note        {check.name}: {check.about}")
         verdict = "PASS" if report.passed else "FAIL"
-        print(f"verdict     {verdict}: a sound run passes with probability {confidence:g} or more")
+        print(f"verdict     {verdict}: a correct run passes with probability {confidence:g} or more")
         print(f"lies in     {run / 'audit.json'}, {run / 'audit.png'}")
     return 0 if report.passed else 1

@@ -1,4 +1,4 @@
-"""dpft evaluate: the metric of a finished run."""
+"""dpft evaluate: the metrics of a finished run."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dpft.cli import _flags, _show
 def evaluate(
     run: _flags.RunArgument,
     data: Annotated[
-        str | None, typer.Option(help="Judge on this file's rows instead.", metavar="PATH", show_default=False)
+        str | None, typer.Option(help="Evaluate on this file instead.", metavar="PATH", show_default=False)
     ] = None,
     device: _flags.Device = "auto",
     precision: _flags.Precision = "auto",
     tokens_per_microbatch: _flags.Tokens = None,
     as_json: _flags.Json = False,
 ) -> None:
-    """Judge a finished run on its task's validation rows, or on labelled rows of the same columns."""
+    """Evaluate a finished run on its validation set, or on labelled rows of the same columns."""
     from dpft.inference.trained_model import load
     from dpft.runs.privacy_card import NOT_PRIVATE
 

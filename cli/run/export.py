@@ -1,4 +1,4 @@
-"""dpft export: carry a finished run away as an ordinary model."""
+"""dpft export: export a finished run as an ordinary model."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ def export(
     to: Annotated[Path, typer.Option(help="The new folder.", metavar="DIR", show_default=False)],
     format: Annotated[str, typer.Option(help="hf: transformers loads it. peft, onnx: an adapter, a graph.")] = "hf",
     with_code: Annotated[
-        bool, typer.Option("--with-code", help="Let hf bring a modelling file where stock classes cannot hold the run.")
+        bool,
+        typer.Option("--with-code", help="Let hf add a modelling file where stock classes cannot express the run."),
     ] = False,
     as_json: _flags.Json = False,
 ) -> None:
-    """Carry a finished run away as an ordinary model, with its privacy on its card.
+    """Export a finished run as an ordinary model, with its privacy statement on the model card.
 
-    The export gives the run's own logits, or is refused.
+    The export must give the run's logits, or it is refused.
     """
     from dpft.exports import export as carry_away
     from dpft.runs.folder import Run

@@ -14,7 +14,7 @@ from dpft.errors import UserError
 def predict(
     run: _flags.RunArgument,
     text: Annotated[list[str] | None, typer.Option(help="A text; may be given many times.")] = None,
-    pair: Annotated[list[str] | None, typer.Option(help="Its partner, for tasks of pairs; one per --text.")] = None,
+    pair: Annotated[list[str] | None, typer.Option(help="The second text, for tasks of pairs; one per --text.")] = None,
     file: Annotated[Path | None, typer.Option(help="A UTF-8 file: one text a line, a pair separated by a tab.")] = None,
     device: _flags.Device = "auto",
     precision: _flags.Precision = "auto",
@@ -53,5 +53,5 @@ def _lines(file: Path) -> list[str]:
 def _halves(lines: list[str]) -> tuple[list[str], list[str]]:
     whole = [number for number, line in enumerate(lines, 1) if "\t" not in line]
     if whole:
-        raise UserError(f"each line must be a pair separated by a tab, got line {whole[0]} without; mend the file")
+        raise UserError(f"each line must be a pair separated by a tab, got line {whole[0]} without; fix the file")
     return [line.split("\t", 1)[0] for line in lines], [line.split("\t", 1)[1] for line in lines]

@@ -1,4 +1,4 @@
-"""dpft resume: finish a run that was broken off."""
+"""dpft resume: resume an interrupted run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def resume(
     tokens_per_microbatch: _flags.Tokens = None,
     as_json: _flags.Json = False,
 ) -> None:
-    """Finish a run that was broken off, spending only what its plan has left."""
+    """Resume an interrupted run. It spends only what its plan has left."""
     from dpft.training.resume import resume as finish
 
     bar = _show.Bar()

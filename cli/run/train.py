@@ -47,16 +47,20 @@ def train(
     ] = None,
     epochs: Annotated[float | None, typer.Option(help="Expected passes over the data. [default: the recipe's]")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of all tensors. [default: the recipe's, of each]")
+        float | None, typer.Option(help="Learning rate of all tensors. [default: the recipe's, for each]")
     ] = None,
     head_learning_rate: Annotated[
-        float | None, typer.Option(help="Of the head alone. [default: --learning-rate; without it the recipe's]")
+        float | None, typer.Option(help="Learning rate of the head. [default: --learning-rate, else the recipe's]")
     ] = None,
     schedule: Annotated[str | None, typer.Option(help=f"constant, linear, cosine. [default: {Spec.schedule}]")] = None,
-    clip: Annotated[float | None, typer.Option(help="Longest gradient of one example. [default: the recipe's]")] = None,
+    clip: Annotated[
+        float | None, typer.Option(help="Clipping norm of one example's gradient. [default: the recipe's]")
+    ] = None,
     clipping: Annotated[
         str | None,
-        typer.Option(help=f"cut: longer gradients only; normalise: all to about --clip. [default: {Spec.clipping}]"),
+        typer.Option(
+            help=f"cut: scale down longer gradients only; normalise: all to about --clip. [default: {Spec.clipping}]"
+        ),
     ] = None,
     optimizer: Annotated[
         str | None,
@@ -70,18 +74,18 @@ def train(
         str | None, typer.Option(help="Column whose values are the people to protect. [default: each example]")
     ] = None,
     max_per_unit: Annotated[
-        int | None, typer.Option(help=f"Examples that count of one unit. [default: {MAX_PER_UNIT}]")
+        int | None, typer.Option(help=f"Most examples used of one unit. [default: {MAX_PER_UNIT}]")
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help=f"Public seed of initialisation and projections. [default: {Spec.seed}]")
     ] = None,
     canaries: Annotated[
         int | None,
-        typer.Option(help="Made-up rows to plant for dpft audit: the model is not for use. [default: 0]"),
+        typer.Option(help="Canaries to add for dpft audit: the model is not for use. [default: 0]"),
     ] = None,
     spec: Annotated[Path | None, typer.Option(help="A run's spec.json to repeat; other flags override it.")] = None,
     start: Annotated[
-        Path | None, typer.Option("--from", metavar="RUN", help="Begin with the weights of this finished run.")
+        Path | None, typer.Option("--from", metavar="RUN", help="Start from the weights of this finished run.")
     ] = None,
     start_public: Annotated[
         Path | None,
@@ -89,7 +93,7 @@ def train(
             "--from-public", metavar="RUN", help="The same, stating that what RUN was trained on is other people's."
         ),
     ] = None,
-    runs: Annotated[Path, typer.Option(help="Where the run's folder is made.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="Parent folder of the run's folder.")] = Path("runs"),
     ledger: _flags.Ledger = None,
     population: Annotated[
         str | None,
@@ -138,7 +142,7 @@ def train(
 def _spec(
     file: Path | None, asked: dict[str, Any], epsilon: float | None, delta: float | None, non_private: bool
 ) -> Spec:
-    """The spec of a file, or the defaults, with what was asked for."""
+    """The spec of a file, or the defaults, with the given flags applied."""
     base = _read(file) if file else None
     given = epsilon is not None or delta is not None
     if non_private and given:
@@ -161,7 +165,7 @@ def _spec(
 
 
 def _model_of(run: Path) -> dict[str, Any]:
-    """What a run that starts from `run` must have in common with it, unless a flag says otherwise."""
+    """The fields that a run started from `run` inherits unless a flag overrides them."""
     spec = _read(run / "spec.json", "--from must name a run", "name one below runs/")
     return {n: getattr(spec, n) for n in ("model", "method", "options", "representation", "seed")}
 
@@ -183,7 +187,7 @@ def _read(file: Path, rule: str = "--spec must name a spec.json", remedy: str = 
 
 
 def _builtins(spec: Spec) -> list[str]:
-    """What the run uses that comes with dpft, and how to use one's own."""
+    """Notes on built-in parts that the run uses, and how to use one's own."""
     known = (
         ("the built-in encoder all-MiniLM-L6-v2 (your own: --model FOLDER_OR_HUB_ID)", spec.model == Spec.model),
         (

@@ -1,1 +1,1 @@
-"""The audit of a run: its books, the path it was trained on, and the model that came out."""
+"""The audit of a run: its records, the training mechanism, and the trained model."""

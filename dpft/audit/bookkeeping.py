@@ -1,4 +1,4 @@
-"""The books of a run: ledger, plan, card and adapter must tell one story, and its epsilon must stand."""
+"""Level one of an audit: ledger, plan, privacy card and adapter must agree, and epsilon is recomputed."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from dpft.runs.statements import BROKEN, is_broken
 from dpft.spec import Spec
 
 _LEVEL: Level = "bookkeeping"
-_PATIENCE = 300.0  # seconds that an accountant may take on a busy machine; it needs one or two
-LOOSER = "no breach: an upper bound too, and a looser one than the one stated; ε is at most the least of them"
-_ROUNDING = 1e-9  # relative: another machine's mathematical libraries round otherwise
+_PATIENCE = 300.0  # seconds before an accountant is given up; on an idle machine it needs one or two
+LOOSER = "no breach: this is a looser upper bound than the one stated; ε is at most the smallest upper bound"
+_ROUNDING = 1e-9  # relative: mathematical libraries of another machine round differently
 
 
 def checks(run: Run, card: dict[str, Any]) -> list[Check]:
-    """All of level one on a finished, private run. Reads no data."""
+    """All checks of level one on a finished, private run. Reads no data."""
     if _tuning(card).get("charged"):
         return [*_ledger(run, card), *_plan(run, card), *_epsilon_of_search(run, card), *_adapter(run, card)]
     books = _ledger(run, card)
@@ -40,7 +40,7 @@ def checks(run: Run, card: dict[str, Any]) -> list[Check]:
 
 def _ledger(run: Run, card: dict[str, Any]) -> list[Check]:
     if not ledger_exists(run.ledger):
-        return [fact(_LEVEL, "the ledger is there", False, f"none at {run.ledger}")]
+        return [fact(_LEVEL, "the ledger exists", False, f"none at {run.ledger}")]
     with Ledger(run.ledger) as book:
         charged = book.charged(run.id)
         heads = [
@@ -59,7 +59,7 @@ def _ledger(run: Run, card: dict[str, Any]) -> list[Check]:
 
 
 def _searched(run: Run, card: dict[str, Any], book: Ledger) -> list[Check]:
-    """The best of a charged search: reserved as a whole, and nothing of it by itself."""
+    """A run published by a charged search: the ledger holds one reservation for the whole search, none for the run."""
     alone = book.charged(run.id) + (book.reservation(run.id) is not None)
     asked = _search(run, card)
     return [
@@ -84,7 +84,7 @@ def _tuning(card: dict[str, Any]) -> dict[str, Any]:
 
 
 def _search(run: Run, card: dict[str, Any]) -> Search | None:
-    """The whole search that a private run is the best of, as its ledger should hold it; None: the card is unsound."""
+    """The search that published this run, as the ledger should hold it; None where the card is inconsistent."""
     plan, tuning = run.plan, _tuning(card)
     if tuning.get("law") != "geometric":
         return None
@@ -97,7 +97,7 @@ def _search(run: Run, card: dict[str, Any]) -> Search | None:
 
 
 def _plan(run: Run, card: dict[str, Any]) -> list[Check]:
-    """The plan from spec and number of units, worked out anew, and the card beside the plan."""
+    """Recompute the plan from the spec and the number of units, and compare it with the card."""
     plan, spec, units = run.plan, run.spec, card.get("units")
     assert plan.budget is not None
     if not isinstance(units, int) or units < 1:
@@ -113,17 +113,17 @@ def _plan(run: Run, card: dict[str, Any]) -> list[Check]:
     }  # fmt: skip
     wrong = [key for key, value in stated.items() if card.get(key) != value]
     return [
-        fact(_LEVEL, "rate is batch size / units", plan.rate == spec.batch_size / units),
+        fact(_LEVEL, "sampling rate is batch size / units", plan.rate == spec.batch_size / units),
         fact(_LEVEL, "divisor is the batch size", plan.expected_batch == spec.batch_size),
         Check(_LEVEL, "steps planned", plan.steps, steps, steps, "fact", "ceil(epochs * units / batch size)"),
-        fact(_LEVEL, "clip is the spec's", (plan.clip, plan.clipping) == (spec.clip, spec.clipping)),
+        fact(_LEVEL, "clipping norm is the spec's", (plan.clip, plan.clipping) == (spec.clip, spec.clipping)),
         fact(_LEVEL, "card states the plan", not wrong, ", ".join(wrong)),
         fact(_LEVEL, "delta below 1 / units", plan.budget.delta < 1 / units),
     ]
 
 
 def _epsilon(run: Run, card: dict[str, Any], charged: int) -> list[Check]:
-    """What the `charged` steps cost by accountants of their own processes, beside what the card states."""
+    """Epsilon of the `charged` steps, each accountant in its own process, compared with the card."""
     plan = run.plan
     assert plan.budget is not None
     stated = card.get("epsilon")
@@ -139,11 +139,11 @@ def _epsilon(run: Run, card: dict[str, Any], charged: int) -> list[Check]:
 
 def _bound(name: str, value: float, stated: float) -> Check:
     looser = value > stated * (1 + _ROUNDING)
-    return Check(_LEVEL, f"ε by {name}", value, None, None, "figure", LOOSER if looser else "an upper bound of its own")
+    return Check(_LEVEL, f"ε by {name}", value, None, None, "figure", LOOSER if looser else "another upper bound")
 
 
 def _epsilon_of_search(run: Run, card: dict[str, Any]) -> list[Check]:
-    """What the whole search costs, beside what the card states."""
+    """Epsilon of the whole search, compared with the card."""
     budget, asked, stated = run.plan.budget, _search(run, card), card.get("epsilon")
     assert budget is not None
     if asked is None:

@@ -1,4 +1,4 @@
-"""Membership inference on the trained model: what its losses tell of the canaries that were planted."""
+"""Level three of an audit: membership inference on the trained model, from its losses on the canaries."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from sklearn.metrics import roc_auc_score
 
 from dpft import tasks
 from dpft.audit.evidence import lower_bounds as bounds
-from dpft.audit.evidence.report import Check, Level, Test, bound, judge
-from dpft.audit.mechanism.attacks import GUESSED, guess
-from dpft.data.examples import Rows
+from dpft.audit.evidence.report import Check, Level, StatisticalTest, bound, evaluate_tests
+from dpft.audit.mechanism.attacks import GUESSED_SHARE, guess
+from dpft.data.examples import Examples
 from dpft.inference import outputs
 from dpft.inference.build import build_model
 from dpft.inference.trained_model import Trained
@@ -22,17 +22,17 @@ from dpft.runs.folder import write
 from dpft.tokens.encode import encode
 
 _LEVEL: Level = "model"
-_PEOPLE = 2000  # of each side that the comparison without canaries looks at
+_PEOPLE = 2000  # most rows of each split that the comparison without canaries uses
 Floats = NDArray[np.float64]
 
 
 def checks(trained: Trained, risk: float) -> list[Check]:
-    """All of level three: on planted canaries where there are some, else training beside validation rows."""
+    """All checks of level three: on the run's canaries, or, without canaries, training rows against validation rows."""
     found = canary_rows.included_canaries(trained.run, trained.objective, len(trained.labels))
     if found is None:
-        return _people(trained)
+        return _training_against_validation(trained)
     reference = _untrained(trained)
-    rows = found.rows if not trained.paired else Rows(found.rows.texts, found.rows.texts, found.rows.labels)
+    rows = found.rows if not trained.paired else Examples(found.rows.texts, found.rows.texts, found.rows.labels)
     losses, before = _losses(trained, rows), _losses(reference, rows)
     _keep(trained, found, losses, before)
     gained = before - losses
@@ -40,12 +40,12 @@ def checks(trained: Trained, risk: float) -> list[Check]:
         *figures("loss", -losses, found.included),
         *figures("loss beside the untrained model's", gained, found.included),
         *exposure(-losses, found),
-        *judge(_LEVEL, _bounds(trained, gained, found.included), risk),
+        *evaluate_tests(_LEVEL, _bounds(trained, gained, found.included), risk),
     ]
 
 
-def _bounds(trained: Trained, scores: Floats, members: NDArray[np.bool_]) -> list[Test]:
-    """Lower bounds beside the run's own epsilon. The threshold comes from even canaries and judges the odd ones."""
+def _bounds(trained: Trained, scores: Floats, members: NDArray[np.bool_]) -> list[StatisticalTest]:
+    """Lower bounds, compared with the run's epsilon. The threshold is set on even canaries and used on odd ones."""
     plan = trained.run.plan
     claimed, delta = (plan.epsilon_upper, plan.budget.delta) if plan.budget else (None, 1e-5)
     even = np.arange(len(scores)) % 2 == 0
@@ -54,8 +54,8 @@ def _bounds(trained: Trained, scores: Floats, members: NDArray[np.bool_]) -> lis
     hits = int((inside > threshold).sum()), len(inside)
     alarms = int((outside > threshold).sum()), len(outside)
     guesses, correct = guess(scores, members)
-    told = f"{correct} of {guesses} guesses right, {2 * GUESSED:.0%} of the canaries, fixed before"
-    high = bounds.MOST if claimed is None else claimed
+    told = f"{correct} of {guesses} guesses correct, {2 * GUESSED_SHARE:.0%} of the canaries, fixed beforehand"
+    high = bounds.MAX_EPSILON if claimed is None else claimed
     return [
         bound("ε, model: Clopper-Pearson", lambda risk: bounds.clopper_pearson(hits, alarms, delta, risk), high,
               f"caught {hits[0]} of {hits[1]}, false alarms {alarms[0]} of {alarms[1]}"),
@@ -64,11 +64,11 @@ def _bounds(trained: Trained, scores: Floats, members: NDArray[np.bool_]) -> lis
 
 
 def figures(name: str, scores: Floats, members: NDArray[np.bool_]) -> list[Check]:
-    """AUC, and the true positive rate at two false positive rates, where there are others enough to resolve them."""
+    """AUC, and the true positive rate at two false positive rates, if enough non-members are there to resolve them."""
     if members.all() or not members.any():
-        return [Check(_LEVEL, f"AUC, {name}", float("nan"), None, None, "figure", "all coins fell alike")]
+        return [Check(_LEVEL, f"AUC, {name}", float("nan"), None, None, "figure", "all canaries in, or all out")]
     others = int((~members).sum())
-    found = [Check(_LEVEL, f"AUC, {name}", float(roc_auc_score(members, scores)), None, None, "figure", "0.5: nothing")]
+    found = [Check(_LEVEL, f"AUC, {name}", float(roc_auc_score(members, scores)), None, None, "figure", "0.5: no leak")]
     for rate in (0.01, 0.001):
         limit = np.sort(scores[~members])[::-1][int(rate * others)]
         caught = float((scores[members] > limit).mean())
@@ -78,40 +78,40 @@ def figures(name: str, scores: Floats, members: NDArray[np.bool_]) -> list[Check
 
 
 def exposure(scores: Floats, found: CanaryRows) -> list[Check]:
-    """log2 of how many random strings there are over the rank of one that is in (Carlini et al. 2019, section 4.2)."""
+    """Exposure: log2 of (number of random strings / rank of an included one) (Carlini et al. 2019, section 4.2)."""
     inside, outside = scores[found.random & found.included], scores[found.random & ~found.included]
     if len(inside) == 0 or len(outside) == 0:
         return []
     ranks = 1 + (outside[None] > inside[:, None]).sum(1)
     exposures = np.log2(len(outside) + 1) - np.log2(ranks)
-    about = f"of at most {np.log2(len(outside) + 1):.2f} bits; 1.44 where nothing is memorised"
+    about = f"of at most {np.log2(len(outside) + 1):.2f} bits; 1.44 without memorisation"
     return [
         Check(_LEVEL, "mean exposure of random strings", float(exposures.mean()), None, None, "figure", about),
         Check(_LEVEL, "largest exposure", float(exposures.max()), None, None, "figure", about.partition(";")[0]),
     ]
 
 
-def _people(trained: Trained) -> list[Check]:
-    """Training beside validation rows: what tells them apart may be how they were collected. Concerns people."""
+def _training_against_validation(trained: Trained) -> list[Check]:
+    """Training rows against validation rows. Computed on real rows; the splits may also differ by themselves."""
     task = tasks.load(trained.run.spec)
     if not trained.labels or task.validation is None:
         return []
     sides = [_losses(trained, rows.first(_PEOPLE)) for rows in (task.train, task.validation)]
     scores, members = -np.concatenate(sides), np.repeat([True, False], [len(side) for side in sides])
-    about = "indicative: the splits may differ by themselves; computed on people without noise"
+    about = "indicative: the splits may differ by themselves; computed on real rows without noise"
     value = float(roc_auc_score(members, scores))
-    return [Check(_LEVEL, "AUC, training beside validation rows", value, None, None, "figure", about, private=True)]
+    return [Check(_LEVEL, "AUC, training against validation rows", value, None, None, "figure", about, private=True)]
 
 
-def _losses(trained: Trained, rows: Rows) -> Floats:
-    """Each row's loss."""
+def _losses(trained: Trained, rows: Examples) -> Floats:
+    """The loss of each row: (N,)."""
     spec = trained.run.spec
     data = encode(rows, trained.tokenizer, spec.representation, spec.max_length)
     return trained.objective.row_losses(outputs.logits(trained.adapted.model, data, trained.hardware), rows)
 
 
 def _untrained(trained: Trained) -> Trained:
-    """The same model before its first step."""
+    """The same model before the first step."""
     made = build_model(
         trained.run.spec, len(trained.labels), trained.paired, trained.hardware, objective=trained.objective
     )
@@ -119,7 +119,7 @@ def _untrained(trained: Trained) -> Trained:
 
 
 def _keep(trained: Trained, found: CanaryRows, losses: Floats, before: Floats) -> None:
-    """Each canary's losses, in private/."""
+    """Write each canary's losses to private/."""
     lines = [
         {"included": bool(i), "random": bool(r), "loss": float(a), "loss_untrained": float(b)}
         for i, r, a, b in zip(found.included, found.random, losses, before, strict=True)

@@ -1,4 +1,4 @@
-"""An audit of a run: its levels in order, one confidence over all of them, and what is written down."""
+"""An audit of a run: runs the levels in order, at one confidence for all, and writes the report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dpft.spec import Machine
 LEVELS: tuple[Level, ...] = get_args(Level)
 CONFIDENCE = 0.99
 _TOLD: dict[Level, str] = {
-    "bookkeeping": "reading the books", "path": "attacking the path", "model": "attacking the model",
+    "bookkeeping": "checking the records", "path": "attacking the mechanism", "model": "attacking the model",
 }  # fmt: skip
 
 
@@ -36,10 +36,10 @@ def audit(
     confidence: float = CONFIDENCE,
     progress: Progress | None = None,
 ) -> Report:
-    """Audit a finished run, and write audit.json into its folder, and what concerns people into private/ alone.
+    """Audit a finished run. Write audit.json to its folder; checks computed on real rows go to private/ alone.
 
-    With probability `confidence` a sound run passes. Raises UserError for a run that is unfinished, or that promises
-    nothing where a promise would be audited.
+    A correct run passes with probability `confidence` or more. Raises UserError for an unfinished run, and for a run
+    without privacy unless only the level `model` is asked for.
     """
     if not 0.5 <= confidence < 1:
         raise UserError(f"confidence must lie in 0.5 to 1, got {confidence!r}; pass --confidence 0.99")
@@ -48,7 +48,7 @@ def audit(
     opened, card = _finished(File(run))
     if opened.plan.budget is None and tuple(levels) != ("model",):
         raise UserError(
-            "books and path are audited beside a promise, got a run that is NOT PRIVATE; pass --level model"
+            "levels bookkeeping and path need a private run, got a run that is NOT PRIVATE; pass --level model"
         )
     random = [level for level in levels if level != "bookkeeping"]
     share = (1 - confidence) / max(1, len(random))
@@ -70,7 +70,7 @@ def audit(
 
 @dataclass
 class _Work:
-    """The levels on one run; its model is loaded when a level first needs it."""
+    """The levels of one audit. The model is loaded when a level first needs it."""
 
     run: Run
     card: dict[str, Any]
@@ -88,12 +88,12 @@ class _Work:
 
     @cached_property
     def trained(self) -> Trained:
-        """In the precision that the run was trained in."""
+        """The trained model, in the precision of training."""
         return trained_model.load(self.run.path, machine=Machine(precision=self.card.get("precision", "auto")))
 
 
 def named(level: str) -> tuple[Level, ...]:
-    """The levels that a word names: one of them, or all."""
+    """The levels that a --level value names: one, or all."""
     return LEVELS if level == "all" else tuple(one for one in LEVELS if one == level)
 
 

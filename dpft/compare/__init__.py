@@ -1,1 +1,1 @@
-"""Comparisons: cells planned together, run one after the other, found again after a kill, shown beside each other."""
+"""Comparisons: many runs planned and charged together, resumable, with one table of results."""

@@ -1,4 +1,4 @@
-"""A cell: one spec of a comparison, found again by a digest of all that decides its result."""
+"""A cell: one spec of a comparison, identified by a digest of everything that decides its result."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dpft.compare.search_space import Trials
+from dpft.compare.search_space import SearchSpace
 from dpft.errors import UserError
 from dpft.spec import Spec, canonical_json
 
 
 @dataclass(frozen=True)
 class Cell:
-    """`arm` names what is compared; cells that differ in their seed alone are one arm's repeats.
+    """One spec of an arm. `arm` names what is compared; cells of an arm that differ in the seed alone are repeats.
 
-    `trials`: the cell is the best of several runs whose hyper-parameters are drawn, and costs what the search costs.
+    `trials`: the cell is the best run of a random search over hyper-parameters, and costs what the search costs.
     """
 
     arm: str
     spec: Spec
-    trials: Trials | None = None
+    trials: SearchSpace | None = None
 
     @property
     def digest(self) -> str:
-        """sha256 over the spec as it is written down, and the search."""
+        """sha256 of the serialised spec and search."""
         return digest_of(self.spec, self.trials)
 
     @property
     def epsilon(self) -> float | None:
-        """What the budget allows, None without privacy."""
+        """Epsilon of the budget, None without privacy."""
         return None if self.spec.budget is None else self.spec.budget.epsilon
 
     @property
@@ -44,20 +44,20 @@ class Cell:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Cell:
-        """The Cell that `to_json` wrote. Raises UserError, KeyError or TypeError on anything else."""
+        """Inverse of `to_json`. Raises UserError, KeyError or TypeError on anything else."""
         search = values["search"]
-        trials = None if search is None else Trials.from_json(search)
+        trials = None if search is None else SearchSpace.from_json(search)
         return cls(str(values["arm"]), Spec.from_json(values["spec"]), trials)
 
 
-def digest_of(spec: Spec, trials: Trials | None = None) -> str:
-    """Of what was asked for: what the recipe chooses for it follows from that, up to rounding on other machines."""
+def digest_of(spec: Spec, trials: SearchSpace | None = None) -> str:
+    """sha256 of the spec as requested. The recipe's choices follow from it, up to rounding on other machines."""
     search = None if trials is None else trials.to_json()
     return hashlib.sha256(canonical_json([spec.asked().to_json(), search]).encode()).hexdigest()
 
 
 def check_distinct(cells: Iterable[Cell]) -> tuple[Cell, ...]:
-    """The cells. Raises UserError where there are none or two are the same experiment."""
+    """Return the cells. Raises UserError where there are none, or two are the same experiment."""
     seen: dict[str, Cell] = {}
     for cell in cells:
         twin = seen.setdefault(cell.digest, cell)
@@ -67,5 +67,5 @@ def check_distinct(cells: Iterable[Cell]) -> tuple[Cell, ...]:
                 "or seeds"
             )
     if not seen:
-        raise UserError("a comparison must have a cell at least, got none; pass --methods and --epsilons")
+        raise UserError("a comparison must have at least one cell, got none; pass --methods and --epsilons")
     return tuple(seen.values())

@@ -1,4 +1,4 @@
-"""What a comparison will cost: all its cells on one population together, never the sum of their epsilons."""
+"""The privacy cost of a comparison: all cells on one population composed, never the sum of their epsilons."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.errors import UserError
 from dpft.privacy.ledger import Ledger, OverLimit, Reservation, Search
 from dpft.privacy.ledger.composition import Spending
@@ -18,11 +18,11 @@ Terms = Reservation | Search
 
 
 @dataclass(frozen=True)
-class Bill:
-    """What is to be charged for rows: `terms` of each private cell that has no run yet, its unit and least delta."""
+class PendingCharges:
+    """What will be charged for `rows`: the `terms` of each private cell without a run, the unit, the smallest delta."""
 
     task: str
-    rows: Rows
+    rows: Examples
     unit: str
     delta: float
     terms: tuple[Terms, ...]
@@ -30,9 +30,11 @@ class Bill:
 
 @dataclass(frozen=True)
 class Charge:
-    """Epsilons at `delta`: of `cells` alone, with what is spent already, and that whatever was chosen after what.
+    """The cost of `cells` on one population, as epsilons at `delta`.
 
-    The last two are None where the runs before have no bound together; `reason` says why.
+    epsilon: the cells alone. together: with all earlier runs, by composition. filter: with all earlier runs, by the RDP
+    filter, which holds also where runs were chosen after results. The last two are None where the earlier runs have no
+    joint bound; `reason` says why.
     """
 
     tasks: tuple[str, ...]
@@ -48,19 +50,19 @@ class Charge:
         return {**vars(self), "tasks": list(self.tasks)}
 
 
-def charges(bills: Sequence[Bill], book: Ledger | None, name: str | None) -> list[Charge]:
-    """One charge for each population. Raises OverLimit where all of it together would exceed a limit.
+def charges(pending: Sequence[PendingCharges], book: Ledger | None, name: str | None) -> list[Charge]:
+    """One charge for each population. Raises OverLimit where all cells together would exceed a limit.
 
-    `book` None: there is no ledger yet, so that nothing is spent. `name`: the population that is named for all.
+    `book`: None where there is no ledger yet, so nothing is spent. `name`: the population named for all cells.
     """
-    return [_charge(group, book, name) for group in _grouped([bill for bill in bills if bill.terms], name)]
+    return [_charge(group, book, name) for group in _grouped([bill for bill in pending if bill.terms], name)]
 
 
-def _grouped(bills: Iterable[Bill], name: str | None) -> list[list[Bill]]:
-    """Bills for the same people together: by their name, else as far as their texts tell."""
+def _grouped(pending: Iterable[PendingCharges], name: str | None) -> list[list[PendingCharges]]:
+    """Group bills by population: one group where it is named, else by matching texts."""
     key = secrets.token_bytes(32)
-    groups: list[tuple[list[Sketch], list[Bill]]] = []
-    for bill in bills:
+    groups: list[tuple[list[Sketch], list[PendingCharges]]] = []
+    for bill in pending:
         own, apart = Sketch.of(key, bill.rows.texts, bill.rows.pairs), []
         merged = ([own], [bill])
         for sketches, others in groups:
@@ -72,21 +74,21 @@ def _grouped(bills: Iterable[Bill], name: str | None) -> list[list[Bill]]:
     return [found for _, found in groups]
 
 
-def _populations(bills: Sequence[Bill], book: Ledger, name: str | None) -> dict[str, Population]:
-    """Those of the ledger that the rows are known to be of."""
+def _populations(pending: Sequence[PendingCharges], book: Ledger, name: str | None) -> dict[str, Population]:
+    """The populations of the ledger that match the rows, by id."""
     view = book.view()
-    identities = [book.data_identity(bill.rows.texts, bill.rows.pairs, name, bill.unit) for bill in bills]
+    identities = [book.data_identity(bill.rows.texts, bill.rows.pairs, name, bill.unit) for bill in pending]
     return {one.id: one for data_identity in identities for one in data_identity.matched(view).populations(view)}
 
 
-def _charge(bills: list[Bill], book: Ledger | None, name: str | None) -> Charge:
-    populations = {} if book is None else _populations(bills, book, name)
+def _charge(pending: list[PendingCharges], book: Ledger | None, name: str | None) -> Charge:
+    populations = {} if book is None else _populations(pending, book, name)
     spent = Spending()
     for one in populations.values():
         for run in one.runs:
             spent = spent.plus(run.terms, run.unit, run.steps) if run.steps else spent
     alone, together, count = Spending(), spent, 0
-    for bill in bills:
+    for bill in pending:
         for terms in bill.terms:
             alone, together, count = alone.plus(terms, bill.unit), together.plus(terms, bill.unit), count + 1
     title = " + ".join(one.title for one in populations.values()) or None
@@ -98,14 +100,14 @@ def _charge(bills: list[Bill], book: Ledger | None, name: str | None) -> Charge:
                 f"{limit.delta:g}, got ε {bound:.4g} with these {count} cells; pass fewer cells or smaller --epsilons "
                 "(dpft ledger show)"
             )
-    delta = min(bill.delta for bill in bills)
+    delta = min(bill.delta for bill in pending)
     if len(together.units) > 1:
         found = " and ".join(sorted(together.units))
         raise UserError(
             f"all cells on the same data must protect the same unit, got {found}; pass the --unit of others"
         )
     epsilon = alone.composition(delta)[0]
-    tasks = tuple(dict.fromkeys(bill.task for bill in bills))
+    tasks = tuple(dict.fromkeys(bill.task for bill in pending))
     try:
         both = epsilon if not spent else together.composition(delta)[0]
         return Charge(tasks, title, count, delta, epsilon, both, together.filter(delta))

@@ -1,4 +1,4 @@
-"""Where a comparison is told about: the command line draws it, the library stays silent."""
+"""Events of a comparison, for a listener: the command line draws them, the library ignores them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ How = Literal["trained", "resumed", "found", "failed"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell: its result, or one line of why there is none."""
+    """The end of a cell: its result, or an error of one line."""
 
     cell: Cell
     result: Result | None
@@ -22,22 +22,22 @@ class Outcome:
     how: How
 
 
-class Watch(Protocol):
-    """What a comparison tells of itself. Nothing passed here depends on training rows."""
+class Listener(Protocol):
+    """Listener for the events of a comparison. Nothing passed here depends on training rows."""
 
     def stage(self, text: str) -> None:
-        """Something of the plan takes a while."""
+        """A slow part of planning begins."""
 
     def began(self, cell: Cell, number: int, count: int) -> Progress:
-        """Cell `number` (from 1) of `count` begins. What is told of its run."""
+        """Cell `number` (from 1) of `count` begins. Returns the listener for its run."""
         ...
 
     def ended(self, outcome: Outcome) -> None:
-        """It is over."""
+        """The cell is over."""
 
 
-class Silent:
-    """Shows nothing."""
+class SilentListener:
+    """A listener that ignores all events."""
 
     def stage(self, text: str) -> None: ...
 

@@ -1,4 +1,4 @@
-"""A comparison's folder: what was planned, in full, and the runs. Kill it anywhere; nothing is lost or repeated."""
+"""The folder of a comparison: its plan and its runs. A comparison can be killed anywhere and resumed without loss."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from dpft.spec import Spec
 FORMAT = 1
 _NAME = "comparison.json"
 SEARCHED = "search.json"  # in the folder of a run whose hyper-parameters were searched for
-_UNFINISHED = {"intent.json", "spec.json", "plan.json"}  # all that a folder can hold before it is a run's
+_UNFINISHED = {"intent.json", "spec.json", "plan.json"}  # all that a folder holds before it is a complete run
 _JOINED = ".workers"
-PATIENCE = 60.0  # seconds for the workers of a killed comparison to be gone
-_SPARE = 16 * 2**20  # bytes that a disk must have beyond what the runs need
+PATIENCE = 60.0  # seconds to wait until the workers of a killed comparison are gone
+_SPARE = 16 * 2**20  # free bytes required beyond what the runs need
 
 
 @dataclass(frozen=True)
-class Folder:
-    """`runs` holds one run folder a cell, as `dpft train` makes it."""
+class ComparisonFolder:
+    """A comparison's folder. `runs` holds one run folder for each cell, as `dpft train` makes it."""
 
     path: Path
 
@@ -38,7 +38,7 @@ class Folder:
         return self.path / "runs"
 
     def plan(self) -> dict[str, Any] | None:
-        """What comparison.json says, None where there is none. Raises UserError where it cannot be read."""
+        """The content of comparison.json, None where there is none. Raises UserError where it cannot be read."""
         file = self.path / _NAME
         if not file.is_file():
             return None
@@ -58,17 +58,17 @@ class Folder:
         """The planned cells. Raises UserError where there is no plan."""
         found = self.plan()
         if found is None:
-            raise UserError(f"a comparison must have its {_NAME}, got {str(self.path)!r} without; pass --methods too")
+            raise UserError(f"a comparison's folder must hold {_NAME}, got {str(self.path)!r} without; pass --methods")
         return self._cells(found)
 
     @staticmethod
     def _cells(plan: Mapping[str, Any]) -> tuple[Cell, ...]:
         return tuple(Cell.from_json(one) for one in plan["cells"])
 
-    def is_of(self, cells: Sequence[Cell], *, grows: bool = False) -> bool:
-        """Whether just these cells are planned here already. Raises UserError where others are.
+    def has_same_plan(self, cells: Sequence[Cell], *, grows: bool = False) -> bool:
+        """Whether exactly these cells are planned here already. Raises UserError where others are.
 
-        A plan that `grows` takes further cells: then it is whether all of these are among its own.
+        `grows`: the plan may be extended; then whether all of these cells are in the plan.
         """
         if self.plan() is None:
             return False
@@ -82,14 +82,14 @@ class Folder:
             )
         return True
 
-    def grown(self, plan: Mapping[str, Any]) -> dict[str, Any]:
-        """`plan` with the cells that were planned here before."""
+    def extended_plan(self, plan: Mapping[str, Any]) -> dict[str, Any]:
+        """`plan` plus the cells that were planned here before."""
         before = (self.plan() or {"cells": []})["cells"]
         new = {one["digest"] for one in plan["cells"]}
         return {**plan, "cells": [*(one for one in before if one["digest"] not in new), *plan["cells"]]}
 
     def write(self, plan: Mapping[str, Any]) -> None:
-        """Write the plan, at once. Raises UserError where the folder cannot be written."""
+        """Write the plan atomically. Raises UserError where the folder cannot be written."""
         text = json.dumps({"format": FORMAT, **plan}, indent=2, ensure_ascii=False, allow_nan=False)
         try:
             write(self.path / _NAME, f"{text}\n".encode())
@@ -98,8 +98,8 @@ class Folder:
                 f"a comparison's folder must be writable, got {error.strerror} at {str(self.path)!r}; pass another --to"
             ) from None
 
-    def check_room(self, needed: int) -> None:
-        """Refuse a disk that has too little room for the runs."""
+    def check_disk_space(self, needed: int) -> None:
+        """Raise UserError where the disk has too little space for the runs."""
         place = next(one for one in (self.path.resolve(), *self.path.resolve().parents) if one.exists())
         free = shutil.disk_usage(place).free
         if free < needed + _SPARE:
@@ -110,7 +110,7 @@ class Folder:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """One process works on a comparison. The lock dies with the process."""
+        """Lock: one process works on a comparison. The lock ends with the process."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = open(self.path / ".lock", "w")  # noqa: SIM115
@@ -128,8 +128,8 @@ class Folder:
             yield
 
     @contextmanager
-    def at_work(self, spec: str) -> Iterator[None]:
-        """One process at a time is at the spec of that digest; another waits, and finds what the first has done."""
+    def spec_lock(self, spec: str) -> Iterator[None]:
+        """Lock: one process at a time works on the spec of that digest. Others wait and then find its run."""
         locks = self.path / ".locks"
         locks.mkdir(parents=True, exist_ok=True)
         with open(locks / spec[:32], "a+") as lock:
@@ -137,13 +137,13 @@ class Folder:
             yield
 
     def joined(self) -> IO[str]:
-        """What a worker process holds open for as long as it lives."""
+        """A shared lock that a worker process holds as long as it lives."""
         held = open(self.path / _JOINED, "a+")  # noqa: SIM115  (over NFS a shared lock needs a file that can be read)
         fcntl.flock(held, fcntl.LOCK_SH)
         return held
 
     def wait_for_workers(self) -> None:
-        """Those of a comparison that was killed end with it, if not at once; two must never be at one run."""
+        """Wait until the workers of a killed comparison have ended: two processes must never work on one run."""
         if not (self.path / _JOINED).exists():
             return
         until = time.monotonic() + PATIENCE
@@ -161,7 +161,7 @@ class Folder:
                     time.sleep(0.2)
 
     def found(self) -> dict[str, Path]:
-        """The run folders by their cell's digest: of several a finished one, else one that can be resumed."""
+        """Run folders by the digest of their cell. Of several, a finished one is preferred, then a resumable one."""
         every: dict[str, Path] = {}
         for path in self._folders():
             for digest in _digests(path):
@@ -174,8 +174,8 @@ class Folder:
         return [path for path in every if path.is_dir() and not path.name.startswith(".")]
 
     def recover(self) -> None:
-        """Take up runs whose making was broken off: resumable where they were reserved, else removed; left alone where
-        their ledger is gone."""
+        """Recover runs interrupted while they were created: keep reserved ones to resume, remove others, leave those
+        without their ledger."""
         for path in self._folders():
             if (path / "run.json").is_file():
                 continue
@@ -187,7 +187,7 @@ class Folder:
 
 
 def _digests(path: Path) -> list[str]:
-    """Of which cells a run folder is: of its spec, and of the one that its search was for. None for what is no run."""
+    """Digests of the cells a run folder belongs to: of its spec, and of its search's cell. Empty where it is no run."""
     try:
         if not (path / "run.json").is_file():
             return []

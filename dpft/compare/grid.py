@@ -1,4 +1,4 @@
-"""A grid: methods times budgets times seeds, from flags or a TOML file, as cells."""
+"""A grid of methods, budgets and seeds, from flags or a TOML file, and its cells."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from dpft.compare.cells import Cell, check_distinct
-from dpft.compare.search_space import around
+from dpft.compare.search_space import search_space_around
 from dpft.errors import UserError
 from dpft.inference.inputs import load_task
 from dpft.machine.memo import Memo
 from dpft.spec import Budget, Machine, Spec
 from dpft.training.preparation import choose_without_training, settled_spec
 
-# What a grid says of every cell, and what an arm may say of its own; the rest follows from methods, epsilons and seeds.
+# Spec fields that a grid sets for all cells and an arm for its own; methods, epsilons and seeds decide the rest.
 _ROWS = (
     "task", "data", "text", "pair", "label", "validation", "kind", "labels", "unit", "max_per_unit",
     "class_weights", "shares",
@@ -33,8 +33,9 @@ _ARM = {"method", "options", "search", "non_private"}
 
 @dataclass(frozen=True)
 class Arm:
-    """One thing that is compared: a method with options, and what of the common spec it changes; `non_private`: and
-    what besides, such as the learning rate, in its cell without privacy.
+    """One side of the comparison: a method with options, and its `changes` to the common spec.
+
+    `non_private`: further changes for its cell without privacy, such as the learning rate.
     """
 
     name: str
@@ -46,8 +47,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Grid:
-    """`epsilons` may hold infinity: that cell is trained without privacy. `trials`: of each cell's search, 0 for none;
-    `search_on`: the public task that it is made on, None for a search on the cell's own rows, which is charged.
+    """The Cartesian product of arms, epsilons and seeds.
+
+    epsilons: infinity trains without privacy. trials: of each cell's random search, 0 for none. search_on: the public
+    task that is searched on; None searches the cell's own rows, which is charged.
     """
 
     arms: tuple[Arm, ...]
@@ -61,7 +64,7 @@ class Grid:
     memo: Memo = field(default_factory=Memo)
 
     def cells(self) -> tuple[Cell, ...]:
-        """Every cell, the first seed of all first. Raises UserError on whatever no run could be made of."""
+        """All cells, ordered by seed. Raises UserError on an invalid combination."""
         return check_distinct(
             self._cell(arm, epsilon, seed) for seed in self.seeds for arm in self.arms for epsilon in self.epsilons
         )
@@ -75,8 +78,10 @@ class Grid:
             return Cell(arm.name, spec)
         spec = choose_without_training(
             spec, load_task(spec, self.memo), Machine()
-        )  # a search is around what the recipe chooses
-        return Cell(arm.name, spec, around(spec, self.trials, arm.search, self.search_on, self.search_data))
+        )  # a search is centred on the recipe's choice
+        return Cell(
+            arm.name, spec, search_space_around(spec, self.trials, arm.search, self.search_on, self.search_data)
+        )
 
     def _delta(self) -> float:
         if self.delta is None:
@@ -84,8 +89,8 @@ class Grid:
         return self.delta
 
 
-def made(values: Mapping[str, Any]) -> Grid:
-    """The grid of a TOML file's content, or of flags by the same names. Raises UserError on unknown keys."""
+def grid_from(values: Mapping[str, Any]) -> Grid:
+    """The grid from the content of a TOML file, or from flags of the same names. Raises UserError on unknown keys."""
     known = {*_TOP, *COMMON}
     unknown = sorted(set(values) - known)
     if unknown:
@@ -111,7 +116,7 @@ def read(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"--grid must name a TOML file, got {str(file)!r} ({type(error).__name__}); mend it") from None
+        raise UserError(f"--grid must name a TOML file, got {str(file)!r} ({type(error).__name__}); fix it") from None
 
 
 def _arms(found: Any) -> list[Arm]:
@@ -124,7 +129,7 @@ def _arms(found: Any) -> list[Arm]:
 
 
 def _arm(name: str, table: Any) -> Arm:
-    known = {*_ARM, *COMMON} - {*_ROWS}  # on other rows nothing is compared
+    known = {*_ARM, *COMMON} - {*_ROWS}  # arms must share their rows to be comparable
     _check_keys(f"methods.{name}", table, known)
     free = table.get("non_private", {})
     _check_keys(f"methods.{name}.non_private", free, known - _ARM)
@@ -159,7 +164,7 @@ def _epsilon(found: Any) -> float:
 
 
 def _seeds(found: Any) -> Sequence[int]:
-    """A number of seeds, from 0 on, or the seeds themselves."""
+    """Seeds from 0 for a number, or the seeds themselves."""
     if isinstance(found, list) and found and all(isinstance(seed, int) for seed in found):
         return found
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
@@ -171,6 +176,4 @@ def _spec(values: Mapping[str, Any]) -> Spec:
     try:
         return dataclasses.replace(Spec(), **values)
     except TypeError as error:  # a value of a type that cannot be compared with a number
-        raise UserError(
-            f"a grid's values must be of their spec's types, got another ({error}); mend the grid"
-        ) from None
+        raise UserError(f"a grid's values must be of their spec's types, got another ({error}); fix the grid") from None

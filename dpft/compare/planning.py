@@ -1,4 +1,4 @@
-"""The plan of a comparison: sigma, steps, time and memory of every cell, and what all of them will be charged."""
+"""The plan of a comparison: noise multiplier, steps, time and memory of every cell, and the privacy cost of all."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from dpft.compare.cells import Cell
-from dpft.compare.costs import Bill, Charge, Terms, charges
-from dpft.compare.events import Watch
-from dpft.compare.folder import Folder
+from dpft.compare.costs import Charge, PendingCharges, Terms, charges
+from dpft.compare.events import Listener
+from dpft.compare.folder import ComparisonFolder
 from dpft.errors import UserError
 from dpft.inference import speed
 from dpft.inference.inputs import load_task, task_key
@@ -22,13 +22,13 @@ from dpft.privacy.mechanism.plan import Plan, make_plan
 from dpft.spec import Machine, Spec, canonical_json
 from dpft.tasks import Task
 
-_COPIES = 4  # of the trained numbers on the disk: the adapter, and a checkpoint with Adam's two moments
+_COPIES = 4  # of the trainable parameters on the disk: the adapter, and a checkpoint with Adam's two moments
 _FILES = 64 * 1024  # bytes of the other files of a run
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where runs are charged, and whose data they are; and the machine that they run on."""
+class Placement:
+    """Where a comparison runs: the ledger that is charged, the population, and the machine."""
 
     ledger: str | Path
     population: str | None = None
@@ -38,8 +38,8 @@ class Place:
         return {"ledger": str(written(self.ledger)), "population": self.population, "machine": vars(self.machine)}
 
 
-def place_of(folder: Folder, asked: Place, named: bool) -> Place:
-    """The place of the plan that lies in `folder`, or `asked` where none does. `named`: the ledger was asked for."""
+def placement_of(folder: ComparisonFolder, asked: Placement, named: bool) -> Placement:
+    """The place of the plan in `folder`, or `asked` where there is no plan. `named`: a ledger was given explicitly."""
     found = folder.plan()
     if found is None:
         return asked
@@ -50,8 +50,8 @@ def place_of(folder: Folder, asked: Place, named: bool) -> Place:
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A cell with its noise, and what it is expected to take; None where it was not measured."""
+class PlannedCell:
+    """A cell with its plan and its expected time, memory and trainable parameters; None where not measured."""
 
     cell: Cell
     plan: Plan
@@ -66,21 +66,21 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Outlook:
-    """All cells as planned, and the charge for each population."""
+class ComparisonPlan:
+    """All planned cells, and the privacy cost for each population."""
 
-    cells: tuple[Planned, ...]
+    cells: tuple[PlannedCell, ...]
     charges: tuple[Charge, ...]
 
     @property
     def seconds(self) -> float | None:
-        """Of all cells that are not done; None where one was not measured."""
+        """Expected time of all unfinished cells; None where one was not measured."""
         left = [one.seconds for one in self.cells if not one.done]
         return None if None in left else sum(s for s in left if s is not None)
 
     @property
     def room(self) -> int:
-        """Bytes that the runs will take."""
+        """Expected size of the runs on disk, in bytes."""
         return sum(_FILES + 4 * _COPIES * (one.trained or 0) for one in self.cells if not one.done)
 
     def to_json(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Outlook:
 
 
 def plan_cell(cell: Cell, units: int) -> Plan:
-    """The plan that a cell's label will state: of its run, or of its whole search."""
+    """The plan that the cell's privacy card will state: of its run, or of its whole search."""
     alone = make_plan(cell.spec, units)
     if cell.trials is None or cell.trials.public is not None or alone.budget is None:
         return alone
@@ -98,7 +98,7 @@ def plan_cell(cell: Cell, units: int) -> Plan:
 
 
 def terms(cell: Cell, plan: Plan, run: str) -> Terms | None:
-    """What the ledger will hold of it; None where nothing is private."""
+    """The cell's reservation in the ledger; None without privacy."""
     if plan.budget is None or plan.epsilon_upper is None:
         return None
     if plan.accountant == ACCOUNTANT and cell.trials is not None:
@@ -106,20 +106,20 @@ def terms(cell: Cell, plan: Plan, run: str) -> Terms | None:
     return Reservation(run, plan.rate, plan.noise, plan.steps, plan.budget.delta, plan.epsilon_upper)
 
 
-def outlook(
+def comparison_plan(
     cells: Sequence[Cell],
-    place: Place,
+    place: Placement,
     started: Mapping[str, Path],
     memo: Memo,
-    watch: Watch,
+    listener: Listener,
     *,
     measured: bool = True,
-) -> Outlook:
-    """Plan every cell. `started`: the run folders that are there already. Raises UserError, OverLimit included."""
-    watch.stage("planning the noise")
-    plans = [plan_cell(cell, load_task(cell.spec, memo).train.protected) for cell in cells]
-    watch.stage("adding up the charges")
-    bills = _bills(cells, plans, started, memo)
+) -> ComparisonPlan:
+    """Plan every cell. `started`: existing run folders by cell digest. Raises UserError, OverLimit included."""
+    listener.stage("planning the noise")
+    plans = [plan_cell(cell, load_task(cell.spec, memo).train.unit_count) for cell in cells]
+    listener.stage("composing the privacy cost")
+    bills = _pending_charges(cells, plans, started, memo)
     if ledger_exists(place.ledger):
         with Ledger(place.ledger) as book:
             owed = charges(bills, book, place.population)
@@ -129,13 +129,15 @@ def outlook(
     found = []
     for cell, plan in zip(cells, plans, strict=True):
         done = cell.digest in started and (started[cell.digest] / "result.json").is_file()
-        cost = None if done or not measured else _cost(cell, load_task(cell.spec, memo), place.machine, costs, watch)
+        cost = None if done or not measured else _cost(cell, load_task(cell.spec, memo), place.machine, costs, listener)
         found.append(_planned(cell, plan, cost, load_task(cell.spec, memo), done))
-    return Outlook(tuple(found), tuple(owed))
+    return ComparisonPlan(tuple(found), tuple(owed))
 
 
-def _bills(cells: Sequence[Cell], plans: Sequence[Plan], started: Mapping[str, Path], memo: Memo) -> list[Bill]:
-    """What is still to be reserved, by the rows it is for: a run that was broken off is reserved already."""
+def _pending_charges(
+    cells: Sequence[Cell], plans: Sequence[Plan], started: Mapping[str, Path], memo: Memo
+) -> list[PendingCharges]:
+    """Reservations still to be made, grouped by rows. An interrupted run is reserved already."""
     groups: dict[str, tuple[Spec, list[float], list[Terms]]] = {}
     for number, (cell, plan) in enumerate(zip(cells, plans, strict=True)):
         asked = None if cell.digest in started else terms(cell, plan, f"cell {number}")
@@ -147,29 +149,29 @@ def _bills(cells: Sequence[Cell], plans: Sequence[Plan], started: Mapping[str, P
         deltas.append(plan.budget.delta)
         asks.append(asked)
     return [
-        Bill(spec.task, load_task(spec, memo).train, spec.unit, min(deltas), tuple(asks))
+        PendingCharges(spec.task, load_task(spec, memo).train, spec.unit, min(deltas), tuple(asks))
         for spec, deltas, asks in groups.values()
     ]
 
 
-def _cost(cell: Cell, task: Task, machine: Machine, known: dict[str, speed.Cost], watch: Watch) -> speed.Cost:
+def _cost(cell: Cell, task: Task, machine: Machine, known: dict[str, speed.Cost], listener: Listener) -> speed.Cost:
     alike = speed.kind(cell.spec, task)
     key = canonical_json(alike.to_json())
     if key not in known:
-        watch.stage(f"measuring {cell.arm} on made-up texts")
+        listener.stage(f"measuring {cell.arm} on placeholder texts")
         known[key] = speed.measure(alike, task, machine)
     return known[key]
 
 
-def _planned(cell: Cell, plan: Plan, cost: speed.Cost | None, task: Task, done: bool) -> Planned:
+def _planned(cell: Cell, plan: Plan, cost: speed.Cost | None, task: Task, done: bool) -> PlannedCell:
     if cost is None:
-        return Planned(cell, plan, None, None, None, done)
+        return PlannedCell(cell, plan, None, None, None, done)
     runs = cell.trials.count if cell.trials is not None else 1
     seconds = cost.seconds(plan, task)
-    return Planned(cell, plan, None if seconds is None else runs * seconds, cost.mebibytes, cost.trained, done)
+    return PlannedCell(cell, plan, None if seconds is None else runs * seconds, cost.mebibytes, cost.trained, done)
 
 
-def check_names(cells: Sequence[Cell], place: Place) -> None:
-    """Refuse a population for cells that charge nothing."""
+def check_names(cells: Sequence[Cell], place: Placement) -> None:
+    """Raise UserError for a population where no cell is private."""
     if place.population is not None and all(cell.epsilon is None for cell in cells):
         raise UserError("only private runs are charged to a population, got none; drop --population")

@@ -1,4 +1,4 @@
-"""A charged search's own corner of a comparison's `private/`: what must never be shown, and where it stands."""
+"""The folder of a charged search below a comparison's `private/`: its secret state and its best trial so far."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DRAWN = ("learning_rate", "clip")
 
 @dataclass(frozen=True)
 class OneTrial:
-    """A trial's number from 0 on, what it drew, and the coins that break a tie."""
+    """A trial: its number from 0, the hyper-parameters it drew, and the coins that break a tie."""
 
     number: int
     changes: Mapping[str, Any]
@@ -31,8 +31,7 @@ class OneTrial:
 
 @dataclass(frozen=True)
 class Best:
-    """The best trial so far, by `value`, its merit, and then by coins. `run`: its folder in the corner, None
-    where it failed."""
+    """The best trial so far, by `value` (its merit), then by coins. `run`: its folder, None where it failed."""
 
     value: float
     tie: int
@@ -43,8 +42,8 @@ class Best:
 
 @dataclass
 class State:
-    """Where a search stands. `id`: its identity in the ledger. `runs`: K, None until it is drawn. `head`, `time` and
-    `population`: the ledger's as of the reservation. `runs_on`: encoder, precision and device of every trial.
+    """The state of a search. `id`: its identity in the ledger. `runs`: K, None until drawn. `head`, `time` and
+    `population`: the ledger's at the reservation. `runs_on`: encoder, precision and device of every trial.
     """
 
     id: str
@@ -60,7 +59,7 @@ class State:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> State:
-        """The State that was written down. Raises TypeError, KeyError or UserError on anything else."""
+        """The State from its JSON. Raises TypeError, KeyError or UserError on anything else."""
         begun, best = values["begun"], values["best"]
         return cls(**{
             **values, "plan": Plan.from_json(values["plan"]), "begun": None if begun is None else OneTrial(**begun),
@@ -68,8 +67,8 @@ class State:
         })  # fmt: skip
 
 
-class Corner:
-    """A search's folder and its `state`. Every change of the state is on the disk before the call returns."""
+class SearchFolder:
+    """A search's folder and `state`. Every change of the state is on the disk before the call returns."""
 
     state: State
 
@@ -77,7 +76,7 @@ class Corner:
         self.path = folder / "private" / digest[:16]
 
     def open(self, plan: Plan) -> None:
-        """Take up what is there; else begin, with the `plan` of the search."""
+        """Load the existing state, else begin a search with `plan`."""
         for folder in (self.path.parent, self.path):
             private_folder(folder)
         file = self.path / _STATE
@@ -100,11 +99,11 @@ class Corner:
         return State(secrets.token_hex(16), plan)
 
     def drawn(self, runs: int, head: str, time: str, population: dict[str, Any] | None) -> None:
-        """Keep K, and what the ledger says just after the reservation."""
+        """Store K, and the ledger's values just after the reservation."""
         self._change(runs=runs, head=head, time=time, population=population)
 
     def check_runs_on(self, what: str) -> None:
-        """Refuse, before a trial begins, another encoder or machine than earlier trials': all are one mechanism."""
+        """Raise UserError where encoder or machine differ from earlier trials: all trials must be one mechanism."""
         if self.state.runs_on not in (None, what):
             raise UserError(
                 "all trials of a search must run on the same encoder, precision and device, got another; restore them"
@@ -112,17 +111,17 @@ class Corner:
         self._change(runs_on=what)
 
     def begin(self, spec: Spec, tie: int) -> OneTrial:
-        """The next trial, whose draws are `spec`'s."""
+        """Begin the next trial, with the hyper-parameters drawn in `spec`."""
         trial = OneTrial(self.state.done, {name: getattr(spec, name) for name in _DRAWN}, tie)
         self._change(begun=trial)
         return trial
 
     def place(self, number: int) -> Path:
-        """The folder of a trial: one for each number, so that equal draws are never taken for one run."""
+        """The folder of a trial: one for each number, so that equal draws are never the same run."""
         return self.path / f"trial-{number}"
 
     def end(self, run: Path | None, value: float, failure: str | None = None) -> None:
-        """Count the trial that was begun, keep it if it is the best so far, and remove whichever is not."""
+        """Count the trial as finished, keep it if it is the best so far, and remove the other one."""
         trial, best = self.state.begun, self.state.best
         assert trial is not None
         if best is None or (value, trial.tie) > (best.value, best.tie):
@@ -134,7 +133,7 @@ class Corner:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def remove(self) -> None:
-        """Delete all of the search but what was published. Raises UserError where something of it stays."""
+        """Delete all of the search but the published run. Raises UserError where something is left."""
         shutil.rmtree(self.path, ignore_errors=True)
         if self.path.exists():
             raise UserError(

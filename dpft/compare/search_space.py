@@ -1,8 +1,8 @@
-"""A random search's trials: hyper-parameters drawn independently of any data, from declared ranges.
+"""The search space of a random search: hyper-parameters drawn independently of any data, from declared ranges.
 
-On public rows they follow from a public seed. On protected rows each trial draws its own, from secret randomness: there
-a sequence that anybody can compute would tell the winner's number, and the number of trials is what the bound of
-Papernot and Steinke (2022) needs kept secret.
+On public rows they follow from a public seed. On protected rows each trial draws its own from secret randomness: a
+sequence that anybody can compute would reveal the winner's number, and the bound of Papernot and Steinke (2022) needs
+the number of trials kept secret.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from dpft.privacy.randomness import Secret
 from dpft.spec import Spec
 
 Range = tuple[float, float]
-SPAN = 4.0  # each way, around what a method takes by itself
+SPAN = 4.0  # factor each way around the method's default
 _SALT = 20_220_701
 _UNIT = 2.0**-53
 
 
 @dataclass(frozen=True)
-class Trials:
-    """`count` trials (expected, where privacy is charged), each with a learning rate and a clip drawn log-uniformly.
+class SearchSpace:
+    """`count` trials (expected, where charged), each with a learning rate and a clipping norm drawn log-uniformly.
 
-    A range of None leaves the spec's own value. `public`: the task that is searched on, declared to be nobody's, and
-    `data`, where it lies; None: on the cell's own rows, and charged.
+    A range of None keeps the spec's value. `public`: the public task that is searched on, and `data`: where its files
+    are; None: the search is on the cell's own rows, and charged.
     """
 
     count: int
@@ -48,17 +48,17 @@ class Trials:
             raise UserError("a search must have something to draw, got ranges of one value; widen learning_rate")
 
     def public_spec(self, base: Spec, number: int) -> Spec:
-        """Trial `number` (from 0) of `base` on public rows: the number decides it."""
+        """Trial `number` (from 0) of `base` on public rows; the number decides its draws."""
         rng = Random(f"{_SALT}-0-{number}")
         return self._changed(base, rng.random(), rng.random())
 
     def drawn_spec(self, base: Spec, secret: Secret) -> Spec:
-        """A trial of `base` on protected rows: equally likely values whatever came before, each drawn in `secret`."""
+        """A trial of `base` on protected rows: independent uniform draws from `secret`."""
         rate, clip = (float(word >> 11) * _UNIT for word in secret.words(2).tolist())
         return self._changed(base, rate, clip)
 
     def _changed(self, base: Spec, rate: float, clip: float) -> Spec:
-        """`base` at the places `rate` and `clip`, of 0 to 1, in the logarithms of the ranges."""
+        """`base` at the quantiles `rate` and `clip`, from 0 to 1, of the log-uniform ranges."""
         changes: dict[str, Any] = {}
         for name, drawn in (("learning_rate", rate), ("clip", clip)):
             bounds = getattr(self, name)
@@ -68,7 +68,7 @@ class Trials:
         return base.stating(**changes)
 
     def on_public(self, base: Spec) -> Spec:
-        """`base` on the public rows: each arm and budget is searched once for all seeds."""
+        """`base` on the public rows. Each arm and budget is searched once for all seeds."""
         assert self.public is not None
         return dataclasses.replace(base, task=self.public, data=self.data, seed=0, unit=Spec.unit, max_per_unit=None)
 
@@ -77,8 +77,8 @@ class Trials:
         return {**values, **({"seed": 0} if self.public else {"draws": SECRET})}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Trials:
-        """The Trials that `to_json` wrote. Raises UserError for a charged search of an earlier version."""
+    def from_json(cls, values: Mapping[str, Any]) -> SearchSpace:
+        """Inverse of `to_json`. Raises UserError for a charged search of an earlier version."""
         values = {**values}
         if values.get("public") is None and values.pop("draws", None) != SECRET:
             raise UserError(
@@ -89,14 +89,16 @@ class Trials:
         return cls(**values)
 
 
-def around(spec: Spec, count: int, ranges: Mapping[str, Any], public: str | None, data: str | None) -> Trials:
-    """The trials of a spec: `ranges` as declared, else the learning rate from a quarter to four times the spec's."""
+def search_space_around(
+    spec: Spec, count: int, ranges: Mapping[str, Any], public: str | None, data: str | None
+) -> SearchSpace:
+    """The search space of a spec: `ranges` as declared, else learning rates from a quarter to four times the spec's."""
     unknown = sorted(set(ranges) - {"learning_rate", "clip"})
     if unknown:
         raise UserError(f"a search draws learning_rate and clip, got {', '.join(unknown)}; remove or rename them")
     assert spec.learning_rate is not None  # settled
     wide = (spec.learning_rate / SPAN, spec.learning_rate * SPAN)
-    return Trials(count, **{"learning_rate": wide, **ranges}, public=public, data=data)
+    return SearchSpace(count, **{"learning_rate": wide, **ranges}, public=public, data=data)
 
 
 def _range(name: str, value: Any) -> Range | None:

@@ -1,4 +1,4 @@
-"""What a comparison found: each arm at each budget over its seeds, with spread."""
+"""Results of a comparison: mean and standard deviation over seeds, for each arm and budget."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dpft.compare.events import Outcome
 
 
 @dataclass(frozen=True)
-class Line:
-    """`n` seeds of an arm at a budget: their mean, and standard deviation where there are two at least."""
+class ArmSummary:
+    """Results of an arm at a budget over `n` seeds: mean, and standard deviation (None for one seed)."""
 
     task: str
     arm: str
@@ -28,8 +28,8 @@ class Line:
         return asdict(self)
 
 
-def lines(outcomes: Sequence[Outcome]) -> list[Line]:
-    """One line for each arm and budget that has a result, in the order of the cells."""
+def lines(outcomes: Sequence[Outcome]) -> list[ArmSummary]:
+    """One line for each arm and budget with a result, in the order of the cells."""
     groups: dict[tuple[str, str, float | None], list[Outcome]] = {}
     for one in outcomes:
         if one.result is not None:
@@ -37,10 +37,10 @@ def lines(outcomes: Sequence[Outcome]) -> list[Line]:
     return [_line(key, [one.result for one in group if one.result is not None]) for key, group in groups.items()]
 
 
-def _line(key: tuple[str, str, float | None], results: Sequence[Any]) -> Line:
+def _line(key: tuple[str, str, float | None], results: Sequence[Any]) -> ArmSummary:
     values = [result.value for result in results]
     sd = stdev(values) if len(values) > 1 else None
     first = results[0]
     times = [result.seconds for result in results]
     took = None if None in times else mean(times)
-    return Line(*key, first.metric, len(values), mean(values), sd, first.trainable, took)
+    return ArmSummary(*key, first.metric, len(values), mean(values), sd, first.trainable, took)

@@ -1,1 +1,1 @@
-"""What rows, words, units and tokens are: plain values that everything else passes around. Readers are elsewhere."""
+"""Value types: examples, words, units, token arrays and batches. Readers are in `dpft.tasks`."""

@@ -1,4 +1,4 @@
-"""The tensors that go into a model: encoded rows, padded to the longest of them."""
+"""The input tensors of a model: encoded rows, padded to the longest of them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class Batch:
     """Encoded rows on one device.
 
     ids: (B, T) int64. allowed: (B, T) bool, None where nothing is padded. types: (B, T) int64, or None.
-    read: (B,) int64, the token that is read. labels: (B, ...), as the task's objective has them. features: (B, D), or
-    (B, T, D) where words are judged, what a frozen encoder made of the rows, where it was computed before; the tokens
-    are then not looked at. units: (B,) int64 from 0 to K - 1, which of the batch's K units each row belongs to; None
-    where each row is its own.
+    read: (B,) int64, the index of the token that the head reads. labels: (B, ...), as defined by the objective.
+    features: precomputed outputs of a frozen encoder, (B, D), or (B, T, D) where words are labelled; the tokens are
+    then unused. units: (B,) int64 from 0 to K - 1, the unit of each row among the K units of the batch; None where
+    each row is its own unit.
     """
 
     ids: Tensor
@@ -30,7 +30,7 @@ class Batch:
         return self.ids.shape[0]
 
     def rows(self, which: Tensor | slice) -> Batch:
-        """Some of the rows, by number, by a mask or by a slice."""
+        """A part of the rows, by number, mask or slice."""
 
         def of(rows: Tensor | None) -> Tensor | None:
             return None if rows is None else rows[which]

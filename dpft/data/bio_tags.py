@@ -1,4 +1,4 @@
-"""BIO tags: B-TYPE begins an entity, I-TYPE goes on with it, O is outside (Ramshaw and Marcus 1995, as in CoNLL)."""
+"""BIO tags: B-TYPE begins an entity, I-TYPE continues it, O is outside (Ramshaw and Marcus 1995, as in CoNLL)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BEGIN, _INSIDE = "B-", "I-"
 
 
 def is_tag(tag: str) -> bool:
-    """Whether it is O, B-TYPE or I-TYPE: one tag, not several joined by a comma."""
+    """Whether `tag` is O, B-TYPE or I-TYPE: one tag, not several joined by a comma."""
     return tag == OUTSIDE or (tag[:2] in (_BEGIN, _INSIDE) and len(tag) > 2 and not set(tag) & set(" \t\r\0,|"))
 
 
@@ -27,12 +27,12 @@ def types_in(sentences: Iterable[Sequence[str]]) -> list[str]:
 
 
 def names(types: Iterable[str]) -> tuple[str, ...]:
-    """The tags for these types, O first: the labels of a task."""
+    """All tags of the types, O first: the label names of a task."""
     return (OUTSIDE, *(start + name for name in types for start in (_BEGIN, _INSIDE)))
 
 
 def begun(tags: Sequence[str]) -> list[str]:
-    """The same entities with a B- at the start of each: some sets have one only between two that touch (IOB1)."""
+    """Convert IOB1 to BIO: each entity begins with B-, not only one that touches the entity before it."""
     found, before = [], ""
     for tag in tags:
         starts = tag[:2] == _INSIDE and before != type_of(tag)
@@ -42,13 +42,13 @@ def begun(tags: Sequence[str]) -> list[str]:
 
 
 def numbered(sentences: Sequence[Sequence[str]], labels: Sequence[str]) -> NDArray[np.int64]:
-    """All sentences' tags end to end, as places in `labels`; -1 for a tag that is not among them."""
+    """The tags of all sentences end to end, as indices into `labels`; -1 for an unknown tag."""
     places = {name: place for place, name in enumerate(labels)}
     return np.array([places.get(tag, -1) for tags in sentences for tag in begun(tags)], np.int64)
 
 
 def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """(type, first word, word behind the last) of each entity, as `seqeval` finds them: so they are scored."""
+    """(type, first word, last word + 1) of each entity, by the rules of `seqeval`, which also scores them."""
     from seqeval.metrics.sequence_labeling import get_entities
 
     return [(kind, first, last + 1) for kind, first, last in get_entities(list(tags))]

@@ -1,4 +1,4 @@
-"""The rows of a task: texts, their partners, their labels, and whose they are."""
+"""The examples of a task: texts, second texts of pairs, labels, and units of privacy."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Texts, their partners where the task is about pairs, and labels, N of them, as the task's objective has them.
+class Examples:
+    """N examples: texts, second texts where the task is about pairs, and labels as defined by the objective.
 
-    Texts may lie on a disk: go through them in order. units: (N,) the number of the unit that each row belongs to, from
-    0 on; None where each row is its own. digest: names the texts and their order, so that what is made of them may be
-    kept; None where nothing is to be kept. words: where the words of each text stand, where they are labelled; labels
-    are then (W,), of all texts' words end to end. Ask the methods instead of looking whether there are words.
+    Texts may be on disk: iterate in order. units: (N,) the number of each row's unit, from 0; None where each row is
+    its own unit. digest: identifies the texts and their order, as a cache key; None to cache nothing. words: the words
+    of each text, where they are labelled; labels are then (W,), of the words of all texts end to end. Use the methods
+    instead of testing for words.
     """
 
     texts: Sequence[str]
@@ -35,27 +35,27 @@ class Rows:
         return len(self.texts)
 
     @property
-    def protected(self) -> int:
-        """How many units there are: whom privacy is promised to."""
+    def unit_count(self) -> int:
+        """Number of units: those whom privacy protects."""
         return len(self) if self.units is None else len(np.unique(self.units))
 
     @property
     def arrays(self) -> list[NDArray[Any] | None]:
-        """All that rows hold beside texts, in a fixed order; None where there is none."""
+        """All arrays beside the texts, in a fixed order; None for a missing one."""
         words = (None, None) if self.words is None else (self.words.spans, self.words.starts)
         return [self.labels, self.units, *words]
 
-    def first(self, count: int) -> Rows:
-        """The first `count` texts with their partners and labels, or all where there are fewer."""
+    def first(self, count: int) -> Examples:
+        """The first `count` examples, or all where there are fewer."""
         pairs = None if self.pairs is None else self.pairs[:count]
         words = None if self.words is None else self.words.first(count)
         labels = self.labels[: count if words is None else len(words.spans)]
-        return Rows(self.texts[:count], pairs, labels, words=words)
+        return Examples(self.texts[:count], pairs, labels, words=words)
 
-    def labelled(self, values: NDArray[Any]) -> Rows:
-        """The same texts with one label each: (N, ...); at each of a text's words, where they are labelled."""
+    def labelled(self, values: NDArray[Any]) -> Examples:
+        """The same texts with `values` (N, ...) as labels; where words are labelled, at each word of a text."""
         return replace(self, labels=values if self.words is None else np.repeat(values, np.diff(self.words.starts)))
 
-    def by_text_or_word(self, texts: Callable[[Rows], T], words: Callable[[Rows, Words], T]) -> T:
-        """`texts` of these rows where each text has a label, `words` of them and their words where each word has."""
+    def by_text_or_word(self, texts: Callable[[Examples], T], words: Callable[[Examples, Words], T]) -> T:
+        """Call `texts(rows)` where texts are labelled, `words(rows, words)` where words are labelled."""
         return texts(self) if self.words is None else words(self, self.words)

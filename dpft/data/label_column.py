@@ -1,4 +1,4 @@
-"""A label column of one's own, as an objective parses it: each different label once, and where it came up first."""
+"""A label column of the user's data, ready for an objective to parse: each distinct label with its first row."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 
 from dpft.errors import UserError
 
-MOST_NAMES = 100  # a column of more different labels, none of which was stated, is rather a number or a text
+MOST_NAMES = 100  # a column of more distinct labels, none of them stated, probably holds numbers or texts
 SEPARATOR = "|"
 _TICKS = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
 Cell = str | tuple[str, ...] | None
 
 
 @dataclass
-class Column:
-    """The labels of one split, each different one kept once: `cells`, the row it came up first, its kind of value.
+class LabelColumn:
+    """The labels of one split. `cells`: each distinct label once; `firsts`: the row where each occurs first.
 
-    A name is stripped, a whole number has no point, a missing label is None. `where` says where a row stands, by its
-    number.
+    A name is stripped, a whole number has no decimal point, a missing label is None. `where` turns a row number into
+    text for messages.
     """
 
     where: Callable[[int], str]
@@ -36,7 +36,7 @@ class Column:
     _types: set[str] = field(default_factory=set)
 
     def add(self, number: int, value: Any) -> None:
-        """The label of row `number`. Raises UserError for what no label is, and for one of another type."""
+        """Add the label of row `number`. Raises UserError for a value that is no label, or of another type."""
         kind, cell = _read(value)
         place = self._known.get((kind, cell))
         if place is None:
@@ -46,7 +46,7 @@ class Column:
                     "labels must all be names, all finite numbers or all lists of names",
                     "another",
                     number,
-                    "mend that row",
+                    "fix that row",
                 )
             place = self._known[kind, cell] = len(self.cells)
             self.cells.append(cell)
@@ -60,15 +60,15 @@ class Column:
         return self.refusal("each row must have a label", "none", number, "fill it in or drop the row")
 
     def unknown(self, number: int, split: str, labels: Sequence[str]) -> UserError:
-        rule = f"labels of {split} must be of the {len(labels)} that are known"
-        return self.refusal(rule, "another", number, "mend that row, or state all: --labels")
+        rule = f"labels of {split} must be among the {len(labels)} known ones"
+        return self.refusal(rule, "another", number, "fix that row, or state all labels: --labels")
 
     def each(self) -> Iterable[tuple[Cell, int]]:
-        """Each different cell, and the row that it came up first in."""
+        """(distinct cell, its first row) for each."""
         return zip(self.cells, self.firsts, strict=True)
 
     def spread(self, values: Sequence[Any], dtype: Any) -> NDArray[Any]:
-        """What each different cell is worth, for every row: (N, ...)."""
+        """The array (N, ...) over all rows, from one value for each distinct cell."""
         return np.asarray(values, dtype)[np.frombuffer(self.rows, np.int64)]
 
 
@@ -97,13 +97,13 @@ def _spelled(value: str | int) -> str:
 
 
 def ticked(names: Sequence[str], cells: Sequence[Any], place: str) -> list[str]:
-    """Of a row with a column for each label, the labels that are its. Raises UserError for what is not 0 or 1."""
+    """The labels of a row with one column a label. Raises UserError for a cell that is not 0 or 1."""
     found = []
     for name, value in zip(names, cells, strict=True):
         said = _TICKS.get(str(_read(value)[1]).lower())
         if said is None:
             raise UserError(
-                f"a column for one label must hold 0 or 1, got another in the column {name!r} of {place}; mend that row"
+                f"a column for one label must hold 0 or 1, got another in the column {name!r} of {place}; fix that row"
             )
         if said:
             found.append(name)
@@ -111,7 +111,7 @@ def ticked(names: Sequence[str], cells: Sequence[Any], place: str) -> list[str]:
 
 
 def distinct(found: set[str]) -> tuple[str, ...]:
-    """Label names that nobody stated, in the order of numbers or of letters. Raises UserError for too few or many."""
+    """Unstated label names in numeric or alphabetical order. Raises UserError for too few or too many."""
     if not 2 <= len(found) <= MOST_NAMES:
         amount = "more" if len(found) > MOST_NAMES else f"{len(found)}"
         raise UserError(
@@ -124,7 +124,7 @@ def distinct(found: set[str]) -> tuple[str, ...]:
 
 
 def number(cell: Cell) -> float | None:
-    """The finite number that a cell spells, None where it spells none."""
+    """The cell as a finite number, None where it is none."""
     if not isinstance(cell, str):
         return None
     try:

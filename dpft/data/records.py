@@ -1,4 +1,4 @@
-"""Rows spelled out in bytes, so that a keyed digest can tell whether they are the same, in the same order."""
+"""Serialisation of rows to bytes, so that a keyed digest can tell whether two data sets are equal, order included."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 
 
-def spelled(rows: Rows) -> Iterator[bytes]:
-    """Each text, then each pair, then labels, units and words: every part behind its length, so that none can stand in
-    for another. Goes through the texts once and holds one at a time.
+def serialized(rows: Examples) -> Iterator[bytes]:
+    """Yield each text, then each second text, then labels, units and words, each after its length, so that the encoding
+    is unambiguous. Iterates the texts once and holds one at a time.
     """
     for column in (rows.texts, rows.pairs):
         yield _long(-1 if column is None else len(column))

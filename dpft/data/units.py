@@ -1,4 +1,4 @@
-"""Which rows belong to one unit: the person whose examples are protected together."""
+"""Units of privacy: all rows of one unit, such as a person, are protected together."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Units:
 
     @classmethod
     def of(cls, numbers: NDArray[np.int64]) -> Units:
-        """From each row's unit: (N,) numbers from 0 to U - 1, none left out."""
+        """From the unit of each row: (N,) numbers from 0 to U - 1, each of which occurs."""
         order = np.argsort(numbers, kind="stable").astype(np.int64)
         return cls(order, np.searchsorted(numbers[order], np.arange(int(numbers.max(initial=-1)) + 2)))
 
@@ -39,9 +39,9 @@ class Units:
 
 
 def name_of(value: Any, column: str, place: str) -> str:
-    """A unit's name, the same however it was typed: two that are one would share less than they should.
+    """The normalised name of a unit, so that two spellings are one unit and share one budget.
 
-    Raises UserError where a row names none: it would belong to nobody, or to everybody.
+    Raises UserError where a row has none: it would belong to no unit, or to all.
     """
     if isinstance(value, (float, np.floating)) and math.isfinite(value):
         value = int(value) if float(value).is_integer() else float(value)
@@ -55,9 +55,9 @@ def name_of(value: Any, column: str, place: str) -> str:
 
 
 def numbered(values: Iterable[Any], column: str, where: Callable[[int], str]) -> NDArray[np.int64]:
-    """Each row's unit as a number, in the order of first appearance: (N,).
+    """The unit of each row as a number, in the order of first occurrence: (N,).
 
-    `where` says, of a row's place from 0 on, where it stands. Raises UserError as `name_of` does.
+    `where` turns a row index from 0 into text for messages. Raises UserError as `name_of` does.
     """
     known: dict[str, int] = {}
     return np.array(
@@ -66,7 +66,7 @@ def numbered(values: Iterable[Any], column: str, where: Callable[[int], str]) ->
 
 
 def kept(numbers: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Row numbers (n,), rising: of each unit its first `most`, whatever other units hold."""
+    """Row numbers (n,), ascending: the first `most` rows of each unit, independent of other units."""
     units = Units.of(numbers)
     place = np.arange(len(numbers)) - np.repeat(units.starts[:-1], np.diff(units.starts))
     return np.sort(units.rows[place < most])

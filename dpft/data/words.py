@@ -1,4 +1,4 @@
-"""Where the words of each text stand, and which tokens they start with."""
+"""The words of texts as character spans, and their first tokens."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# Names keep their inner hyphens, dots and at signs; what follows an apostrophe, as in "Anna's", is a word of its own.
+# Names keep inner hyphens, dots and at signs. What follows an apostrophe, as in "Anna's", is a separate word.
 _WORD = re.compile(r"['’]\w+|\w+(?:[-.@&/]\w+)*|[^\w\s]")
 
-IGNORED = -100  # the label of a token that is not judged, as torch's losses have it
+IGNORED = -100  # the label of a token without a label, as in torch's losses
 
 
 @dataclass(frozen=True)
 class Words:
     """The words of N texts: those of text i are `spans[starts[i] : starts[i + 1]]`.
 
-    spans: (W, 2) int32, first character and the one behind the last. starts: (N + 1,) int64.
+    spans: (W, 2) int32, first character and last character + 1. starts: (N + 1,) int64.
     """
 
     spans: NDArray[np.int32]
@@ -30,7 +30,7 @@ class Words:
 
     @classmethod
     def of(cls, spans: Sequence[Sequence[tuple[int, int]]]) -> Words:
-        """From each text's spans."""
+        """From the spans of each text."""
         starts = np.cumsum([0, *map(len, spans)], dtype=np.int64)
         flat = [span for text in spans for span in text]
         return cls(np.array(flat, np.int32).reshape(-1, 2), starts)
@@ -39,22 +39,22 @@ class Words:
         return self.spans[self.starts[number] : self.starts[number + 1]]
 
     def first(self, count: int) -> Words:
-        """Those of the first `count` texts."""
+        """The words of the first `count` texts."""
         starts = self.starts[: count + 1]
         return Words(self.spans[: starts[-1]], starts)
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """at: (total,) the word that each token is the first of, numbered over all rows, -1 for other tokens. count: how
-    many words there are; those that were cut off, or that the tokenizer makes nothing of, have no token."""
+class WordTokens:
+    """The first token of each word. at: (total,) the number, over all rows, of the word that begins at each token, -1
+    for other tokens. count: number of words; truncated ones, and those the tokenizer drops, have no token."""
 
     at: NDArray[np.int64]
     count: int
 
 
-def joined(sentences: Sequence[Sequence[str]]) -> tuple[list[str], Words]:
-    """Sentences that are split already, as texts with one space between words."""
+def join_words(sentences: Sequence[Sequence[str]]) -> tuple[list[str], Words]:
+    """Join sentences of words to texts, with one space between words."""
     spans = []
     for words in sentences:
         ends = np.cumsum([len(word) + 1 for word in words], dtype=np.int64) - 1
@@ -62,16 +62,16 @@ def joined(sentences: Sequence[Sequence[str]]) -> tuple[list[str], Words]:
     return [" ".join(words) for words in sentences], Words.of(spans)
 
 
-def found_in(texts: Sequence[str]) -> Words:
-    """The words of plain texts: letters and digits with what joins them, and every other sign by itself."""
+def split_words(texts: Sequence[str]) -> Words:
+    """Split plain texts into words: letters and digits with inner joiners; every other sign is a word."""
     return Words.of([[match.span() for match in _WORD.finditer(text)] for text in texts])
 
 
 def first_tokens(offsets: Sequence[tuple[int, int]], spans: NDArray[np.int32]) -> NDArray[np.int32]:
-    """(T,): the number of the word that each token is the first of, -1 for all other tokens.
+    """(T,): the number of the word that begins at each token, -1 for all other tokens.
 
-    offsets: the characters of T tokens, rising; a token may begin with the space before its word. spans: (n, 2). A word
-    that the tokenizer makes nothing of has no first token, nor has one that begins inside another word's token.
+    offsets: character spans of T tokens, ascending; a token may begin with the space before its word. spans: (n, 2). A
+    word that the tokenizer drops has no first token, nor has one that begins inside another word's token.
     """
     found = np.full(len(offsets), -1, np.int32)
     places: list[list[int]] = spans.tolist()

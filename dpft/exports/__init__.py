@@ -1,4 +1,4 @@
-"""A finished run, carried away as an ordinary model: one file per format."""
+"""Export of a finished run as an ordinary model: one file per format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dpft.errors import UserError
 from dpft.exports import formats
 
 if TYPE_CHECKING:
-    from dpft.exports.source import Source
+    from dpft.exports.source import ExportSource
     from dpft.spec import Spec
 
 __all__ = ["FORMATS", "Exported", "export", "needs_code"]
@@ -28,7 +28,7 @@ FORMATS = tuple(sorted(module.name for module in pkgutil.iter_modules(formats.__
 
 @dataclass(frozen=True)
 class Exported:
-    """Where an export lies, its files' names, and the lines of Python that use it."""
+    """An export: its folder, the names of its files, and lines of Python that use it."""
 
     path: Path
     format: str
@@ -37,16 +37,16 @@ class Exported:
 
 
 def export(run: str | Path, to: str | Path, format: str = "hf", with_code: bool = False) -> Exported:
-    """Carry the finished `run` away to the new folder `to`.
+    """Export the finished `run` to the new folder `to`.
 
-    `with_code`: format hf may bring a modelling file of its own where stock classes cannot hold the run. Raises
-    UserError, and leaves nothing behind, where the run is unfinished or the format cannot hold it.
+    `with_code`: format hf may add a modelling file where stock classes cannot express the run. Raises UserError, and
+    writes nothing, where the run is unfinished or the format cannot express it.
     """
     target = Path(to)
     _check(target, format, with_code)
-    from dpft.exports.source import Source
+    from dpft.exports.source import ExportSource
 
-    source = Source.open(run)
+    source = ExportSource.open(run)
     with _aside(target) as folder:
         usage = _write(source, folder, format, with_code)
         _describe(source, folder, format, usage)
@@ -55,9 +55,7 @@ def export(run: str | Path, to: str | Path, format: str = "hf", with_code: bool 
 
 
 def needs_code(spec: Spec) -> bool:
-    """Whether the format hf needs `with_code` for runs of `spec`: stock classes read the first token, without prompts
-    or adapters.
-    """
+    """Whether the format hf needs `with_code` for `spec`: stock classes read the first token and have no adapters."""
     from dpft import methods
 
     merged = methods.load(spec.method, spec.options).traits.efficient_inference
@@ -78,8 +76,8 @@ def _file(format: str) -> Any:
     return importlib.import_module(f"{formats.__name__}.{format}")
 
 
-def _write(source: Source, folder: Path, format: str, with_code: bool) -> list[str]:
-    """What the format's own file writes. Returns lines of usage that name the folder DIR."""
+def _write(source: ExportSource, folder: Path, format: str, with_code: bool) -> list[str]:
+    """Write the files of the format. Returns usage lines that name the folder DIR."""
     try:
         write = _file(format).write
         lines: list[str] = (partial(write, with_code=True) if with_code else write)(source, folder)
@@ -93,8 +91,8 @@ def _write(source: Source, folder: Path, format: str, with_code: bool) -> list[s
     return [line.replace(str(folder), "DIR") for line in lines]
 
 
-def _describe(source: Source, folder: Path, format: str, usage: Sequence[str]) -> None:
-    """The model card, and privacy.json as it is."""
+def _describe(source: ExportSource, folder: Path, format: str, usage: Sequence[str]) -> None:
+    """Write the model card, and a copy of privacy.json."""
     from dpft.exports import model_card
 
     (folder / "README.md").write_text(model_card.readme(source, usage, _file(format).LIBRARY), encoding="utf-8")
@@ -102,13 +100,13 @@ def _describe(source: Source, folder: Path, format: str, usage: Sequence[str]) -
 
 
 def _placed(line: str, target: Path) -> str:
-    """`line` with the folder's own name for DIR, as a Python string."""
+    """`line` with DIR replaced by the folder's path, as a Python string."""
     return re.sub(r'"DIR(/[^"]*)?"', lambda found: repr(f"{target}{found[1] or ''}"), line)
 
 
 @contextlib.contextmanager
 def _aside(target: Path) -> Iterator[Path]:
-    """A folder beside those that `target` will lie in, which becomes `target` where nothing is raised."""
+    """A temporary folder that is renamed to `target` where nothing is raised."""
     target = target.absolute()
     home = next(parent for parent in target.parents if parent.is_dir())
     folder = home / f".{target.name}.{os.getpid()}.tmp"

@@ -1,4 +1,4 @@
-"""What stock classes cannot hold, beside a small modelling file of its own: modeling_dpft.py."""
+"""Export of runs that stock classes cannot express, with a small modelling file: modeling_dpft.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dpft.exports import modeling_dpft, tokenizer_files
 from dpft.exports.modeling_dpft import DpftConfig
-from dpft.exports.source import Source
+from dpft.exports.source import ExportSource
 from dpft.methods import CannotMerge
 from dpft.methods.adapter import AdaptedDense, Bottleneck
 from dpft.methods.compacter import KroneckerBottleneck
@@ -21,7 +21,7 @@ from dpft.methods.slash import ShiftedDense
 from dpft.models.architectures import architecture, block_paths, replace
 from dpft.models.prompt_slots import PromptedEmbedding
 
-# Of the encoder's own config: what is another's business, and the precision, which whoever loads it chooses.
+# Keys of the encoder's config that are not exported: local facts, and the precision, which the user chooses.
 _LEFT_OUT = {
     "_name_or_path", "architectures", "id2label", "label2id", "transformers_version", "problem_type", "dtype",
     "torch_dtype",
@@ -29,8 +29,8 @@ _LEFT_OUT = {
 
 
 @dataclass(frozen=True)
-class Parts:
-    """A stock encoder, and what was learned beside it, by path inside it.
+class EncoderParts:
+    """A stock encoder, and the trained tensors that stay outside its weights, by path inside it.
 
     prompt: (n, D). additions, by block: (n, D). shifts, by dense layer: (D',). adapters, by dense layer.
     """
@@ -42,14 +42,14 @@ class Parts:
     adapters: dict[str, modeling_dpft.Bottleneck]
 
 
-def model(source: Source) -> Any:
-    """The run as our class for its objective, DpftForSequenceClassification or another. Raises CannotMerge where there
-    is none, or it cannot hold the run."""
+def model(source: ExportSource) -> Any:
+    """The run as the custom class of its objective, such as DpftForSequenceClassification. Raises CannotMerge where
+    there is none, or it cannot express the run."""
     name = source.objective.export.custom_class
     if name is None:
         raise CannotMerge(f"runs of {source.objective.kind} have no modelling file")
     kind = getattr(modeling_dpft, name)
-    parts, own = take_apart(source), source.trained.tokenizer
+    parts, own = split_model(source), source.trained.tokenizer
     encoder = {key: value for key, value in parts.encoder.config.to_dict().items() if key not in _LEFT_OUT}
     config = DpftConfig(
         encoder=encoder,
@@ -82,8 +82,8 @@ def model(source: Source) -> Any:
     return made.eval()
 
 
-def labelling(source: Source) -> dict[str, Any]:
-    """What a config says of the outputs: names of labels, or a score."""
+def labelling(source: ExportSource) -> dict[str, Any]:
+    """Config entries about the outputs: label names, or a score."""
     names = source.objective.output_names(source.labels)
     return {
         "num_labels": len(names),
@@ -94,16 +94,16 @@ def labelling(source: Source) -> dict[str, Any]:
 
 
 def add_code(folder: Path) -> None:
-    """Put the modelling file beside the weights."""
+    """Copy the modelling file beside the weights."""
     code = Path(modeling_dpft.__file__).read_text(encoding="utf-8")
     (folder / "modeling_dpft.py").write_text(code, encoding="utf-8")
 
 
 @torch.no_grad()
-def take_apart(source: Source) -> Parts:
-    """The merged encoder where the method merges, else the stock one and the method's own pieces."""
+def split_model(source: ExportSource) -> EncoderParts:
+    """The merged encoder where the method merges, else the stock encoder and the method's own tensors."""
     try:
-        return Parts(source.merged(), None, {}, {}, {})
+        return EncoderParts(source.merged(), None, {}, {}, {})
     except CannotMerge:
         pass
     model = source.trained.adapted.model
@@ -124,11 +124,11 @@ def take_apart(source: Source) -> Parts:
         elif isinstance(module, AdaptedDense):
             adapters[path] = plain_bottleneck(module.adapter)
             replace(encoder, path, module.dense)
-    return Parts(encoder, prompt, _additions(model), shifts, adapters)
+    return EncoderParts(encoder, prompt, _additions(model), shifts, adapters)
 
 
 def _additions(model: Any) -> dict[str, Tensor]:
-    """What each block's input gains at the prompts, where the method adds to them."""
+    """The vectors that the method adds to each block's input at the prompts, by block."""
     if not isinstance(model.before, DeepPrompt):
         return {}
     shifts: list[Any] = [addition.shift for addition in model.before._additions]
@@ -137,7 +137,7 @@ def _additions(model: Any) -> dict[str, Tensor]:
 
 @functools.singledispatch
 def plain_bottleneck(adapter: nn.Module) -> modeling_dpft.Bottleneck:
-    """An adapter as two plain dense layers, `down` and `up`."""
+    """An adapter as two dense layers, `down` and `up`."""
     raise CannotMerge(f"an adapter of the kind {type(adapter).__name__} has no plain form")
 
 
@@ -150,7 +150,7 @@ def _of_bottleneck(adapter: Bottleneck) -> modeling_dpft.Bottleneck:
 
 @plain_bottleneck.register
 def _of_kronecker(adapter: KroneckerBottleneck) -> modeling_dpft.Bottleneck:
-    """The sums of Kronecker products written out: what the layers make of the identity."""
+    """The Kronecker layers as full matrices: their outputs on the identity."""
     width, size = len(adapter.up_bias.value), len(adapter.down_bias.value)
     down, up = adapter.down(torch.eye(width)[None])[0].T, adapter.up(torch.eye(size)[None])[0].T
     return _two(down, adapter.down_bias.value, up, adapter.up_bias.value)

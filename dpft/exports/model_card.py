@@ -1,4 +1,4 @@
-"""README.md of an export: the hub's model card, with the privacy statement of the run."""
+"""README.md of an export: a model card for the hub, with the run's privacy statement."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dpft.exports.source import Source
+from dpft.exports.source import ExportSource
 from dpft.models.loading import BUILTIN
 from dpft.runs.privacy_card import NOT_PRIVATE
 from dpft.runs.statements import stated
@@ -21,9 +21,9 @@ _NUMBERS = {
     "unit": "unit of privacy",
     "mechanism": "mechanism",
     "sampler": "sampling",
-    "noise": "noise σ",
-    "clip": "clip C",
-    "rate": "rate q",
+    "noise": "noise multiplier σ",
+    "clip": "clipping norm C",
+    "rate": "sampling rate q",
     "steps_charged": "steps",
     "accountant": "upper bound by",
     "randomness": "randomness",
@@ -31,20 +31,20 @@ _NUMBERS = {
 }
 
 
-def readme(source: Source, usage: Sequence[str], library: str = "transformers") -> str:
-    """The model card. It names no local path and holds nothing of any row."""
+def readme(source: ExportSource, usage: Sequence[str], library: str = "transformers") -> str:
+    """The model card. It contains no local path and nothing of any row."""
     return "\n".join([*_front(source, library), "", *_about(source, usage), "", *_privacy(source.privacy), ""])
 
 
 def base_model(spec: Spec) -> str | None:
-    """The encoder's hub id; None for a local folder, whose name is nobody's business."""
+    """The encoder's hub id; None for a local folder, whose name must not be published."""
     if spec.model == BUILTIN:
         return UPSTREAM
     return None if Path(spec.model).is_dir() else spec.model
 
 
-def _front(source: Source, library: str) -> list[str]:
-    """YAML. A JSON value is one, so that every name is quoted as it must be."""
+def _front(source: ExportSource, library: str) -> list[str]:
+    """The YAML front matter. JSON values are valid YAML, so every name is quoted correctly."""
     metrics = _metrics(source)
     private = bool(source.privacy.get("private"))
     values: dict[str, Any] = {
@@ -74,34 +74,34 @@ def _task(spec: Spec) -> str:
     return f"{spec.task} (local files)" if spec.data else spec.task
 
 
-def _metrics(source: Source) -> list[dict[str, Any]]:
-    """What the run was judged by, the main metric first; nothing where it had no validation rows."""
+def _metrics(source: ExportSource) -> list[dict[str, Any]]:
+    """The validation metrics, the main one first; empty without a validation set."""
     result = source.result
     if result["value"] is None:
         return []
     figures = {result["metric"]: result["value"], **result.get("further", {})}
-    types = {name: name.partition("_")[0] for name in figures}  # of f1_macro, and of accuracy on other rows
+    types = {name: name.partition("_")[0] for name in figures}  # f1_macro -> f1; accuracy_mismatched -> accuracy
     return [
         {"type": _METRICS.get(types[name], types[name]), "name": name, "value": round(float(value), 6)}
         for name, value in figures.items()
     ]
 
 
-def _about(source: Source, usage: Sequence[str]) -> list[str]:
+def _about(source: ExportSource, usage: Sequence[str]) -> list[str]:
     spec, result = source.spec, source.result
     mark = "" if source.privacy.get("private") else f" ({NOT_PRIVATE})"
     wording = source.objective.wording
     outputs = wording.outputs.format(labels=", ".join(source.labels))
-    judged = "not judged: the run had no validation rows"
+    judged = "not evaluated: the run had no validation set"
     if result["value"] is not None:
-        judged = f"{result['metric']} {float(result['value']):.4f} on the validation rows"
+        judged = f"{result['metric']} {float(result['value']):.4f} on the validation set"
     inputs = "pairs of texts" if source.trained.paired else wording.inputs
     return [
         f"# {spec.task}, {spec.method}{mark}",
         "",
         f"{base_model(spec) or 'A local encoder'}, fine-tuned on {_task(spec)} with dpft by the method {spec.method}.",
-        f"It judges {inputs} of up to {spec.max_length} tokens; {outputs}. Its head reads `{spec.representation}`.",
-        f"{judged}; {result['trainable']:,} trained numbers.",
+        f"Inputs: {inputs} of up to {spec.max_length} tokens; {outputs}. The head reads `{spec.representation}`.",
+        f"{judged}; {result['trainable']:,} trainable parameters.",
         "",
         *_special(source),
         "## Use",
@@ -114,15 +114,15 @@ def _about(source: Source, usage: Sequence[str]) -> list[str]:
     ]
 
 
-def _special(source: Source) -> list[str]:
-    """Where a reading can be led astray."""
+def _special(source: ExportSource) -> list[str]:
+    """A warning about inputs that the model may misread."""
     if source.spec.representation != "mask":
         return []
-    return ["A text that itself holds the tokenizer's mask token may be read at that one instead.", ""]
+    return ["If a text contains the tokenizer's mask token, the head may read that token instead.", ""]
 
 
 def _privacy(card: dict[str, Any]) -> list[str]:
-    """The statement and what it rests on, from privacy.json."""
+    """The privacy statement and its parameters, from privacy.json."""
     lines = ["## Privacy", "", f"**{stated(card)}**"]
     if card.get("private"):
         lines += ["", f"ε = {card['epsilon']!r} (an upper bound), δ = {card['delta']!r}.", ""]

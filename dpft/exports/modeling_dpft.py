@@ -1,4 +1,4 @@
-"""A stock encoder under one linear head, with what was learned inside that stock classes cannot hold.
+"""A stock encoder with one linear head, and trained parts that stock classes cannot express.
 
 This file lies beside exported weights and needs torch and transformers alone:
 AutoModelForSequenceClassification.from_pretrained(FOLDER, trust_remote_code=True), or ...TokenClassification.
@@ -15,10 +15,10 @@ from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassif
 
 
 class DpftConfig(PreTrainedConfig):
-    """How the parts fit together.
+    """Configuration of the parts.
 
     encoder: the stock encoder's own config, as a dict. representation: what the head reads: `mask`, `cls`, `mean`, or
-    every `token`. mask, separator: ids of the tokens by which the read one is found. paired: texts come in pairs.
+    every `token`. mask, separator: token ids that locate the token to read. paired: texts come in pairs.
     words: path of the word vectors inside the encoder. prompts: places after the first token; deep: paths of the
     blocks whose input gains vectors there. shifts: paths of the dense layers whose output gains a vector. adapters:
     paths of the dense layers with an adapter, and its size.
@@ -110,7 +110,7 @@ class DpftForSequenceClassification(PreTrainedModel):
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
     def _read(self, hidden: Tensor, ids: Tensor, allowed: Tensor) -> Tensor:
-        """(B, T, D) -> (B, D): the first token, the masked one, or the mean over those that are there."""
+        """(B, T, D) -> (B, D): the first token, the mask token, or the mean over all tokens but padding."""
         if self.config.representation == "mean":
             weight = allowed.to(hidden.dtype).unsqueeze(-1)
             return (hidden * weight).sum(1) / weight.sum(1)
@@ -146,7 +146,7 @@ class DpftForSequenceClassification(PreTrainedModel):
             dense.register_forward_hook(lambda _module, _args, out, adapter=adapter: adapter(out))
 
     def _adding(self, number: int) -> Any:
-        """A block's hook: its input gains `additions[number]` at the prompts."""
+        """A pre-hook of a block that adds `additions[number]` to its input at the prompts."""
 
         def add(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             hidden = args[0]
@@ -156,7 +156,7 @@ class DpftForSequenceClassification(PreTrainedModel):
         return add
 
     def _shifting(self, number: int) -> Any:
-        """A dense layer's hook: its output gains `shifts[number]`."""
+        """A hook of a dense layer that adds `shifts[number]` to its output."""
         return lambda _module, _args, out: out + self.shifts[number].to(out.dtype)
 
 

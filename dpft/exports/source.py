@@ -1,4 +1,4 @@
-"""What an export starts from: a finished run in float32 on the CPU, with its head folded into plain weights."""
+"""The input of an export: a finished run in float32 on the CPU, with its head folded into one dense layer."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dpft.spec import Machine, Spec
 
 
 @dataclass(frozen=True)
-class Source:
-    """A trained run and its `head`, which reads the representation itself: (B, D) -> (B, outputs)."""
+class ExportSource:
+    """A trained run and its `head` on the raw representation: (B, D) -> (B, outputs)."""
 
     trained: Trained
     head: nn.Linear
@@ -26,8 +26,8 @@ class Source:
     result: dict[str, Any]
 
     @classmethod
-    def open(cls, run: str | Path) -> Source:
-        """Raises UserError for a run that is unfinished, whose encoder has changed, or whose card is another run's."""
+    def open(cls, run: str | Path) -> ExportSource:
+        """Open a run. Raises UserError where it is unfinished, its encoder changed, or its card is another run's."""
         found = load(run, machine=Machine(device="cpu", precision="fp32"))
         privacy, result = found.run.read_json("privacy"), found.run.read_json("result")
         if privacy is None or result is None:
@@ -37,7 +37,7 @@ class Source:
             )
         if found.run.spec.canaries:
             raise UserError(
-                f"an export must hold no planted canaries, got a run with {found.run.spec.canaries} of them, made for "
+                f"an export must contain no canaries, got a run with {found.run.spec.canaries} of them, made for "
                 "an audit; train without --canaries"
             )
         plan = found.run.plan
@@ -60,27 +60,27 @@ class Source:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the classes in the order of the outputs; empty for a score."""
+        """Label names in the order of the outputs; empty for a score."""
         return self.trained.labels
 
     @property
     def objective(self) -> Objective:
-        """The kind of task that it was trained for."""
+        """The kind of task that the run was trained for."""
         return self.trained.objective
 
     def reading(self) -> list[str]:
-        """Lines of Python that make predictions of `logits`; none where they are the predictions."""
+        """Python lines that turn `logits` into predictions; none where the logits are the predictions."""
         names = [f"labels = {list(self.labels)!r}"] if self.labels else []
         return [*names, *filter(None, [self.objective.export.reading])]
 
     def merged(self) -> nn.Module:
-        """The stock encoder with the method inside its own weights. Raises methods.CannotMerge."""
+        """The stock encoder with the method merged into its weights. Raises methods.CannotMerge."""
         return methods.load(self.spec.method, self.spec.options).merge(self.trained.adapted.model)
 
 
 @torch.no_grad()
 def _folded_head(model: Any) -> nn.Linear:
-    """W (r - center) * spread + b as one dense layer: the same outputs."""
+    """W (r - center) * spread + b as one dense layer with the same outputs."""
     head = nn.Linear(model.head.in_features, model.head.out_features)
     head.weight.copy_(model.head.weight * model.spread)
     head.bias.copy_(model.head.bias - head.weight @ model.center)

@@ -1,6 +1,6 @@
-"""Our head, one linear layer on the first token, written into each family's stock classification head.
+"""Writes the head, one linear layer on the first token, into each family's stock classification head.
 
-Stock heads have a dense layer and a nonlinearity in between. Two identities take it away:
+Stock heads have a dense layer and a nonlinearity before the output layer. Two identities cancel them:
 tanh(e r) / e = r (1 - O((e r)^2)) for a small e, and f(u) - f(-u) = u, exactly, where f is relu or gelu.
 """
 
@@ -20,15 +20,15 @@ _SMALL = 2.0**-9
 
 
 def of(auto_class: str) -> Callable[[Any, nn.Linear], None]:
-    """What writes a head into models of a stock class of transformers. Raises CannotMerge for one that has no such."""
-    ways = {"AutoModelForSequenceClassification": express, "AutoModelForTokenClassification": express_tokens}
+    """The function that writes a head into a stock class of transformers. Raises CannotMerge where there is none."""
+    ways = {"AutoModelForSequenceClassification": write_head, "AutoModelForTokenClassification": write_token_head}
     if auto_class not in ways:
         raise CannotMerge(f"a linear head has no place in a {auto_class}")
     return ways[auto_class]
 
 
-def express(model: Any, head: nn.Linear) -> None:
-    """Give a stock classifier that holds its encoder the outputs of `head` on the first token. Raises CannotMerge."""
+def write_head(model: Any, head: nn.Linear) -> None:
+    """Write `head` into a stock sequence classifier, so that it has the same outputs. Raises CannotMerge."""
     kind = model.config.model_type
     if kind not in HEADS:
         raise CannotMerge(f"the stock head of {kind} has a layer norm of its own, which a linear head cannot undo")
@@ -36,8 +36,8 @@ def express(model: Any, head: nn.Linear) -> None:
         HEADS[kind](model, head)
 
 
-def express_tokens(model: Any, head: nn.Linear) -> None:
-    """Give a stock token classifier, which has one linear layer, the outputs of `head`. Raises CannotMerge."""
+def write_token_head(model: Any, head: nn.Linear) -> None:
+    """Write `head` into a stock token classifier, which has one linear layer. Raises CannotMerge."""
     if hasattr(model, "head"):
         kind = model.config.model_type
         raise CannotMerge(f"the stock head of {kind} has a layer norm of its own, which a linear head cannot undo")
@@ -94,7 +94,7 @@ HEADS: dict[str, Callable[[Any, nn.Linear], None]] = {
 
 
 def _through_tanh(dense: nn.Linear, out: nn.Linear, head: nn.Linear, last: nn.LayerNorm) -> None:
-    """out(tanh(dense(r))) = head(r): dense = e I, out = W / e. A power of two, so that scaling rounds nothing."""
+    """out(tanh(dense(r))) = head(r): dense = e I, out = W / e, with e a power of two, so that scaling is exact."""
     small = 2.0 ** math.floor(math.log2(_SMALL / bound(last)))
     dense.weight.copy_(torch.eye(len(dense.weight)) * small)
     dense.bias.zero_()
@@ -117,6 +117,6 @@ def _through_pairs(dense: nn.Linear, out: nn.Linear, head: nn.Linear) -> None:
 
 
 def bound(norm: nn.LayerNorm) -> float:
-    """No coordinate of a layer norm's output is larger: a standardised one is at most sqrt(D)."""
+    """Upper bound on the coordinates of a layer norm's output: a standardised coordinate is at most sqrt(D)."""
     most = (norm.weight.abs() * norm.weight.numel() ** 0.5 + norm.bias.abs()).detach()
     return max(float(most.max()), _SMALL)

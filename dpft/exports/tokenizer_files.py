@@ -1,4 +1,4 @@
-"""The run's tokenizer, so that it alone makes the token ids which the run was trained on."""
+"""The exported tokenizer, which produces the token ids of training without further code."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 
 from tokenizers import Tokenizer, processors
 
-from dpft.data.encoded import Template
+from dpft.data.encoded import SpecialTokens
 from dpft.errors import UserError
-from dpft.exports.source import Source
+from dpft.exports.source import ExportSource
 
 
-def save(source: Source, folder: Path) -> None:
-    """tokenizer.json, to be read as it is: a family's own class would put its own special tokens around texts."""
+def save(source: ExportSource, folder: Path) -> None:
+    """Write tokenizer.json for the generic class: a family's class would add its own special tokens."""
     tokenizer(source).save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     about = {**json.loads(path.read_text(encoding="utf-8")), "tokenizer_class": "PreTrainedTokenizerFast"}
     path.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def tokenizer(source: Source) -> Any:
-    """A fast tokenizer that shortens to the run's length and, for `mask`, puts the mask token in by itself."""
+def tokenizer(source: ExportSource) -> Any:
+    """A fast tokenizer that truncates to the run's length and, for `mask`, inserts the mask token."""
     from transformers import PreTrainedTokenizerFast
 
     own = source.trained.tokenizer
@@ -48,8 +48,8 @@ def tokenizer(source: Source) -> Any:
 
 
 def masking(own: Any) -> Any:
-    """Special tokens around texts as `dpft.tokens.encode` puts them, with the mask token before the separator."""
-    one, two = Template.of(own, pair=False), Template.of(own, pair=True)
+    """The template of special tokens of `dpft.tokens.encode`, with the mask token before the separator."""
+    one, two = SpecialTokens.of(own, pair=False), SpecialTokens.of(own, pair=True)
     name = own.convert_ids_to_tokens
     mask = own.mask_token_id
 
@@ -69,7 +69,7 @@ def masking(own: Any) -> Any:
 
 
 def separator(own: Any, paired: bool) -> int | None:
-    """The token that directly follows the mask."""
-    template = Template.of(own, paired)
+    """The id of the token that directly follows the mask token."""
+    template = SpecialTokens.of(own, paired)
     after = template.between if paired else template.after
     return after[0] if after else None

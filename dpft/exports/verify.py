@@ -1,4 +1,4 @@
-"""An export is the run: its logits on texts that we made up, or it is refused."""
+"""Verification of an export: its logits on generated texts must be the run's, or it is refused."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.errors import UserError
-from dpft.exports.source import Source
+from dpft.exports.source import ExportSource
 from dpft.inference import outputs
 from dpft.tasks import sample
 from dpft.tokens.encode import encode
@@ -19,19 +19,19 @@ from dpft.tokens.encode import encode
 TOLERANCE = 1e-4
 
 
-def texts(paired: bool) -> Rows:
-    """Made-up texts, no training row: of several lengths, an empty one, and one that has to be shortened.
+def texts(paired: bool) -> Examples:
+    """Generated texts, no training rows: of several lengths, one empty, one that must be truncated.
 
-    Of a pair one text is short: where both are too long, tokenizers share an odd room out in their own way.
+    One text of each pair is short: where both are too long, tokenizers differ in how they split an odd length.
     """
     made, _ = sample.generate(5, seed=11)
     first = [*made, "", " ".join(made) * 10, "yes"]
     second = ["no", "a", "", "yes", "so", made[0], "no", " ".join(made) * 10] if paired else None
-    return Rows(first, second, np.zeros(len(first), np.int64))
+    return Examples(first, second, np.zeros(len(first), np.int64))
 
 
-def check(source: Source, folder: Path, kind: Any) -> None:
-    """Load `folder` as a stranger would, with the model class `kind`. Raises UserError where its logits differ."""
+def check(source: ExportSource, folder: Path, kind: Any) -> None:
+    """Load `folder` with the class `kind`, without dpft. Raises UserError where its logits differ from the run's."""
     from transformers import AutoTokenizer
 
     rows = texts(source.trained.paired)
@@ -50,8 +50,8 @@ def check(source: Source, folder: Path, kind: Any) -> None:
         )
 
 
-def logits(source: Source, rows: Rows) -> NDArray[np.float32]:
-    """The run's own: (N, outputs); where it labels words, of every token of every row, (total, outputs)."""
+def logits(source: ExportSource, rows: Examples) -> NDArray[np.float32]:
+    """The run's logits: (N, outputs); where it labels words, of every token of every row, (total, outputs)."""
     trained, spec = source.trained, source.spec
     own = source.objective.placeholder_rows(rows.texts, rows.pairs, len(source.labels))
     data = encode(own, trained.tokenizer, spec.representation, spec.max_length)
@@ -59,11 +59,11 @@ def logits(source: Source, rows: Rows) -> NDArray[np.float32]:
 
 
 def flat(found: NDArray[np.float32], there: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(B, outputs) as it is; (B, T, outputs) -> (total, outputs), without padding."""
+    """(B, outputs) unchanged; (B, T, outputs) -> (total, outputs), without padding."""
     return found if found.ndim == 2 else found[there.astype(bool)]
 
 
-def distance(wanted: Any, found: Any, source: Source) -> float:
-    """Largest difference of two logits beside the largest of what they are summed of."""
+def distance(wanted: Any, found: Any, source: ExportSource) -> float:
+    """Largest difference of logits, relative to the largest summand of a logit."""
     scale = max(float(np.abs(wanted).max()), float(source.head.bias.detach().abs().max()))
     return float(np.abs(wanted - found).max()) / scale

@@ -15,7 +15,7 @@ from dpft.data.batch import Batch
 from dpft.errors import UserError
 from dpft.machine import hardware
 from dpft.machine.hardware import Hardware
-from dpft.models.adapted import Adapted
+from dpft.models.adapted import AdaptedModel
 from dpft.models.classifier import initialise_head
 from dpft.objectives import Objective
 from dpft.spec import Machine, Spec
@@ -31,7 +31,7 @@ FEW = 32  # of these texts, for measurements that repeat per tensor
 class BuiltModel:
     """An adapted model with its tokenizer, and `public`: encoded synthetic texts to measure it on."""
 
-    adapted: Adapted
+    adapted: AdaptedModel
     tokenizer: Any
     public: Sequence[Batch] = ()
 
@@ -83,7 +83,7 @@ def build_model(
     return BuiltModel(adapted, tokenizer, few)
 
 
-def _check_trainable(adapted: Adapted, batch: Batch) -> None:
+def _check_trainable(adapted: AdaptedModel, batch: Batch) -> None:
     adapted.begin(0)
     losses = adapted.losses(adapted.model(batch), batch)
     found = torch.autograd.grad(losses.sum(), list(adapted.private), allow_unused=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dpft.data.batch import Batch
-from dpft.models.adapted import Adapted
+from dpft.models.adapted import AdaptedModel
 from dpft.spec import HEAD
 
 _SEED = 5
@@ -18,7 +18,7 @@ _MOST = 10.0  # the tolerance of a tensor that has no effect even at this size
 _LEAST = 1e-2  # share of the drift below which a change may be rounding
 
 
-def tolerances(adapted: Adapted, public: Sequence[Batch], drift: float) -> dict[str, float]:
+def tolerances(adapted: AdaptedModel, public: Sequence[Batch], drift: float) -> dict[str, float]:
     """For each trainable tensor, the deviation of noise on its coordinates that moves the head's input by `drift`.
 
     `drift` is the root mean square change over the public texts, in units of their spread. A shift that is common to
@@ -46,7 +46,7 @@ def tolerances(adapted: Adapted, public: Sequence[Batch], drift: float) -> dict[
 
 
 def _measured(
-    adapted: Adapted, public: Sequence[Batch], tensors: Mapping[str, nn.Parameter], noise: Mapping[str, Tensor],
+    adapted: AdaptedModel, public: Sequence[Batch], tensors: Mapping[str, nn.Parameter], noise: Mapping[str, Tensor],
     drift: float,
 ) -> dict[str, float]:  # fmt: skip
     """The tolerances of those `tensors` that have an effect by themselves."""
@@ -93,7 +93,7 @@ def _move(tensors: Mapping[str, nn.Parameter], noise: Mapping[str, Tensor], size
 
 
 @torch.no_grad()
-def _reads(adapted: Adapted, public: Sequence[Batch]) -> Tensor:
+def _reads(adapted: AdaptedModel, public: Sequence[Batch]) -> Tensor:
     """The head's input for every text (or token), standardised by its spread: (N, D)."""
     model, found = adapted.model, []
     for batch in public:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dpft.data.batch import Batch
 from dpft.data.encoded import Encoded
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.machine.hardware import Hardware
 from dpft.machine.team import SINGLE_PROCESS, Team
 from dpft.models.classifier import Classifier
@@ -39,7 +39,7 @@ def features(model: Classifier, data: Encoded, hardware: Hardware, ranks: Team =
 
     Each rank computes its share and receives all of it.
     """
-    places = data.featured
+    places = data.feature_positions
     out = np.zeros((places.count, model.head.in_features), np.float32)
     for rows, found in _in_turn(model, model.represent, data, hardware, ranks):
         places.put(out, rows, found)
@@ -63,7 +63,7 @@ def evaluate_metrics(
     objective: Objective,
     metrics: Sequence[str],
     labels: tuple[str, ...],
-    parts: Mapping[str, tuple[NDArray[np.float32], Rows]],
+    parts: Mapping[str, tuple[NDArray[np.float32], Examples]],
     *,
     details: bool = False,
 ) -> dict[str, float]:

@@ -17,10 +17,10 @@ import torch
 
 from dpft.data.batch import Batch
 from dpft.data.encoded import Encoded
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.inference import outputs
 from dpft.inference.build import build_model, resolve_hardware
-from dpft.models.adapted import Adapted
+from dpft.models.adapted import AdaptedModel
 from dpft.privacy.ledger import Ledger
 from dpft.privacy.mechanism.plan import Plan
 from dpft.privacy.mechanism.step import NonPrivateStep, PrivateStep
@@ -117,7 +117,7 @@ def _timed(step: Step, rows: Encoded, tokens: int, device: torch.device) -> tupl
 
 
 @contextlib.contextmanager
-def _stepper(spec: Spec, adapted: Adapted, optimizer: torch.optim.Optimizer) -> Iterator[Step]:
+def _stepper(spec: Spec, adapted: AdaptedModel, optimizer: torch.optim.Optimizer) -> Iterator[Step]:
     """The step that training uses. A private one charges a temporary ledger, because writing to disk takes time."""
     if spec.budget is None:
         yield NonPrivateStep(adapted, Plan(0.5, 4, 0.0, None, _ROWS, None, None, None), optimizer)
@@ -132,7 +132,7 @@ def _stepper(spec: Spec, adapted: Adapted, optimizer: torch.optim.Optimizer) -> 
             step.close()
 
 
-def _public(task: Task) -> Rows:
+def _public(task: Task) -> Examples:
     texts, _ = sample.generate(2 * _MOST_ROWS, _SEED)
     pairs = texts[_MOST_ROWS:] if task.train.pairs is not None else None
     return task.objective.placeholder_rows(texts[:_MOST_ROWS], pairs, len(task.labels))

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpft import objectives, tasks
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.errors import UserError
 from dpft.inference import outputs
 from dpft.inference.build import build_model, resolve_hardware
 from dpft.machine.hardware import Hardware
-from dpft.models.adapted import Adapted
+from dpft.models.adapted import AdaptedModel
 from dpft.objectives import Objective, Prediction
 from dpft.objectives.tagging import Tagged
 from dpft.runs.folder import Run
@@ -33,7 +33,7 @@ class Trained:
     """The trained model of a run: `predict` texts, `tag` their words, or `evaluate` it on validation rows."""
 
     run: Run
-    adapted: Adapted
+    adapted: AdaptedModel
     labels: tuple[str, ...]
     paired: bool
     tokenizer: Any
@@ -48,7 +48,7 @@ class Trained:
         """The objective that the model was trained for."""
         return self.adapted.objective
 
-    def logits(self, rows: Rows) -> NDArray[np.float32]:
+    def logits(self, rows: Examples) -> NDArray[np.float32]:
         """The outputs for N rows, in order: (N, outputs)."""
         spec = self.run.spec
         return outputs.logits(

@@ -1,4 +1,4 @@
-"""Methods, discovered from this folder: a file with a METHOD is a method of the file's name."""
+"""Methods, discovered in this folder: a file with a METHOD is a method with the file's name."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def method_class(name: str) -> Any:
 
 
 def load(name: str, options: Mapping[str, Any]) -> Method:
-    """The method with its options set. Option values may be strings, as they come from a command line."""
+    """The method with its options set. Option values may be strings from a command line."""
     cls = method_class(name)
-    if hasattr(cls, "from_options"):  # its options are not its fields alone
+    if hasattr(cls, "from_options"):  # its options are more than its fields
         made: Method = cls.from_options(options)
         return made
     fields = {f.name: f for f in dataclasses.fields(cls)}
@@ -56,7 +56,7 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def head_alone(method: Method) -> bool:
-    """Whether nothing but the head is trained: such a method says so."""
+    """Whether the method trains the head alone."""
     return bool(getattr(method, "head_alone", False))
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from dpft.models.adapted import Adapted, CannotMerge, Traits, attached, check_choice, check_count
+from dpft.models.adapted import AdaptedModel, CannotMerge, Traits, attached, check_choice, check_count
 from dpft.models.architectures import Dense, dense_layers, replace
 from dpft.models.classifier import Classifier
 from dpft.models.dense_modules import Dense as Trained
@@ -19,7 +19,7 @@ PLACES: dict[str, tuple[Dense, ...]] = {"houlsby": ("attention", "output"), "pfe
 
 
 class AdaptedDense(nn.Module):
-    """A dense layer and what is added to its output: (B, T, in) -> (B, T, out)."""
+    """A dense layer with an adapter on its output: (B, T, in) -> (B, T, out)."""
 
     def __init__(self, dense: nn.Linear, adapter: nn.Module) -> None:
         super().__init__()
@@ -49,8 +49,8 @@ class Adapter:
     """Bottleneck adapters: h + up(gelu(down(h))) after dense layers (Houlsby et al. 2019, section 2.1).
 
     bottleneck: m. style: "houlsby" puts two into each block, after attention and after the feed-forward; "pfeiffer"
-    the latter alone (Pfeiffer et al. 2021). Both stand before the residual is added. Trains 2 D m + D + m numbers
-    each. m is that of Yu et al. 2022 for private RoBERTa, rounded down.
+    the latter alone (Pfeiffer et al. 2021). Both act before the residual is added. Each has 2 D m + D + m
+    trainable parameters. m is that of Yu et al. 2022 for private RoBERTa, rounded down.
     """
 
     bottleneck: int = 16
@@ -62,10 +62,12 @@ class Adapter:
         check_count("bottleneck", self.bottleneck, example=16)
         check_choice("style", self.style, get_args(Style))
 
-    def attach(self, model: Classifier, seed: int) -> Adapted:
+    def attach(self, model: Classifier, seed: int) -> AdaptedModel:
         check_count("bottleneck", self.bottleneck, int(model.backbone.config.hidden_size), example=16)
         generator = torch.Generator().manual_seed(seed)
-        learned = put(model, PLACES[self.style], lambda width: Bottleneck(width, self.bottleneck, generator))
+        learned = insert_adapters(
+            model, PLACES[self.style], lambda width: Bottleneck(width, self.bottleneck, generator)
+        )
         return attached(model, learned)
 
     def merge(self, model: Classifier) -> nn.Module:
@@ -78,8 +80,8 @@ class Adapter:
         return each + labels * (int(config.hidden_size) + 1)
 
 
-def put(model: Classifier, places: tuple[Dense, ...], make: Any) -> list[tuple[str, nn.Parameter]]:
-    """Put `make(width)` after each block's dense layers at `places`. Returns the names and parameters inside."""
+def insert_adapters(model: Classifier, places: tuple[Dense, ...], make: Any) -> list[tuple[str, nn.Parameter]]:
+    """Insert `make(width)` after each block's dense layers at `places`. Returns its parameters by name."""
     learned = []
     for number, (block, path) in enumerate(dense_layers(model.backbone, places)):
         dense = block.get_submodule(path)

@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from dpft.errors import UserError
-from dpft.models.adapted import Adapted, Traits, attached, fold, modules_named, way
+from dpft.models.adapted import AdaptedModel, Traits, attached, fold, modules_named, way
 from dpft.models.architectures import replace
 from dpft.models.classifier import Classifier
 from dpft.models.dense_modules import Shift
 from dpft.models.sizes import skeleton
 
 
-class Biased(nn.Module):
-    """A layer with a bias, and what was learned to add to it: the layer's shapes."""
+class BiasedLayer(nn.Module):
+    """A layer with a trained change of its bias; input and output shapes are the layer's."""
 
     def __init__(self, layer: nn.Linear | nn.LayerNorm) -> None:
         super().__init__()
@@ -36,21 +36,21 @@ class Biased(nn.Module):
 class Bitfit:
     """Bias-term fine-tuning: all biases of the encoder, those of layer norms too (Ben Zaken et al. 2022, section 3).
 
-    It has no options. What is trained is the change of each bias, kept in float32.
+    It has no options. The trainable parameters are the change of each bias, in float32.
     """
 
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
     non_private_rate: ClassVar[float] = 0.002
 
-    def attach(self, model: Classifier, seed: int) -> Adapted:
+    def attach(self, model: Classifier, seed: int) -> AdaptedModel:
         layers = _biased(model.backbone)
         for path, layer in layers.items():
-            replace(model.backbone, path, Biased(layer))
-        learned = [(name, site.shift.value) for name, site in modules_named(model, Biased).items()]
+            replace(model.backbone, path, BiasedLayer(layer))
+        learned = [(name, site.shift.value) for name, site in modules_named(model, BiasedLayer).items()]
         return attached(model, learned, gradients=way(model, ("query", "key")))
 
     def merge(self, model: Classifier) -> nn.Module:
-        """A copy of the stock backbone with the biases changed: the same outputs."""
+        """A copy of the stock backbone with the changed biases: the same outputs."""
         return fold(model)
 
     def trainable(self, config: Any, labels: int) -> int:
@@ -59,7 +59,7 @@ class Bitfit:
 
 
 def _biased(backbone: nn.Module) -> dict[str, Any]:
-    """Path and layer of everything with a bias. Raises UserError where nothing has one."""
+    """The layers with a bias, by path. Raises UserError where there is none."""
     modules = backbone.named_modules()
     found = {n: m for n, m in modules if isinstance(m, nn.Linear | nn.LayerNorm) and m.bias is not None}
     if not found:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dpft.errors import UserError
-from dpft.methods.adapter import PLACES, Style, put
-from dpft.models.adapted import Adapted, CannotMerge, Traits, attached, check_choice, check_count
+from dpft.methods.adapter import PLACES, Style, insert_adapters
+from dpft.models.adapted import AdaptedModel, CannotMerge, Traits, attached, check_choice, check_count
 from dpft.models.classifier import Classifier
 from dpft.models.dense_modules import Dense, Shift
 from dpft.models.shared_vector import PerExample
@@ -30,7 +30,7 @@ class Rules(nn.Module):
 
 
 class KroneckerDense(nn.Module):
-    """sum_i A_i kron (s_i t_i) x, without making the matrix: (B, T, in) -> (B, T, out).
+    """sum_i A_i kron (s_i t_i) x, without building the matrix: (B, T, in) -> (B, T, out).
 
     With x as n rows X of in/n numbers, A_i kron B_i maps it to A_i X B_i^T (Karimi Mahabadi et al. 2021, section 4).
     t_i: (r, in/n), s_i: (out/n, r).
@@ -76,7 +76,7 @@ class Compacter:
     """Compacter: adapters whose matrices are sums of n Kronecker products (Karimi Mahabadi et al. 2021, section 4).
 
     bottleneck: m. terms: n, which divides the width and m. rank: of each product's second factor. style: as for
-    adapter; "pfeiffer" is Compacter++. The n rule matrices are shared by all layers. Trains n^3 numbers, and
+    adapter; "pfeiffer" is Compacter++. The n rule matrices are shared by all layers. Trainable parameters: n^3, and
     2 r (D + m) + D + m a place. Terms and rank are the authors' for T5, the bottleneck is theirs too, at least.
     """
 
@@ -96,12 +96,12 @@ class Compacter:
                 f"terms must divide the bottleneck {self.bottleneck}, got {self.terms}; pass --option terms=4"
             )
 
-    def attach(self, model: Classifier, seed: int) -> Adapted:
+    def attach(self, model: Classifier, seed: int) -> AdaptedModel:
         self._check(model.backbone.config)
         generator = torch.Generator().manual_seed(seed)
         n = self.terms
         rules = Rules(torch.randn(n, n, n, generator=generator) * n**-0.5)
-        learned = put(
+        learned = insert_adapters(
             model,
             PLACES[self.style],
             lambda width: KroneckerBottleneck(width, self.bottleneck, self.rank, rules, generator),

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from dpft.models.adapted import Adapted, Traits, attached, fold, plain
+from dpft.models.adapted import AdaptedModel, Traits, attached, fold, plain
 from dpft.models.architectures import architecture
 from dpft.models.classifier import Classifier
 from dpft.models.sizes import skeleton
@@ -17,22 +17,22 @@ from dpft.models.sizes import skeleton
 class Full:
     """Full fine-tuning: all weights of the encoder (privately: Li et al. 2022, with ghost clipping). It has no options.
 
-    Per-example gradients are never kept: memory stays near that of a step that is not private. The encoder is kept
-    and run in float32. Where an architecture uses a weight twice or once for all examples (ALBERT, DeBERTa, MPNet),
-    examples are taken one at a time, which is slow.
+    Per-example gradients are never stored: memory stays close to a non-private step. The encoder is stored and run in
+    float32. Where an architecture uses a weight twice, or once for all examples (ALBERT, DeBERTa, MPNet), gradients are
+    computed one example at a time, which is slow.
     """
 
-    float32: ClassVar[bool] = True  # from the weights as they are stored, not as bfloat16 rounds them
+    float32: ClassVar[bool] = True  # train the stored weights, not their bfloat16 rounding
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
     non_private_rate: ClassVar[float] = 0.0001
 
-    def attach(self, model: Classifier, seed: int) -> Adapted:
+    def attach(self, model: Classifier, seed: int) -> AdaptedModel:
         row = architecture(model.backbone.config)
         learned = [(plain(name), p) for name, p in model.backbone.named_parameters()]
         return attached(model, learned, gradients="single" if row.shared or row.common else "ghost")
 
     def merge(self, model: Classifier) -> nn.Module:
-        """A copy of the encoder as it was trained."""
+        """A copy of the trained encoder."""
         return fold(model)
 
     def trainable(self, config: Any, labels: int) -> int:

@@ -9,17 +9,17 @@ from typing import Any, ClassVar, get_args
 from torch import Tensor, nn
 
 from dpft.methods.slash import Init, check_dim, fitting, precision, start
-from dpft.models.adapted import Adapted, CannotMerge, Traits, attached, check_choice, check_count, check_size
-from dpft.models.architectures import architecture, called, replace
+from dpft.models.adapted import AdaptedModel, CannotMerge, Traits, attached, check_choice, check_count, check_size
+from dpft.models.architectures import architecture, block_modules, replace
 from dpft.models.classifier import Classifier
-from dpft.models.prompt_slots import PromptedEmbedding, check_room, filled
+from dpft.models.prompt_slots import PromptedEmbedding, check_prompt_slots, filled
 from dpft.models.random_projections import Projection
 from dpft.models.shared_vector import PerExample
 from dpft.models.sizes import skeleton
 
 
 class Addition:
-    """A block's pre-hook that adds `shift` (B or 1, n, D) to the places after the first token."""
+    """A block's pre-hook that adds `shift` (B or 1, n, D) to the prompt slots after the first token."""
 
     def __init__(self) -> None:
         self.shift: Tensor | None = None
@@ -41,7 +41,7 @@ class DeepPrompt(nn.Module):
         self._words, self._additions = (words,), additions
         table = words.words.weight
         self.blank: Tensor
-        # Nothing of its own at the input: there the prompt is its position, and W_0 z.
+        # No vector at the input: there the prompt is its position, and W_0 z.
         self.register_buffer("blank", table.new_zeros(1, z.shape[0], table.shape[1]), persistent=False)
 
     def forward(self, rows: Tensor) -> None:
@@ -56,9 +56,9 @@ class JrWarp:
     """Jointly reparametrised WARP: every block's input gains W_l z at the prompts (Gupta et al. 2023, appendix A).
 
     tokens: number n of prompts, each with a z of its own. dim: length d of each z, at most the sum of the blocks'
-    widths. init: distribution of z and W_l, as for slash. scale: factor on z's initial value. regenerate: make W_l
-    anew each time, as for slash. The prompts stand right after the first token and are never read.
-    Trains n d + C(D + 1) numbers.
+    widths. init: distribution of z and W_l, as for slash. scale: factor on z's initial value. regenerate: regenerate
+    W_l when needed, as for slash. The prompts stand right after the first token and are never read.
+    Trainable parameters: n d + C(D + 1).
     """
 
     dim: int = 1024
@@ -75,8 +75,8 @@ class JrWarp:
         check_choice("init", self.init, get_args(Init))
         check_size("scale", self.scale, "1")
 
-    def attach(self, model: Classifier, seed: int) -> Adapted:
-        check_room(model.backbone, self.tokens)
+    def attach(self, model: Classifier, seed: int) -> AdaptedModel:
+        check_prompt_slots(model.backbone, self.tokens)
         path = architecture(model.backbone.config).words
         words = model.backbone.get_submodule(path)
         assert isinstance(words, nn.Embedding)
@@ -84,7 +84,7 @@ class JrWarp:
         z, projection = start(self, seed, widths, precision(model), self.tokens)
         site, additions = PromptedEmbedding(words), []
         replace(model.backbone, path, site)
-        for block in called(model.backbone):
+        for block in block_modules(model.backbone):
             additions.append(Addition())
             block.register_forward_pre_hook(additions[-1], with_kwargs=True)
         model.prompts = self.tokens
@@ -93,22 +93,22 @@ class JrWarp:
         return attached(model, [("z", prompt.z.value)])
 
     def merge(self, model: Classifier) -> nn.Module:
-        raise CannotMerge("a prompt needs places in the input that the stock model does not make")
+        raise CannotMerge("a prompt needs input positions that the stock model does not have")
 
     def fitted(self, config: Any) -> JrWarp:
-        """The same with each z as long as this model's blocks allow at the most."""
+        """The same method with each z cut to the largest length this model allows."""
         return replace_options(self, dim=fitting(self, _widths(skeleton(config))))
 
     def trainable(self, config: Any, labels: int) -> int:
         encoder = skeleton(config)
-        check_room(encoder, self.tokens)
+        check_prompt_slots(encoder, self.tokens)
         check_dim(self, _widths(encoder))
         return self.tokens * self.dim + labels * (int(config.hidden_size) + 1)
 
 
 def _widths(backbone: Any) -> list[int]:
     """The width of each block's input."""
-    return [int(backbone.config.hidden_size)] * len(called(backbone))
+    return [int(backbone.config.hidden_size)] * len(block_modules(backbone))
 
 
 METHOD = JrWarp

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from dpft.models.adapted import Adapted, Traits, attached, fold
+from dpft.models.adapted import AdaptedModel, Traits, attached, fold
 from dpft.models.classifier import Classifier
 
 
@@ -15,18 +15,18 @@ from dpft.models.classifier import Classifier
 class Linear:
     """The linear classifier of the paper's table 2: the head on a frozen encoder. It has no options.
 
-    What the encoder makes of each text is computed once and kept for all steps. Trains C(D + 1) numbers.
+    The encoder's features are computed once for all steps. Trainable parameters: C(D + 1).
     """
 
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=False)
     non_private_rate: ClassVar[float] = 0.03
     head_alone: ClassVar[bool] = True
 
-    def attach(self, model: Classifier, seed: int) -> Adapted:
+    def attach(self, model: Classifier, seed: int) -> AdaptedModel:
         return replace(attached(model, []), frozen=True)
 
     def merge(self, model: Classifier) -> nn.Module:
-        """The stock backbone as it was."""
+        """The unchanged stock backbone."""
         return fold(model)
 
     def trainable(self, config: Any, labels: int) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dpft.errors import UserError
-from dpft.models.adapted import Adapted, Traits, attached, check_count, fold, modules_named, way
+from dpft.models.adapted import AdaptedModel, Traits, attached, check_count, fold, modules_named, way
 from dpft.models.architectures import DENSE, Dense, dense_layers, replace
 from dpft.models.classifier import Classifier
 from dpft.models.dense_modules import Dense as Trained
@@ -41,8 +41,8 @@ class Lora:
 
     rank: r. alpha: the scale's numerator. targets: dense layers, joined by commas, of query, key, value, attention,
     intermediate, output. freeze_a: train B alone, which privately avoids the product of two noises (FFA-LoRA, Sun
-    et al. 2024). A starts as Kaiming-uniform noise from the public seed, B at zero. Trains r (in + out) numbers a
-    target. Targets are the paper's (query, value); the rank is that of Yu et al. 2022 for RoBERTa, rounded.
+    et al. 2024). A starts as Kaiming-uniform noise from the public seed, B at zero. Trainable parameters:
+    r (in + out) a target. Targets are the paper's (query, value); the rank is that of Yu et al. 2022, rounded.
     """
 
     rank: int = 8
@@ -59,17 +59,17 @@ class Lora:
         self.names()
 
     def names(self) -> tuple[Dense, ...]:
-        """The targets, in the order of a block. Raises UserError where one is none of a block's dense layers."""
+        """The targets, in the order of a block. Raises UserError for one that is no dense layer of a block."""
         return dense_names(self.targets)
 
-    def attach(self, model: Classifier, seed: int) -> Adapted:
+    def attach(self, model: Classifier, seed: int) -> AdaptedModel:
         generator = torch.Generator().manual_seed(seed)
         sites = dense_layers(model.backbone, self.names())
         for block, path in sites:
             dense = block.get_submodule(path)
             assert isinstance(dense, nn.Linear)
             check_count("rank", self.rank, min(dense.in_features, dense.out_features), example=8)
-            bound = dense.in_features**-0.5  # of nn.Linear's own start, as in Hu et al.'s code
+            bound = dense.in_features**-0.5  # the default of nn.Linear, as in Hu et al.'s code
             down = (torch.rand(self.rank, dense.in_features, generator=generator) * 2 - 1) * bound
             replace(block, path, LowRankDense(dense, down, self.alpha / self.rank))
         learned = []
@@ -90,7 +90,7 @@ class Lora:
 
 
 def dense_names(targets: str) -> tuple[Dense, ...]:
-    """Names joined by commas, in the order of a block."""
+    """The dense layers named in a comma-separated list, in the order of a block."""
     wanted = [t.strip() for t in targets.split(",") if t.strip()]
     unknown = [t for t in wanted if t not in DENSE]
     if unknown or not wanted:

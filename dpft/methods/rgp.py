@@ -1,4 +1,4 @@
-"""RGP: full matrices, moved through low-rank gradient carriers (Yu et al. 2021)."""
+"""RGP: full matrices, updated through low-rank gradient carriers (Yu et al. 2021)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dpft.methods.lora import dense_names
-from dpft.models.adapted import Adapted, Traits, attached, check_count, fold, modules_named, way
+from dpft.models.adapted import AdaptedModel, Traits, attached, check_count, fold, modules_named, way
 from dpft.models.architectures import dense_layers, replace
 from dpft.models.classifier import Classifier
 from dpft.models.dense_modules import Dense as Trained
@@ -19,7 +19,7 @@ from dpft.spec import HEAD
 
 
 class CarriedDense(nn.Module):
-    """A dense layer whose gradient is taken through carriers: hidden (B, T, in) -> (B, T, out).
+    """A dense layer whose gradient is computed through carriers: hidden (B, T, in) -> (B, T, out).
 
     The layer computes (W + change) x. `left` (out, r) and `right` (r, in) have orthonormal columns and rows; they
     add nothing to the value and see the gradient that W = (W - L R) + L R would hand them.
@@ -35,13 +35,13 @@ class CarriedDense(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         out: Tensor = nn.functional.linear(hidden, self._weight(), self.dense.bias)
-        carried = self.left(self.right(hidden.detach()))  # detached: the input's gradient is already that of W
+        carried = self.left(self.right(hidden.detach()))  # detached: W already gives the input's gradient
         out = out + (carried - carried.detach())
         return out
 
     @torch.no_grad()
     def carry(self, generator: torch.Generator) -> None:
-        """New carriers by one power iteration on the change so far; on noise while there is none."""
+        """New carriers by one power iteration on the change so far, or on noise before any change."""
         start = torch.randn(self.left.weight.shape, generator=generator).to(self.change)
         history: Tensor = self.change
         if not bool(history.any()):
@@ -65,7 +65,7 @@ class CarriedDense(nn.Module):
 
     @torch.no_grad()
     def _weight(self) -> Tensor:
-        """W + change in W's precision, made once for each value of the change."""
+        """W + change in W's precision, cached for each value of the change."""
         made = (self.change._version, self.dense.weight.dtype)
         if self._changed is None or self._changed[0] != made:
             with torch.inference_mode(False):  # autograd refuses a tensor that was made in inference mode
@@ -75,8 +75,8 @@ class CarriedDense(nn.Module):
 
 
 @dataclass(frozen=True)
-class Carried(Adapted):
-    """An adapted model whose private parameters are carriers of those that the optimizer moves."""
+class CarriedModel(AdaptedModel):
+    """An adapted model whose private parameters are the carriers of those that the optimizer updates."""
 
     sites: tuple[CarriedDense, ...] = ()
     moved: dict[str, nn.Parameter] | None = None
@@ -103,9 +103,9 @@ class Rgp:
     """Reparametrised gradient perturbation: matrices moved by noisy gradients of low-rank carriers (Yu et al. 2021).
 
     rank: r of the carriers. targets: dense layers, as for lora. At each step the carriers L, R of each matrix are
-    found by one power iteration on its change so far, which holds nothing but noisy releases; their gradients are
-    privatised, and the matrix is moved by dL R + L dR - L L^T dL R. Privatises r (in + out) numbers a target; what is
-    saved is the change of each whole matrix. The default rank is Yu et al.'s for BERT.
+    found by one power iteration on its change so far, which contains only noisy releases. Their gradients are
+    privatised, and the matrix is updated by dL R + L dR - L L^T dL R. Private parameters: r (in + out) a target. The
+    change of each whole matrix is saved. The default rank is Yu et al.'s for BERT.
     """
 
     rank: int = 1
@@ -117,7 +117,7 @@ class Rgp:
         check_count("rank", self.rank)
         dense_names(self.targets)
 
-    def attach(self, model: Classifier, seed: int) -> Adapted:
+    def attach(self, model: Classifier, seed: int) -> AdaptedModel:
         names = dense_names(self.targets)
         for block, path in dense_layers(model.backbone, names):
             dense = block.get_submodule(path)
@@ -130,7 +130,7 @@ class Rgp:
         head = {name: p for name, p in adapted.named.items() if name.startswith(HEAD)}
         moved = {**{f"{n}.change": s.change for n, s in sites.items()}, **head}
         common = {f.name: getattr(adapted, f.name) for f in fields(adapted)}
-        return Carried(**common, sites=tuple(sites.values()), moved=moved, seed=seed)
+        return CarriedModel(**common, sites=tuple(sites.values()), moved=moved, seed=seed)
 
     def merge(self, model: Classifier) -> nn.Module:
         """A copy of the stock backbone with the changes added to the weights: the same outputs."""

@@ -11,10 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from dpft.errors import UserError
-from dpft.models.adapted import Adapted, Traits, attached, check_choice, check_count, check_size, fold, with_bias
+from dpft.models.adapted import AdaptedModel, Traits, attached, check_choice, check_count, check_size, fold, with_bias
 from dpft.models.architectures import Position, dense_layers, replace
 from dpft.models.classifier import Classifier
-from dpft.models.random_projections import Draw, Kept, Projection, Regenerated, Same
+from dpft.models.random_projections import (
+    IdentityProjection,
+    Projection,
+    RandomStream,
+    RegeneratedProjection,
+    StoredProjection,
+)
 from dpft.models.shared_vector import PerExample
 from dpft.models.sizes import dense_sizes
 
@@ -40,7 +46,7 @@ class ShiftedDense(nn.Module):
 
 
 class JointShift(nn.Module):
-    """W_l z for all blocks at once, handed to each block's ShiftedDense: (B, d) -> L times (B, d'_l)."""
+    """W_l z for all blocks at once, passed to each block's ShiftedDense: (B, d) -> L times (B, d'_l)."""
 
     def __init__(self, z: Tensor, projection: Projection, sites: list[ShiftedDense]) -> None:
         super().__init__()
@@ -62,8 +68,8 @@ class Slash:
     dim: length d of z, at most the sum of the shifts' lengths d'_l. At that length W is the identity: one free
     bias per block. init: distribution of z and W_l, each of variance 1/d (appendix B.2); "zeros" starts z at zero
     with normal W_l; "identity" shifts every block by z itself (d = d'_l). scale: factor on z's initial value.
-    position: which dense output is shifted (appendix B.1). regenerate: make W_l from its seed block by block,
-    forward and backward, instead of keeping it (section 3.3). Trains d + C(d'_L + 1) numbers.
+    position: which dense output is shifted (appendix B.1). regenerate: compute W_l from its seed block by block,
+    forward and backward, instead of storing it (section 3.3). Trainable parameters: d + C(d'_L + 1).
     """
 
     dim: int = 1024
@@ -80,7 +86,7 @@ class Slash:
         check_choice("init", self.init, get_args(Init))
         check_choice("position", self.position, get_args(Position))
 
-    def attach(self, model: Classifier, seed: int) -> Adapted:
+    def attach(self, model: Classifier, seed: int) -> AdaptedModel:
         sites = []
         for block, path in dense_layers(model.backbone, (self.position,)):
             dense = block.get_submodule(path)
@@ -99,7 +105,7 @@ class Slash:
         return fold(model)
 
     def fitted(self, config: Any) -> Slash:
-        """The same with z as long as this model's shifts allow at the most."""
+        """The same method with z cut to the largest length this model allows."""
         return replace_options(self, dim=fitting(self, [out for _, out in dense_sizes(config, (self.position,))]))
 
     def trainable(self, config: Any, labels: int) -> int:
@@ -108,13 +114,13 @@ class Slash:
 
 
 def precision(model: Classifier) -> torch.dtype:
-    """The backbone's."""
+    """The dtype of the backbone."""
     parameter: Tensor = next(model.backbone.parameters())
     return parameter.dtype
 
 
 class SharedVector(Protocol):
-    """The options of a method that derives all it adds from one z."""
+    """The options of a method that projects one shared vector z."""
 
     @property
     def dim(self) -> int: ...
@@ -127,12 +133,12 @@ class SharedVector(Protocol):
 
 
 def fitting(options: SharedVector, widths: Sequence[int]) -> int:
-    """The length of z nearest to the options' that a model of these shifts takes."""
+    """The length of z, nearest to the option `dim`, that a model with these shifts takes."""
     return widths[0] if options.init == "identity" else min(options.dim, sum(widths))
 
 
 def check_dim(options: SharedVector, widths: Sequence[int]) -> None:
-    """Refuse a z that is longer than all shifts together, or that does not fit the identity."""
+    """Raise UserError for a z longer than all shifts together, or of a wrong length for the identity."""
     most, dim = sum(widths), options.dim
     if dim > most:
         raise UserError(
@@ -148,15 +154,15 @@ def start(
 ) -> tuple[Tensor, Projection]:
     """z, (d,) or (copies, d), and its projection to all `widths`, from the public seed.
 
-    `precision`: the backbone's. Raises UserError where d is above the sum of the widths, or does not fit the identity.
+    `precision`: the backbone's. Raises UserError as `check_dim` does.
     """
     dim, init = options.dim, options.init
     check_dim(options, widths)
-    draw = Draw(dim, seed, "uniform" if init == "uniform" else "normal")
+    draw = RandomStream(dim, seed, "uniform" if init == "uniform" else "normal")
     z = draw(0, (copies, dim) if copies else (dim,)) * (0.0 if init == "zeros" else options.scale)
     if init == "identity" or (dim == sum(widths) and not copies):
-        return z, Same(dim, widths)
-    return z, Regenerated(draw, widths) if options.regenerate else Kept(draw, widths, precision)
+        return z, IdentityProjection(dim, widths)
+    return z, RegeneratedProjection(draw, widths) if options.regenerate else StoredProjection(draw, widths, precision)
 
 
 METHOD = Slash

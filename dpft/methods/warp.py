@@ -1,4 +1,4 @@
-"""WARP: trainable word embeddings beside the text's own (Hambardzumyan et al. 2021)."""
+"""WARP: trainable prompt embeddings at the input (Hambardzumyan et al. 2021)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dpft.models.adapted import Adapted, CannotMerge, Traits, attached, check_count
+from dpft.models.adapted import AdaptedModel, CannotMerge, Traits, attached, check_count
 from dpft.models.architectures import architecture, replace
 from dpft.models.classifier import Classifier
-from dpft.models.prompt_slots import PromptedEmbedding, check_room
+from dpft.models.prompt_slots import PromptedEmbedding, check_prompt_slots
 from dpft.models.shared_vector import PerExample
 from dpft.models.sizes import skeleton
 
 
 class Prompt(nn.Module):
-    """The same n vectors for each example, handed to the embedding: (B, n, D)."""
+    """The same n vectors for each example, passed to the embedding: (B, n, D)."""
 
     def __init__(self, value: Tensor, site: PromptedEmbedding) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Warp:
     """Word-level adversarial reprogramming: n trainable embeddings at the input (Hambardzumyan et al. 2021, section 3).
 
     tokens: n. They stand right after the first token and are never read. They start as noise of the word vectors'
-    own mean and deviation, from the public seed. Trains n D + C(D + 1) numbers. The default is the paper's largest.
+    own mean and deviation, from the public seed. Trainable parameters: n D + C(D + 1). Default: the paper's largest.
     """
 
     tokens: int = 20
@@ -43,8 +43,8 @@ class Warp:
     def __post_init__(self) -> None:
         check_count("tokens", self.tokens, example=20)
 
-    def attach(self, model: Classifier, seed: int) -> Adapted:
-        check_room(model.backbone, self.tokens)
+    def attach(self, model: Classifier, seed: int) -> AdaptedModel:
+        check_prompt_slots(model.backbone, self.tokens)
         path = architecture(model.backbone.config).words
         words = model.backbone.get_submodule(path)
         assert isinstance(words, nn.Embedding)
@@ -58,11 +58,11 @@ class Warp:
         return attached(model, [("prompt", prompt.vectors.value)])
 
     def merge(self, model: Classifier) -> nn.Module:
-        raise CannotMerge("a prompt needs places in the input that the stock model does not make")
+        raise CannotMerge("a prompt needs input positions that the stock model does not have")
 
     def trainable(self, config: Any, labels: int) -> int:
         encoder = skeleton(config)
-        check_room(encoder, self.tokens)
+        check_prompt_slots(encoder, self.tokens)
         words = encoder.get_submodule(architecture(config).words)
         assert isinstance(words, nn.Embedding)
         return self.tokens * words.embedding_dim + labels * (int(config.hidden_size) + 1)

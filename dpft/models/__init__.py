@@ -1,4 +1,4 @@
-"""Stock Hugging Face encoders with our modules inside."""
+"""Stock Hugging Face encoders, and the trainable modules that methods insert."""
 
 from dpft.models.loading import BUILTIN, BUILTIN_NAME, check, check_length, configuration, load, locate, tokenizer
 

@@ -1,4 +1,4 @@
-"""The contract of a method, and what it hands back."""
+"""The interface of a method, and the adapted model that it returns."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Gradients = Literal["hooks", "ghost", "single"]
 
 
 class CannotMerge(ValueError):
-    """Why a method's result cannot be written into the stock model's own weights."""
+    """Raised, with the reason, where a method cannot be merged into the stock model's weights."""
 
 
 @dataclass(frozen=True)
 class Traits:
-    """A method's row of the paper's table 1: what it shares, what it costs once trained, where it acts."""
+    """A method's row in the paper's table 1: parameter sharing, efficient inference, multi-layer."""
 
     parameter_sharing: bool
     efficient_inference: bool
@@ -33,12 +33,13 @@ class Traits:
 
 
 @dataclass(frozen=True)
-class Adapted:
-    """A model with a method inside: gradients are privatised on `private`, the optimizer moves `updated`.
+class AdaptedModel:
+    """A model with a method attached: gradients of `private` are privatised, the optimizer updates `updated`.
 
     `named` maps names to the private parameters of `model`. `losses` gives one loss per example:
-    (B, outputs) -> (B,), as the `objective` has it. `gradients` is the way to the clipped sum: per-example gradients by
-    hooks, by ghost clipping, or one example at a time. `frozen`: what the head reads never changes, so it may be kept.
+    (B, outputs) -> (B,), as the `objective` defines it. `gradients`: how the clipped sum is computed: per-example
+    gradients by hooks, ghost clipping, or one example at a time. `frozen`: the head's input never changes, so it may
+    be cached.
     """
 
     model: Classifier
@@ -59,17 +60,17 @@ class Adapted:
         return self.objective.losses(outputs, batch.labels)
 
     def begin(self, step: int) -> None:
-        """Called before each step, with its number from 0."""
+        """Hook before each step, with its number from 0."""
 
     def rebuild(self) -> None:
-        """Called once `private` has its gradients: give `updated` theirs."""
+        """Hook after `private` has its gradients: compute the gradients of `updated`."""
 
     def state(self) -> dict[str, Tensor]:
-        """All that has to be saved, on the CPU: the trained tensors, and what the head's input is standardised by."""
+        """The tensors to save, on the CPU: trained parameters, and the statistics that standardise the head's input."""
         return {name: t.detach().cpu().contiguous() for name, t in self._saved().items()}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take the tensors that `state` gave. Raises UserError on other names or shapes."""
+        """Load tensors from `state`. Raises UserError on other names or shapes."""
         found = {name: tuple(t.shape) for name, t in state.items()}
         wanted = {name: tuple(t.shape) for name, t in self._saved().items()}
         if found != wanted:
@@ -87,64 +88,64 @@ class Adapted:
 
 
 class Method(Protocol):
-    """One way to adapt a model. Its dataclass fields are its options.
+    """A fine-tuning method. Its dataclass fields are its options.
 
-    `non_private_rate` is its learning rate without privacy; with it the rates are the recipe's. `trainable` counts what
-    `attach` would train on a model of `config` with a head for `labels` outputs. A method that trains nothing but the
-    head has `head_alone`, which is true.
+    `non_private_rate`: the learning rate without privacy; with privacy the recipe chooses the rates. `trainable` counts
+    the trainable parameters that `attach` makes on a model of `config` with a head of `labels` outputs. A method that
+    trains the head alone has `head_alone = True`.
     """
 
     @property
     def traits(self) -> Traits: ...
     @property
     def non_private_rate(self) -> float: ...
-    def attach(self, model: Classifier, seed: int) -> Adapted: ...
+    def attach(self, model: Classifier, seed: int) -> AdaptedModel: ...
     def merge(self, model: Classifier) -> nn.Module: ...
     def trainable(self, config: Any, labels: int) -> int: ...
 
 
 @runtime_checkable
-class Folds(Protocol):
-    """A module put in the place of a stock one: `folded` is that stock module with what was learned inside."""
+class FoldableModule(Protocol):
+    """A module that replaces a stock one; `folded` is the stock module with the trained change merged."""
 
     def folded(self) -> nn.Module: ...
 
 
 def attached(
     model: Classifier, learned: Iterable[tuple[str, nn.Parameter]], *, gradients: Gradients = "hooks"
-) -> Adapted:
-    """`model` with the head and `learned` alone trainable."""
+) -> AdaptedModel:
+    """The adapted model, where only the head and `learned` are trainable."""
     named = {**dict(learned), **dict(model.head.named_parameters(prefix="head"))}
     model.requires_grad_(False)
     for parameter in named.values():
         parameter.requires_grad_(True)
     model.train()
-    return Adapted(model, named, gradients=gradients)
+    return AdaptedModel(model, named, gradients=gradients)
 
 
 def modules_named(model: Classifier, kind: type[nn.Module]) -> dict[str, Any]:
-    """The modules of a type inside the backbone, by their stock names."""
+    """All modules of a type in the backbone, by their stock names."""
     return {plain(name): module for name, module in model.backbone.named_modules() if isinstance(module, kind)}
 
 
 def plain(name: str) -> str:
-    """A name inside the backbone as it would be without what the last block may be wrapped in."""
+    """A name in the backbone without the wrapper that the last block may have."""
     return name.replace(".block.", ".")
 
 
 def way(model: Classifier, denses: Iterable[Dense]) -> Gradients:
-    """Hooks, but one at a time where a touched dense layer also takes a table that all examples share."""
+    """The gradient mode: hooks, but one example at a time where a dense layer also reads a table shared by examples."""
     return "single" if architecture(model.backbone.config).tables & set(denses) else "hooks"
 
 
 @torch.no_grad()
 def fold(model: Classifier) -> nn.Module:
-    """A copy of the stock backbone with everything that `Folds` folded: the same outputs as `model`."""
+    """A copy of the stock backbone with every `FoldableModule` module folded: the same outputs as `model`."""
     if model.before is not None:
         model.before(torch.empty(1, 0))
     backbone = model.stock()
     for name, module in list(backbone.named_modules()):
-        if isinstance(module, Folds):
+        if isinstance(module, FoldableModule):
             replace(backbone, name, module.folded())
     return backbone
 
@@ -152,25 +153,25 @@ def fold(model: Classifier) -> nn.Module:
 def with_bias(dense: nn.Linear, bias: Tensor) -> nn.Linear:
     """`dense` with `bias` added. Raises CannotMerge where the stock layer has none."""
     if dense.bias is None:
-        raise CannotMerge("this architecture's dense layers have no bias that could take it up")
+        raise CannotMerge("this architecture's dense layers have no bias to merge it into")
     dense.bias.add_(bias.to(dense.bias.dtype))
     return dense
 
 
 def check_count(name: str, value: int, most: int | None = None, example: int = 1) -> None:
-    """Refuse an option that is not a whole number from 1 to `most`."""
+    """Raise UserError for an option that is not a whole number from 1 to `most`."""
     if value < 1 or (most is not None and value > most):
         rule = "a whole number above 0" if most is None else f"from 1 to {most}"
         raise UserError(f"{name} must be {rule}, got {value}; pass --option {name}={example}")
 
 
 def check_size(name: str, value: float, example: str) -> None:
-    """Refuse a factor that is not finite, or beyond what float32 can carry through a model."""
+    """Raise UserError for a factor that is not finite, or too large for float32 activations."""
     if not abs(value) <= 1e6:
         raise UserError(f"{name} must lie between -1e6 and 1e6, got {value}; pass --option {name}={example}")
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Refuse an option that is none of `choices`."""
+    """Raise UserError for an option that is not among `choices`."""
     if value not in choices:
         raise UserError(f"{name} must be one of {', '.join(choices)}, got {value!r}; pass --option {name}={choices[0]}")

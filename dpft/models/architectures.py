@@ -1,4 +1,4 @@
-"""Where each architecture keeps its pieces: one row each, dotted paths inside the stock model."""
+"""Supported architectures: the dotted paths of modules inside each stock model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DENSE: tuple[Dense, ...] = get_args(Dense)
 
 @dataclass(frozen=True)
 class OneToken:
-    """Paths inside a block that can be run for one query: self-attention, and the modules that take (new, residual)."""
+    """Paths inside a block that can run for one query: self-attention, and the modules that take (new, residual)."""
 
     attention: str
     mixed: str
@@ -27,13 +27,12 @@ class OneToken:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Paths of a family's parts: `blocks` and `words` inside the model, the dense layers inside one block.
+    """Module paths of an architecture: `blocks` and `words` in the model, the dense layers in one block.
 
-    A star in `blocks` stands for every number. `attention` and `output` are the dense layers whose outputs the
-    residual is added to. `one`: where a block can be run for one query. `shared`: blocks are run several times.
-    `tables`: dense layers that also take a table of positions, with one row for all examples. `counted`:
-    positions are counted once for all examples, unless they are passed. `common`: other parameters act once for all
-    examples, as tables of distances do.
+    A star in `blocks` stands for every number. The residual is added to the outputs of the dense layers `attention`
+    and `output`. `one`: set where a block can run for one query. `shared`: blocks run several times. `tables`: dense
+    layers that also read a position table, with one row for all examples. `counted`: position ids are made once for all
+    examples unless passed. `common`: other parameters act once for all examples, such as distance tables.
     """
 
     blocks: str
@@ -145,7 +144,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def architecture(config: Any) -> Architecture:
-    """The row of a Hugging Face config's `model_type`. Raises UserError where there is none."""
+    """The architecture of a Hugging Face config, by `model_type`. Raises UserError for an unsupported one."""
     kind = getattr(config, "model_type", None)
     if kind not in ARCHITECTURES:
         raise UserError(
@@ -154,18 +153,18 @@ def architecture(config: Any) -> Architecture:
     return ARCHITECTURES[kind]
 
 
-def called(backbone: nn.Module) -> list[nn.Module]:
-    """The modules that are called as blocks, first to last; blocks that are run several times appear once."""
+def block_modules(backbone: nn.Module) -> list[nn.Module]:
+    """The modules called as blocks, first to last; a block that runs several times appears once."""
     return [backbone.get_submodule(path) for path in block_paths(backbone)]
 
 
 def blocks(backbone: nn.Module) -> list[nn.Module]:
-    """The stock transformer blocks, first to last, out of whatever they were put into."""
-    return [cast(nn.Module, getattr(block, "block", block)) for block in called(backbone)]
+    """The stock transformer blocks, first to last, without wrappers."""
+    return [cast(nn.Module, getattr(block, "block", block)) for block in block_modules(backbone)]
 
 
 def block_paths(backbone: nn.Module) -> list[str]:
-    """Where the blocks are inside the model."""
+    """The paths of the blocks inside the model."""
     paths = [""]
     for part in architecture(backbone.config).blocks.split("."):
         if part == "*":
@@ -176,14 +175,14 @@ def block_paths(backbone: nn.Module) -> list[str]:
 
 
 def dense_layers(backbone: nn.Module, names: tuple[Dense, ...]) -> list[tuple[nn.Module, str]]:
-    """(block, path inside it) of the named dense layers, each once: some families fuse query, key and value."""
+    """(block, path inside it) of the named dense layers, each once: some architectures fuse query, key and value."""
     row = architecture(backbone.config)
     paths = dict.fromkeys(row.dense(name) for name in names)
     return [(block, path) for block in blocks(backbone) for path in paths]
 
 
 def longest(backbone: nn.Module) -> int:
-    """The most tokens a text may have: RoBERTa counts positions from padding_idx + 1 (fairseq), BERT from 0."""
+    """The maximum number of tokens: RoBERTa counts positions from padding_idx + 1 (fairseq), BERT from 0."""
     config: Any = backbone.config
     parent, _, name = architecture(config).positions.rpartition(".")
     table = getattr(backbone.get_submodule(parent), name, None) if name else None
@@ -192,7 +191,7 @@ def longest(backbone: nn.Module) -> int:
 
 
 def without_pooler(backbone: nn.Module) -> nn.Module:
-    """Take off what the head never reads: it stands on the encoder itself."""
+    """Remove the pooler: the head reads the encoder's own output."""
     for name in POOLER:
         if getattr(backbone, name, None) is not None:
             setattr(backbone, name, None)
@@ -200,6 +199,6 @@ def without_pooler(backbone: nn.Module) -> nn.Module:
 
 
 def replace(root: nn.Module, path: str, new: nn.Module) -> None:
-    """Put `new` where `path` points below `root`."""
+    """Replace the module at `path` below `root` by `new`."""
     parent, _, name = path.rpartition(".")
     setattr(root.get_submodule(parent), name, new)

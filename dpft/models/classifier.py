@@ -1,4 +1,4 @@
-"""The model that is trained: a frozen encoder, one representation, one linear head (paper, section 2)."""
+"""The trained model: a frozen encoder, one representation, one linear head (paper, section 2)."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from dpft.data.batch import Batch
 from dpft.models.architectures import architecture, block_paths, replace
 from dpft.models.one_token_block import OneTokenBlock
-from dpft.models.prompt_slots import with_room, without_room
+from dpft.models.prompt_slots import with_prompt_slots, without_prompt_slots
 from dpft.spec import Representation
 
 
 class Classifier(nn.Module):
     """Batch -> logits in float32: (B, outputs), or (B, T, outputs) where the head reads every `token`.
 
-    A method puts its modules into `backbone` and, where they need something per batch, one module into
-    `before` that is called with one row per example (one row in all where gradients are not per example).
-    `prompts` is the number of places that are kept free after the first token, for a method to fill.
+    A method inserts its modules into `backbone` and, where they need per-batch input, one module into `before`, which
+    is called with one row per example (one row in all where gradients are not per example).
+    `prompts` is the number of slots after the first token that a method fills.
     The backbone is always in eval mode: no dropout, nothing that couples examples. `digest` names the
     pretrained weights it came with. The head reads `(representation - center) * spread`, public vectors that
-    fold into its weights: see `balance`.
+    fold into its weights: see `standardise`.
     """
 
     def __init__(self, backbone: Any, outputs: int, representation: Representation, digest: str = "") -> None:
@@ -45,7 +45,7 @@ class Classifier(nn.Module):
         row = architecture(backbone.config)
         taken = inspect.signature(backbone.forward).parameters
         self._typed, self._counted = "token_type_ids" in taken, row.counted and "position_ids" in taken
-        # A tuple: it is registered in the backbone alone. Under two parents, Opacus would count its gradients twice.
+        # A tuple: registered in the backbone alone. Under two parents, Opacus would count its gradients twice.
         self._one_token: tuple[OneTokenBlock, ...] = ()
         if representation in ("mask", "cls") and row.one is not None:
             last = block_paths(backbone)[-1]
@@ -73,12 +73,12 @@ class Classifier(nn.Module):
         return logits
 
     @torch.no_grad()
-    def balance(self, public: Iterable[Batch]) -> None:
-        """Standardise what the head reads by its mean and deviation over `public` texts, to about unit length.
+    def standardise(self, public: Iterable[Batch]) -> None:
+        """Standardise the head's input by its mean and deviation over `public` texts, to about unit norm.
 
-        What all texts have in common would otherwise fill the head's per-example gradients, and these the clip:
-        little of it would be left for what tells the texts apart, and for the method's own parameters. `public`
-        holds no training row, so this costs no privacy. Call it before a method is attached.
+        Otherwise the part that all texts share would dominate the head's per-example gradients and use up the clipping
+        norm, leaving little for the differences between texts and for the method's parameters. `public` contains no
+        training row, so this costs no privacy. Call it before a method is attached.
         """
         read = torch.cat([_there(self.represent(batch).float(), batch.allowed) for batch in public])
         deviation = read.std(0)
@@ -86,23 +86,23 @@ class Classifier(nn.Module):
         self.spread = 1 / (deviation.clamp(min=deviation.mean() / 10 + 1e-6) * read.shape[1] ** 0.5)
 
     def represent(self, batch: Batch) -> Tensor:
-        """What the head reads: (B, D), or (B, T, D) of every token. Frozen features, where the batch holds them."""
+        """The head's input: (B, D), or (B, T, D) of every token; the batch's frozen features where it has them."""
         if batch.features is not None:
             return batch.features
-        roomy = with_room(batch, self.prompts)
+        roomy = with_prompt_slots(batch, self.prompts)
         for one in self._one_token:
             one.read, one.allowed = roomy.read, roomy.allowed
         hidden: Tensor = self.backbone(**self._inputs(roomy)).last_hidden_state
         if self.representation == "token":
-            return without_room(hidden, self.prompts)
+            return without_prompt_slots(hidden, self.prompts)
         if self.representation == "mean":
-            return _mean(without_room(hidden, self.prompts).to(self.head.weight.dtype), batch.allowed)
+            return _mean(without_prompt_slots(hidden, self.prompts).to(self.head.weight.dtype), batch.allowed)
         if self._one_token:
             return hidden[:, 0]
         return hidden[torch.arange(len(batch), device=hidden.device), roomy.read]
 
     def stock(self) -> nn.Module:
-        """A copy of the backbone whose last block is the stock one again; a method's modules stay inside."""
+        """A copy of the backbone with the stock last block; a method's modules stay inside."""
         backbone: nn.Module = copy.deepcopy(self.backbone)
         if self._one_token:
             last = block_paths(backbone)[-1]
@@ -116,14 +116,14 @@ class Classifier(nn.Module):
         if batch.allowed is not None:
             inputs["attention_mask"] = batch.allowed.long()
         if self._counted:
-            # One row for each example: a table of positions has no per-example gradient from one row for all.
+            # One row for each example: from one row for all, a position table gets no per-example gradient.
             count = torch.arange(batch.ids.shape[1], device=batch.ids.device)
             inputs["position_ids"] = count.expand_as(batch.ids).contiguous()
         return inputs
 
 
 def _mean(hidden: Tensor, allowed: Tensor | None) -> Tensor:
-    """(B, T, D) -> (B, D) over the tokens that are there."""
+    """(B, T, D) -> (B, D): the mean over all tokens but padding."""
     if allowed is None:
         return hidden.mean(1)
     weight = allowed.to(hidden.dtype).unsqueeze(-1)
@@ -131,14 +131,14 @@ def _mean(hidden: Tensor, allowed: Tensor | None) -> Tensor:
 
 
 def _there(read: Tensor, allowed: Tensor | None) -> Tensor:
-    """(B, D) as it is; (B, T, D) -> (tokens that are there, D)."""
+    """(B, D) unchanged; (B, T, D) -> (tokens but padding, D)."""
     if read.dim() == 2:
         return read
     return read.flatten(0, 1) if allowed is None else read[allowed]
 
 
 def initialise_head(head: nn.Linear, seed: int, deviation: float = 0.02) -> None:
-    """Public random weights, small unless told, and a zero bias, from the public seed."""
+    """Initialise with random weights from the public seed, small by default, and a zero bias."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         head.weight.copy_(torch.randn(head.weight.shape, generator=generator) * deviation)

@@ -1,4 +1,4 @@
-"""Trainable pieces that are put into a block: kept in float32, computed in the block's own precision."""
+"""Trainable modules for a block: stored in float32, computed in the block's precision."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def dense_gradients(module: Dense, activations: list[Tensor], backprops: Tensor)
 
 
 class Shift(nn.Module):
-    """A trainable vector, from zero, added to every token: (B, ..., D) -> same."""
+    """A trainable vector, zero at the start, added to every token: (B, ..., D) -> same."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

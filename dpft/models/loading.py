@@ -1,4 +1,4 @@
-"""Encoders and tokenizers: the built-in one, local folders, the hub. Safetensors only, no remote code."""
+"""Loading of encoders and tokenizers: built in, from folders, from the hub. Safetensors only, no remote code."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ BUILTIN_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 
 
 def load(spec: Spec, outputs: int, hardware: Hardware, public: Sequence[Batch] = ()) -> Classifier:
-    """The encoder of `spec` under a fresh linear head with `outputs` rows, on its device and in its precision.
+    """Load the encoder of `spec` with a new linear head of `outputs` outputs, on its device and in its precision.
 
-    With `public`, texts that are no training rows, what the head reads is standardised by them
-    (`Classifier.balance`, in float32, so that every machine finds the same).
+    `public`: texts that are no training rows; the head's input is standardised by them (`Classifier.balance`, in
+    float32, so that all machines agree).
     Raises UserError on an unsupported architecture, missing or pickled weights, remote code, or a hub that
     cannot be reached.
     """
@@ -39,14 +39,14 @@ def load(spec: Spec, outputs: int, hardware: Hardware, public: Sequence[Batch] =
     source = digest(backbone)
     model = Classifier(backbone, outputs, spec.representation, source)
     if public:
-        model.balance(public)
+        model.standardise(public)
     backbone.to(hardware.dtype)
     initialise_head(model.head, spec.seed)
     return model.to(hardware.device)
 
 
 def check_length(backbone: nn.Module, tokens: int, prompts: int = 0) -> None:
-    """Refuse texts that, with the method's prompts, would have more tokens than the model has positions."""
+    """Raise UserError where texts and the method's prompts need more tokens than the model has positions."""
     most = longest(backbone) - prompts
     if tokens > most:
         beside = f" beside {prompts} prompts" if prompts else ""
@@ -56,13 +56,13 @@ def check_length(backbone: nn.Module, tokens: int, prompts: int = 0) -> None:
 
 
 def tokenizer(model: str) -> Any:
-    """The tokenizer that lies beside the encoder. Raises UserError where it cannot be had or does not fit."""
+    """The encoder's tokenizer. Raises UserError where it is missing or does not match."""
     from transformers import AutoConfig, AutoTokenizer
 
     with quiet(), _one_line(model):
         found = AutoTokenizer.from_pretrained(locate(model), trust_remote_code=False)
         rows = AutoConfig.from_pretrained(locate(model), trust_remote_code=False).vocab_size
-    # Where its files are missing, transformers makes one that knows the special tokens only.
+    # Without its files, transformers makes a tokenizer that knows the special tokens only.
     if not len(found.all_special_ids) < len(found) <= rows:
         raise UserError(
             f"the tokenizer must know words, at most the encoder's {rows}, got {len(found)} tokens from {model!r}; "
@@ -72,12 +72,12 @@ def tokenizer(model: str) -> Any:
 
 
 def check(model: str) -> None:
-    """Refuse early, before weights are read, what `load` would refuse: no such folder, pickles, no such row."""
+    """Raise the errors of `load` early, before weights are read: missing folder, pickles, unsupported architecture."""
     architecture(configuration(model))
 
 
 def configuration(model: str) -> Any:
-    """The Hugging Face config of a model's name. Raises UserError where it cannot be had."""
+    """The Hugging Face config of a model. Raises UserError where it cannot be loaded."""
     from transformers import AutoConfig
 
     with quiet(), _one_line(model):
@@ -85,7 +85,7 @@ def configuration(model: str) -> Any:
 
 
 def locate(model: str) -> str:
-    """Folder or hub id of a model's name. A folder must hold a config and safetensors."""
+    """The folder or hub id of a model name. A folder must hold a config and safetensors."""
     if model == BUILTIN:
         return _builtin()
     folder = Path(model)
@@ -106,7 +106,7 @@ def locate(model: str) -> str:
 
 
 def digest(backbone: nn.Module) -> str:
-    """sha256 over the names and float32 values of a backbone's parameters, however it was stored."""
+    """sha256 over names and float32 values of a backbone's parameters, independent of the storage format."""
     total = hashlib.sha256()
     for name, parameter in sorted(backbone.named_parameters()):
         total.update(name.encode())
@@ -169,7 +169,7 @@ def _backbone(model: str, attention: str) -> Any:
 
 
 def _knows(model: str, attention: str) -> bool:
-    """Whether the model's class has that attention: MPNet and DeBERTa have "eager" alone."""
+    """Whether the model's class supports that attention: MPNet and DeBERTa have "eager" alone."""
     from transformers import MODEL_MAPPING
 
     kind = MODEL_MAPPING[type(configuration(model))]
@@ -178,7 +178,7 @@ def _knows(model: str, attention: str) -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars, load reports and retries told by Hugging Face's libraries inside; as before afterwards."""
+    """Silence progress bars, load reports and retry messages of the Hugging Face libraries inside the context."""
     from huggingface_hub.utils import logging as hub
     from transformers.utils import logging as hf
 
@@ -197,7 +197,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _one_line(model: str) -> Iterator[None]:
-    """Turn what transformers raises for a model that cannot be had into one line."""
+    """Convert the errors of transformers for a model that cannot be loaded into one-line UserErrors."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 

@@ -1,4 +1,4 @@
-"""The last block for models that are read at one token: exact, and without the work nobody reads."""
+"""The last block for models that read one token: exact, without computing the other tokens."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dpft.models.architectures import OneToken
 class OneTokenBlock(nn.Module):
     """A transformer block that computes one query: (B, T, D) -> (B, 1, D), equal to row `read` of the block.
 
-    It runs the stock block's own modules. Scores are an elementwise product and sum: a batched matrix
-    product with one row is slower than what it saves. Set `read` (B,) and `allowed` (B, T) before a call.
+    It runs the stock block's modules. Scores are an elementwise product and sum, because a batched matrix product with
+    one row is slower. Set `read` (B,) and `allowed` (B, T) before a call.
     """
 
     def __init__(self, block: nn.Module, row: OneToken) -> None:

@@ -1,4 +1,4 @@
-"""Places for prompts: free tokens right after the first one, which no reading counts as text."""
+"""Prompt slots: extra tokens right after the first one, which no representation counts as text."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dpft.errors import UserError
 from dpft.models.architectures import longest
 
 
-def with_room(batch: Batch, places: int) -> Batch:
-    """`batch` with `places` more tokens after the first of each row; what is read moves along.
+def with_prompt_slots(batch: Batch, places: int) -> Batch:
+    """`batch` with `places` extra tokens after the first of each row; `read` is shifted accordingly.
 
-    Each of them has the first token's id, so that none is taken for padding, and belongs to the first segment.
+    Each has the first token's id, so that none counts as padding, and belongs to the first segment.
     """
     if places == 0:
         return batch
@@ -29,19 +29,19 @@ def with_room(batch: Batch, places: int) -> Batch:
     return replace(batch, ids=ids, allowed=widened(batch.allowed), types=widened(batch.types), read=read)
 
 
-def without_room(hidden: Tensor, places: int) -> Tensor:
-    """(B, T + places, D) -> (B, T, D): the text's tokens alone."""
+def without_prompt_slots(hidden: Tensor, places: int) -> Tensor:
+    """(B, T + places, D) -> (B, T, D): without the slots."""
     return hidden if places == 0 else torch.cat([hidden[:, :1], hidden[:, 1 + places :]], dim=1)
 
 
 def filled(hidden: Tensor, prompt: Tensor) -> Tensor:
-    """`hidden` (B, T, D) with `prompt` (B or 1, n, D) in the places after the first token."""
+    """`hidden` (B, T, D) with `prompt` (B or 1, n, D) in the slots after the first token."""
     prompt = prompt.to(hidden.dtype).expand(hidden.shape[0], -1, -1)
     return torch.cat([hidden[:, :1], prompt, hidden[:, 1 + prompt.shape[1] :]], dim=1)
 
 
 class PromptedEmbedding(nn.Module):
-    """A table of word vectors whose places for prompts hold `prompt` (B or 1, n, D) instead: (B, T) -> (B, T, D)."""
+    """A word embedding whose prompt slots hold `prompt` (B or 1, n, D): (B, T) -> (B, T, D)."""
 
     def __init__(self, words: nn.Embedding) -> None:
         super().__init__()
@@ -53,8 +53,8 @@ class PromptedEmbedding(nn.Module):
         return filled(self.words(ids), self.prompt)
 
 
-def check_room(backbone: nn.Module, places: int) -> None:
-    """Refuse prompts that leave no position for a text."""
+def check_prompt_slots(backbone: nn.Module, places: int) -> None:
+    """Raise UserError where prompts leave too few positions for texts."""
     most = longest(backbone) // 2
     if places > most:
         raise UserError(f"tokens must be at most {most}, half of this model's positions, got {places}; pass fewer")

@@ -1,4 +1,4 @@
-"""Fixed random matrices W_l for all blocks: kept, made anew each time they are needed, or the identity."""
+"""Fixed random projections W_l for all blocks: stored, regenerated when needed, or the identity."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 Distribution = Literal["normal", "uniform"]
-_PIECE = 2**14  # draws of 64 bits; part of what a seed means
+_PIECE = 2**14  # draws of 64 bits; changing it changes the numbers of a seed
 
 
 @dataclass(frozen=True)
-class Draw:
-    """Public random numbers of mean 0 and variance 1 / `dim`, each stream named by (seed, number).
+class RandomStream:
+    """Public random numbers of mean 0 and variance 1 / `dim`; each stream is identified by (seed, number).
 
-    A stream is the raw output of Philox 4x64 (Salmon et al. 2011), which NumPy promises never to change, and
-    from it the Box-Muller transform or a straight line, in float32: a seed means the same numbers for ever.
+    A stream is the raw output of Philox 4x64 (Salmon et al. 2011), which NumPy promises never to change, mapped by
+    the Box-Muller transform or linearly, in float32. So a seed gives the same numbers in all versions.
     """
 
     dim: int
@@ -37,7 +37,7 @@ class Draw:
         return drawn.reshape(tuple(shape))
 
     def _piece(self, bits: np.ndarray[Any, Any]) -> Tensor:
-        """Two numbers from the two halves of each 64 bits. The pieces are small, for a processor's cache."""
+        """Two numbers from the halves of each 64 bits. Pieces are small to fit a processor's cache."""
         halves = torch.from_numpy(bits.astype("<u8").view("<u4").astype(np.float32)).mul_(2.0**-32).add_(2.0**-33)
         if self.distribution == "uniform":
             return halves.sub_(0.5).mul_((12 / self.dim) ** 0.5)
@@ -47,7 +47,7 @@ class Draw:
 
 
 class _Project(torch.autograd.Function):
-    """copies (B, ..., d) -> (B, ..., sum of d'_l), all rows equal: one is projected, each gets its gradient."""
+    """copies (B, ..., d) -> (B, ..., sum of d'_l). All rows are equal: one is projected, each gets its gradient."""
 
     @staticmethod
     def forward(ctx: Any, copies: Tensor, projection: Projection) -> Tensor:
@@ -62,7 +62,7 @@ class _Project(torch.autograd.Function):
 class Projection(nn.Module):
     """W_l z of all blocks side by side, for equal copies of z: (B, ..., d) -> (B, ..., sum of d'_l).
 
-    Only for the output of `PerExample`: row 0 stands for all rows. Nothing of it is saved; it comes from the seed.
+    Only for the output of `PerExample`: row 0 stands for all rows. Nothing is saved; the seed determines it.
     """
 
     def forward(self, copies: Tensor) -> Tensor:
@@ -76,8 +76,8 @@ class Projection(nn.Module):
         raise NotImplementedError
 
 
-class Kept(Projection):
-    """The matrices in memory: sum of d'_l times d numbers.
+class StoredProjection(Projection):
+    """Projections stored in memory: sum of d'_l times d numbers.
 
     The gradient of z is projected in `narrow`, the precision of the backbone that it comes from: in bfloat16 that
     takes a quarter of the time, which was most of what a private step cost beside one that is not. It is clipped and
@@ -87,7 +87,7 @@ class Kept(Projection):
     weight: Tensor
     narrow: Tensor | None
 
-    def __init__(self, draw: Draw, widths: Sequence[int], narrow: torch.dtype = torch.float32) -> None:
+    def __init__(self, draw: RandomStream, widths: Sequence[int], narrow: torch.dtype = torch.float32) -> None:
         super().__init__()
         weight = torch.empty(sum(widths), draw.dim)
         for block, part in enumerate(weight.split(list(widths)), start=1):
@@ -104,13 +104,13 @@ class Kept(Projection):
         return (gradients.to(self.narrow.dtype) @ self.narrow).to(gradients.dtype)
 
 
-class Regenerated(Projection):
-    """The same matrices, made anew from the seed block by block, forward and backward (paper, section 3.3).
+class RegeneratedProjection(Projection):
+    """The same matrices, regenerated from the seed block by block, forward and backward (paper, section 3.3).
 
-    Memory is one block's matrix. The projection is made once for each value of z.
+    Memory is one block's matrix. The projection is computed once for each value of z.
     """
 
-    def __init__(self, draw: Draw, widths: Sequence[int]) -> None:
+    def __init__(self, draw: RandomStream, widths: Sequence[int]) -> None:
         super().__init__()
         self._draw, self._widths = draw, list(widths)
         self._of: tuple[Tensor, Tensor] | None = None
@@ -133,8 +133,8 @@ class Regenerated(Projection):
         return self._draw(block + 1, (self._widths[block], self._draw.dim)).to(like)
 
 
-class Same(Projection):
-    """The identity: every block's shift is z itself, or, where z is as long as all of them, its own part of z."""
+class IdentityProjection(Projection):
+    """The identity: every block's shift is z, or, where z is as long as all shifts together, its own part of z."""
 
     def __init__(self, dim: int, widths: Sequence[int]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Shared trainable vectors whose per-example gradient is exact and costs one matrix product."""
+"""Shared trainable vectors whose exact per-example gradient costs one matrix product."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class PerExample(nn.Module):
     """A trainable value handed out once per example: rows (B, ...) -> (B, *value.shape).
 
-    Its gradient with respect to each copy *is* the per-example gradient, so nothing needs to be computed.
+    The gradient of each copy is the per-example gradient, so nothing more is computed.
     """
 
     def __init__(self, value: Tensor) -> None:

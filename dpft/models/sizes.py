@@ -1,4 +1,4 @@
-"""Sizes of a model's parts from its config alone, without its weights: the stock model on the meta device."""
+"""Sizes of a model's layers from its config alone: the stock model on the meta device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dpft.models.architectures import Dense, dense_layers, without_pooler
 
 
 def skeleton(config: Any) -> nn.Module:
-    """The stock model of a Hugging Face config, without a pooler and without memory for its weights."""
+    """The stock model of a Hugging Face config, without pooler, on the meta device."""
     from transformers import AutoModel
 
     with torch.device("meta"):

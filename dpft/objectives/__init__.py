@@ -1,4 +1,4 @@
-"""Objectives, discovered from this folder: a file with an OBJECTIVE is one kind of task."""
+"""Objectives, discovered in this folder: each file with an OBJECTIVE defines one kind of task."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 
-from dpft.data.label_column import Column
+from dpft.data.label_column import LabelColumn
 from dpft.errors import UserError
 from dpft.objectives._objective import ExportTarget, Metric, Objective, Prediction, Wording
 
@@ -37,12 +37,12 @@ def load(kind: str) -> Objective:
 
 
 def plain(labels: int) -> Objective:
-    """Where nothing else is said: one label of several, or a score where there are none."""
+    """The default objective: one label of several, or a score where there are no labels."""
     return load("classification" if labels else "regression")
 
 
 def of_column(kind: str) -> Objective:
-    """The objective that --kind names, whose labels are a column. Raises UserError for another."""
+    """The objective that --kind names, with labels in one column. Raises UserError for another."""
     kinds = [one.kind for one in every() if one.from_column]
     if kind not in kinds:
         raise UserError(
@@ -52,16 +52,16 @@ def of_column(kind: str) -> Objective:
 
 
 def of_columns() -> Objective:
-    """The objective whose labels may be a column each, of 0 and 1."""
+    """The objective whose labels may be one column of 0 and 1 each."""
     return next(one() for one in every() if one.from_columns)
 
 
-def found_in(column: Column) -> Objective:
-    """The objective of a column whose kind nobody stated, by `rules`, from its different labels alone."""
+def found_in(column: LabelColumn) -> Objective:
+    """The objective of a column without a stated kind, by `rules`, from its distinct labels alone."""
     return next((one() for one in every() if one().recognises(column)), plain(1))
 
 
 def rules() -> str:
-    """How `found_in` tells, in words."""
+    """The rules of `found_in`, as text."""
     told = [f"{one.rule} are {one.kind}" for one in every() if one.rule]
     return "; ".join([*told, f"all else is {plain(1).kind}"])

@@ -1,4 +1,4 @@
-"""The contract of an objective: all that one kind of task is asked, so that nobody else asks which kind it is."""
+"""The interface of an objective: everything specific to one kind of task, so that no other code branches on it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpft.data.examples import Rows
-from dpft.data.label_column import Column
+from dpft.data.examples import Examples
+from dpft.data.label_column import LabelColumn
 from dpft.errors import UserError
 from dpft.spec import Representation, Spec
 
@@ -24,7 +24,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of rows to judge by. `worst`: what a model that has diverged is given, a finite number."""
+    """A validation metric. `worst`: the finite value for a model that has diverged."""
 
     name: str
     higher_is_better: bool = True
@@ -41,13 +41,14 @@ class Prediction:
 
 @dataclass(frozen=True)
 class ExportTarget:
-    """What a run becomes elsewhere.
+    """How a run is exported to other libraries.
 
-    `auto_class`: the stock class of transformers. `problem`: its config's `problem_type`. `custom_class`: ours in
-    modeling_dpft.py, None where an export may bring no code. `peft_task`: peft's task type; None where the adapter
-    sits on the plain encoder, with the head beside it. `pipeline`: the hub's tag, and the pipeline of that name, which
-    is `called` so in the usage, made with the arguments `made` and called with `given`. `reading`: Python that makes
-    predictions of `logits`, an array or a tensor, and `labels`; "" where they are the predictions.
+    `auto_class`: the stock class of transformers. `problem`: `problem_type` in its config. `custom_class`: the class in
+    modeling_dpft.py, None where there is none. `peft_task`: peft's task type; None where the adapter is on the plain
+    encoder and the head in a separate file. `pipeline`: the hub's tag, which is also the name of the pipeline. In
+    usage lines the pipeline is a variable named `called`, made with the arguments `made` and called with `given`.
+    `reading`: a Python expression of predictions from `logits`, an array or a tensor, and `labels`; "" where the logits
+    are the predictions.
     """
 
     problem: str | None
@@ -61,7 +62,7 @@ class ExportTarget:
     given: str = ", truncation=True"
 
     def usage(self, text: str, more: str = "") -> list[str]:
-        """Lines that use the exported folder DIR by its pipeline on `text`, which is Python; `more`: of its making."""
+        """Lines that run the pipeline of the folder DIR on `text`, a Python expression. `more`: further arguments."""
         return [
             "from transformers import pipeline",
             f'{self.called} = pipeline("{self.pipeline}", model="DIR"{self.made}{more})',
@@ -71,8 +72,8 @@ class ExportTarget:
 
 @dataclass(frozen=True)
 class Wording:
-    """What messages and model cards call it. `inputs`: what it judges, unless pairs; `outputs`: with {labels} for their
-    names; `verb`: the call of `Trained` that gives predictions; `gives`: what that is."""
+    """Words for messages and model cards. `inputs`: of the model, unless pairs; `outputs`: with {labels} for the label
+    names; `verb`: the method of `Trained` that predicts; `gives`: what it returns."""
 
     inputs: str = "single texts"
     outputs: str = "labels: {labels}"
@@ -81,13 +82,13 @@ class Wording:
 
 
 class Objective(ABC):
-    """One kind of task. Unless told otherwise, a text has one label and the head reads one vector of it.
+    """One kind of task. By default a text has one label and the head reads one vector of it.
 
-    `kind`: its name. `metrics`: of a user's own data, the main one first; `further`: others that it knows.
-    `representations`: what the head may read, the usual one first. `drift`: how far noise may move the outputs over all
-    steps, by which the head's learning rate is chosen; `drift_alone`: where nothing but the head is trained.
-    `from_column`: its labels may come in a column of a table; `from_columns`: in one of 0 and 1 for each label; `rule`:
-    by which unstated columns are taken for it, for messages, "" where none is.
+    `kind`: its name. `metrics`: for the user's own data, the main one first; `further`: other known metrics.
+    `representations`: what the head may read, the default first. `drift`: how far noise may move the outputs over all
+    steps, which decides the head's learning rate; `drift_alone`: the same where only the head is trained.
+    `from_column`: its labels may be a column of a table; `from_columns`: a column of 0 and 1 for each label; `rule`:
+    which columns without a stated kind are of this one, for messages; "" for none.
     """
 
     kind: ClassVar[str]
@@ -104,43 +105,43 @@ class Objective(ABC):
 
     # Labels
 
-    def recognises(self, column: Column) -> bool:
-        """Whether a column whose kind nobody stated holds such labels, by `rule`. Raises UserError for a mixture."""
+    def recognises(self, column: LabelColumn) -> bool:
+        """Whether a column without a stated kind holds such labels, by `rule`. Raises UserError for a mixture."""
         return False
 
-    def named(self, column: Column, stated: Labels | None) -> tuple[Objective, Labels]:
-        """The objective and the label names of a column: those that were `stated`, else those that it holds."""
+    def named(self, column: LabelColumn, stated: Labels | None) -> tuple[Objective, Labels]:
+        """The objective and label names of a column: the `stated` names, else those found in it."""
         raise UserError(f"a column of a table holds no labels of {self.kind}; pass another --kind")
 
-    def parse(self, column: Column, labels: Labels, split: str) -> NDArray[Any]:
-        """The column's labels, as training takes them: (N, ...). Raises UserError at a missing or unknown one."""
+    def parse(self, column: LabelColumn, labels: Labels, split: str) -> NDArray[Any]:
+        """The labels of a column as a training array: (N, ...). Raises UserError for a missing or unknown one."""
         raise UserError(f"a column of a table holds no labels of {self.kind}; pass another --kind")
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of how the labels were taken."""
+        """Messages for the user on how the labels were read."""
         return ()
 
     @abstractmethod
     def check(self, values: NDArray[Any], labels: Labels, split: str) -> None:
-        """Raise UserError where a split's label array does not fit the label names."""
+        """Raise UserError where the label array of a split does not match the label names."""
 
     @abstractmethod
     def blank(self, rows: int, labels: int) -> NDArray[Any]:
-        """Labels of `rows` made-up rows, that anything can be computed with."""
+        """Valid labels for `rows` placeholder rows."""
 
-    def placeholder_rows(self, texts: Sequence[str], pairs: Sequence[str] | None, labels: int) -> Rows:
-        """Texts of unknown labels as rows of such a task with so many labels."""
-        return Rows(texts, pairs, self.blank(len(texts), labels))
+    def placeholder_rows(self, texts: Sequence[str], pairs: Sequence[str] | None, labels: int) -> Examples:
+        """Texts without labels as rows of such a task, with placeholder labels."""
+        return Examples(texts, pairs, self.blank(len(texts), labels))
 
     def weighted(self, labels: Labels, weights: str | Mapping[str, float], shares: Mapping[str, float]) -> Objective:
-        """With class weights: `weights` of each label, or "balanced" by the `shares` that they have."""
+        """The objective with class weights: `weights` of each label, or "balanced" by their `shares`."""
         raise UserError(f"class-weights go with one label of several, got a task of {self.kind}; drop --class-weights")
 
     # Model and loss
 
     def representation_for(self, asked: Representation, task: str) -> Representation:
-        """What the head reads where `asked` was asked for. Raises UserError for what the objective cannot use."""
+        """The representation for a requested one, `asked`. Raises UserError for one the objective cannot use."""
         if asked in self.representations:
             return asked
         if asked == Spec.representation:
@@ -152,88 +153,88 @@ class Objective(ABC):
         )
 
     def outputs(self, labels: int) -> int:
-        """Rows of the head, of a task with so many labels."""
+        """Number of outputs of the head for so many labels."""
         return labels or 1
 
     def output_names(self, labels: Labels) -> Labels:
-        """A name for each output, for a config: as many as `outputs`."""
+        """A name for each output, for a config."""
         return labels or ("score",)
 
     @property
     def start(self) -> float:
-        """What outputs are before anything is learned."""
+        """The initial value of the outputs."""
         return 0.0
 
     @property
     def reach(self) -> float:
-        """How far from `start` outputs lie."""
+        """The typical distance of outputs from `start`."""
         return 1.0
 
     @abstractmethod
     def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """One loss per example, which no other example's outputs enter: (B, ..., outputs), (B, ...) -> (B,)."""
+        """One loss per example, independent of other examples: (B, ..., outputs), (B, ...) -> (B,)."""
 
-    # Judging and predicting
+    # Evaluation and prediction
 
     def metric(self, name: str) -> Metric:
         """The metric of that name."""
         return next(metric for metric in (*self.metrics, *self.further) if metric.name == name)
 
-    def judged(self, metrics: Sequence[str], outputs: Floats, rows: Rows, labels: Labels) -> dict[str, float]:
-        """The metrics of rows by name, from their outputs; the worst of each for a model that has diverged."""
+    def judged(self, metrics: Sequence[str], outputs: Floats, rows: Examples, labels: Labels) -> dict[str, float]:
+        """The metrics of rows by name, from their outputs; the `worst` values for a model that has diverged."""
         if not np.isfinite(outputs).all():
             return {name: self.metric(name).worst for name in metrics}
         return self.score(metrics, outputs, rows, labels)
 
     @abstractmethod
-    def score(self, metrics: Sequence[str], outputs: Floats, rows: Rows, labels: Labels) -> dict[str, float]:
-        """The metrics of rows by name. outputs: finite, one row of numbers for each label, (N, outputs)."""
+    def score(self, metrics: Sequence[str], outputs: Floats, rows: Examples, labels: Labels) -> dict[str, float]:
+        """The metrics of rows by name. outputs: finite, (N, outputs), one row for each label."""
 
-    def details(self, outputs: Floats, rows: Rows, labels: Labels) -> dict[str, float]:
-        """Further figures of rows, too many to be written down with each run."""
+    def details(self, outputs: Floats, rows: Examples, labels: Labels) -> dict[str, float]:
+        """Further figures, too many to store with each run."""
         return {}
 
-    def by_class(self, outputs: Floats, rows: Rows, labels: Labels) -> dict[str, Any]:
-        """What the main metric alone hides: `largest` class, `f1_macro`, `recall` of each. {} where nothing."""
+    def by_class(self, outputs: Floats, rows: Examples, labels: Labels) -> dict[str, Any]:
+        """Figures by class: `largest` class, `f1_macro`, `recall` of each class; {} where they do not apply."""
         return {}
 
     @abstractmethod
-    def read(self, outputs: Floats, rows: Rows, labels: Labels) -> Sequence[Any]:
+    def read(self, outputs: Floats, rows: Examples, labels: Labels) -> Sequence[Any]:
         """A prediction for each of N texts, from the outputs of `placeholder_rows`."""
 
     def printed(self, found: Any, text: str) -> str:
-        """A prediction and its text, as `dpft predict` prints them: parts with a tab between."""
+        """A prediction and its text as `dpft predict` prints them: tab-separated."""
         return f"{found.label}\t{found.probability:.3f}\t{text}"
 
     def to_json(self, found: Any) -> dict[str, Any]:
-        """A prediction, as `dpft predict --json` prints it."""
+        """A prediction as `dpft predict --json` prints it."""
         return {"label": found.label, "probability": found.probability}
 
-    # Auditing. There is one position a row: outputs (m, C).
+    # Auditing. Each row has one position: outputs (m, C).
 
     @abstractmethod
     def least_likely(self, outputs: Tensor) -> Tensor:
-        """For each row a label that the outputs are far from: its loss has a gradient of some size."""
+        """For each row a label that the outputs are far from, so that its loss has a large gradient."""
 
     @abstractmethod
     def opposing(self, sides: NDArray[np.int64], turned: NDArray[np.bool_], outputs: int) -> Tensor:
-        """Labels of an audit's rows: (N,) `sides` 0 or 1 pull apart, and `turned` rows pull the other way."""
+        """Labels of an audit's rows: `sides` (N,) 0 and 1 have opposing gradients; `turned` rows change sides."""
 
     def position_losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Losses of examples that have nothing but this one position: (m, C) and m labels -> (m,)."""
+        """Losses of examples with exactly one position: (m, C) and m labels -> (m,)."""
         return self.losses(outputs, labels)
 
-    def row_losses(self, outputs: Floats, rows: Rows) -> NDArray[np.float64]:
-        """Each row's loss in float64, from all outputs of `rows`: (N,)."""
+    def row_losses(self, outputs: Floats, rows: Examples) -> NDArray[np.float64]:
+        """The loss of each row in float64, from all outputs of `rows`: (N,)."""
         return self.losses(torch.from_numpy(outputs).double(), labels_of(rows)).numpy()
 
     def canary_labels(self, true: Sequence[int], rest: int, labels: int, rng: Random) -> NDArray[Any] | None:
-        """Labels of planted rows: wrong ones for messages whose right label is `true`, 0 or 1, then `rest` random
-        ones. None where none can be planted."""
+        """Labels of canaries: wrong ones for messages whose correct label is `true`, 0 or 1, then `rest` random ones.
+        None where the objective has no canaries."""
         return None
 
 
-def labels_of(rows: Rows) -> Tensor:
-    """Labels as losses in float64 take them."""
+def labels_of(rows: Examples) -> Tensor:
+    """Labels as a tensor, for losses in float64."""
     labels = torch.from_numpy(np.asarray(rows.labels))
     return labels.double() if labels.is_floating_point() else labels

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dpft.data.examples import Rows
-from dpft.data.label_column import SEPARATOR, Cell, Column, distinct
+from dpft.data.examples import Examples
+from dpft.data.label_column import SEPARATOR, Cell, LabelColumn, distinct
 from dpft.errors import UserError
 from dpft.objectives._objective import ExportTarget, Floats, Labels, Metric, Objective, Prediction
 
@@ -24,10 +24,10 @@ _MOST_NAMED = 8
 class Classification(Objective):
     """One label of several: softmax and cross-entropy. Labels: (N,) int64.
 
-    `weights`: what a mistake on each class costs, (C,) above 0; () for the same on all. The loss is the cross-entropy
-    of outputs - log weights (Menon et al. 2021, the logit-adjusted loss, with 1 / shares), so that the outputs
-    themselves come to be the logarithms of weighted probabilities. A weight on the loss would do the same without
-    privacy; here the clip would take it off again.
+    `weights`: the cost of a mistake on each class, (C,) above 0; () for equal costs. The loss is the cross-entropy
+    of outputs - log weights (Menon et al. 2021, the logit-adjusted loss, with 1 / shares), so that the outputs become
+    logarithms of weighted probabilities. A weight on the loss would do the same without privacy; with DP-SGD clipping
+    would remove it.
     """
 
     weights: tuple[float, ...] = ()
@@ -37,10 +37,10 @@ class Classification(Objective):
     further = (Metric("f1"), Metric("f1_micro"), Metric("matthews"))
     export = ExportTarget("single_label_classification", "[labels[i] for i in logits.argmax(1)]")
 
-    def named(self, column: Column, stated: Labels | None) -> tuple[Objective, Labels]:
+    def named(self, column: LabelColumn, stated: Labels | None) -> tuple[Objective, Labels]:
         return self, stated or distinct({_name(column, *each) for each in column.each()})
 
-    def parse(self, column: Column, labels: Labels, split: str) -> NDArray[Any]:
+    def parse(self, column: LabelColumn, labels: Labels, split: str) -> NDArray[Any]:
         places = {name: place for place, name in enumerate(labels)}
         found = []
         for cell, first in column.each():
@@ -63,9 +63,9 @@ class Classification(Objective):
             flag = "shares" if balanced else "class-weights"
             unknown, missing = sorted(set(stated) - set(labels)), len(set(labels) - set(stated))
             named = f" ({', '.join(unknown[:_MOST_NAMED])})" if unknown else ""
-            raise UserError(  # the task's own names are not told: they may have been read off training rows
+            raise UserError(  # the task's names are not quoted: they may come from training rows
                 f"{flag} must name every class once, got {len(unknown)} unknown{named} and {missing} left out; "
-                f"mend --{flag}"
+                f"correct --{flag}"
             )
         values = [float(stated[name]) for name in labels]
         return replace(self, weights=tuple(1 / value if balanced else value for value in values))
@@ -75,12 +75,12 @@ class Classification(Objective):
             outputs = outputs - torch.tensor(self.weights, dtype=outputs.dtype, device=outputs.device).log()
         return nn.functional.cross_entropy(outputs, labels, reduction="none")
 
-    def score(self, metrics: Sequence[str], outputs: Floats, rows: Rows, labels: Labels) -> dict[str, float]:
+    def score(self, metrics: Sequence[str], outputs: Floats, rows: Examples, labels: Labels) -> dict[str, float]:
         return {metric: measure(metric, outputs, rows.labels) for metric in metrics}
 
-    def by_class(self, outputs: Floats, rows: Rows, labels: Labels) -> dict[str, Any]:
-        """The largest class with its share, which is the accuracy of naming it for all, macro-F1, and the recall of
-        each class that these rows have; {} where there are no rows."""
+    def by_class(self, outputs: Floats, rows: Examples, labels: Labels) -> dict[str, Any]:
+        """The largest class with its share (the accuracy of a constant answer), macro-F1, and the recall of each class
+        in these rows; {} without rows."""
         from sklearn.metrics import f1_score, recall_score
 
         if not len(rows.labels):
@@ -96,7 +96,7 @@ class Classification(Objective):
             "recall": {labels[int(number)]: float(value) for number, value in zip(there, recalls, strict=True)},
         }
 
-    def read(self, outputs: Floats, rows: Rows, labels: Labels) -> list[Prediction]:
+    def read(self, outputs: Floats, rows: Examples, labels: Labels) -> list[Prediction]:
         return [Prediction(labels[int(c.argmax())], float(c.max())) for c in chances(outputs)]
 
     def least_likely(self, outputs: Tensor) -> Tensor:
@@ -106,9 +106,9 @@ class Classification(Objective):
         return two_sides(sides, turned, outputs)
 
     def canary_labels(self, true: Sequence[int], rest: int, labels: int, rng: Random) -> NDArray[Any] | None:
-        if self.weights:  # an audit of a finished run knows none, and would judge by other losses
+        if self.weights:  # an audit of a finished run has no weights, so its losses would differ
             return None
-        # On tasks of other labels, where no label of a message is right, the second one is as wrong as any.
+        # On tasks with other labels no label is right, so the second one serves.
         wrong = [(label + 1) % labels for label in true]
         return np.array([*wrong, *(rng.randrange(labels) for _ in range(rest))], np.int64)
 
@@ -116,7 +116,7 @@ class Classification(Objective):
 OBJECTIVE = Classification
 
 
-def _name(column: Column, cell: Cell, first: int) -> str:
+def _name(column: LabelColumn, cell: Cell, first: int) -> str:
     if not cell:
         raise column.missing(first)
     return SEPARATOR.join(cell) if isinstance(cell, tuple) else cell
@@ -134,7 +134,7 @@ def measure(metric: str, outputs: Floats, labels: NDArray[Any]) -> float:
 
 
 def check_numbers(values: NDArray[Any], labels: Labels, split: str) -> None:
-    """Raise UserError where a label is no place in `labels`."""
+    """Raise UserError where a label is no index into `labels`."""
     bad = np.flatnonzero(~np.isin(values, np.arange(len(labels))))
     if len(bad):
         raise UserError(
@@ -151,5 +151,5 @@ def chances(outputs: Floats) -> NDArray[np.float64]:
 
 
 def two_sides(sides: NDArray[np.int64], turned: NDArray[np.bool_], outputs: int) -> Tensor:
-    """Each side's own class, and the next one for rows that are turned."""
+    """The class of each side, and the next class for turned rows."""
     return torch.as_tensor((sides + turned) % outputs)

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dpft.data.examples import Rows
-from dpft.data.label_column import SEPARATOR, Cell, Column, distinct
+from dpft.data.examples import Examples
+from dpft.data.label_column import SEPARATOR, Cell, LabelColumn, distinct
 from dpft.errors import UserError
 from dpft.objectives._objective import ExportTarget, Floats, Labels, Metric, Objective, Prediction
 
@@ -32,13 +32,13 @@ class MultiLabel(Objective):
     from_columns = True
     rule = f"lists, or names joined by {SEPARATOR},"
 
-    def recognises(self, column: Column) -> bool:
+    def recognises(self, column: LabelColumn) -> bool:
         return any(isinstance(cell, tuple) or SEPARATOR in cell for cell in column.cells if cell is not None)
 
-    def named(self, column: Column, stated: Labels | None) -> tuple[Objective, Labels]:
+    def named(self, column: LabelColumn, stated: Labels | None) -> tuple[Objective, Labels]:
         return self, stated or distinct({name for cell in column.cells for name in _names(cell)})
 
-    def parse(self, column: Column, labels: Labels, split: str) -> NDArray[Any]:
+    def parse(self, column: LabelColumn, labels: Labels, split: str) -> NDArray[Any]:
         found = []
         for cell, first in column.each():
             names = _names(cell)
@@ -59,7 +59,7 @@ class MultiLabel(Objective):
     def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
         return nn.functional.binary_cross_entropy_with_logits(outputs, labels, reduction="none").sum(1)
 
-    def score(self, metrics: Sequence[str], outputs: Floats, rows: Rows, labels: Labels) -> dict[str, float]:
+    def score(self, metrics: Sequence[str], outputs: Floats, rows: Examples, labels: Labels) -> dict[str, float]:
         from sklearn.metrics import f1_score
 
         return {
@@ -67,7 +67,7 @@ class MultiLabel(Objective):
             for metric in metrics
         }
 
-    def read(self, outputs: Floats, rows: Rows, labels: Labels) -> list[Prediction]:
+    def read(self, outputs: Floats, rows: Examples, labels: Labels) -> list[Prediction]:
         chances = torch.from_numpy(outputs).double().sigmoid().numpy()
         found = []
         for row in chances:
@@ -91,6 +91,6 @@ OBJECTIVE = MultiLabel
 
 
 def _names(cell: Cell) -> tuple[str, ...]:
-    """The labels of a cell: a list, or names with a line between; none where it is empty."""
+    """The labels of a cell: a list, or names separated by |; empty for an empty cell."""
     parts = () if cell is None else cell if isinstance(cell, tuple) else cell.split(SEPARATOR)
     return tuple(part.strip() for part in parts if part.strip())

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpft.data.examples import Rows
-from dpft.data.label_column import SEPARATOR, Cell, Column, number
+from dpft.data.examples import Examples
+from dpft.data.label_column import SEPARATOR, Cell, LabelColumn, number
 from dpft.errors import UserError
 from dpft.objectives._objective import ExportTarget, Floats, Labels, Metric, Objective, Prediction, Wording
 
@@ -24,9 +24,9 @@ _NOT_FINITE = ("nan", "inf", "infinity")
 class Regression(Objective):
     """A number from `low` to `high`: squared error of the one output over half that range. Labels: (N,) float32.
 
-    `stated`: somebody said so, and scores beyond are refused; else it is a guess, and they are not. The range is
-    public. Outputs start in its middle: from 0 all errors of scores of 0 to 5 have one sign, and once each gradient is
-    cut to the clip, they would push alike, whatever their scores, until the bias had come all the way.
+    `stated`: the range was given, so scores outside it are refused; otherwise it is a guess, and they are allowed. The
+    range is public. Outputs start in its middle. From 0, all errors of scores of 0 to 5 would have one sign, and after
+    clipping all gradients would be alike, whatever the scores, until the bias had reached the middle.
     """
 
     low: float = -1.0
@@ -51,10 +51,10 @@ class Regression(Objective):
     def notes(self) -> tuple[str, ...]:
         if self.stated:
             return ()
-        return ("scores are taken to lie around 0: state their range, as --labels 0,5, and fewer steps are wasted",)
+        return ("scores are assumed to lie around 0: state their range, as --labels 0,5, to waste fewer steps",)
 
-    def recognises(self, column: Column) -> bool:
-        """Raises UserError where a score stands beside what is none."""
+    def recognises(self, column: LabelColumn) -> bool:
+        """Raises UserError where a column mixes scores and other values."""
         found = [cell for cell in column.cells if cell is not None]
         if any(isinstance(cell, tuple) or SEPARATOR in cell for cell in found):
             return False
@@ -66,12 +66,12 @@ class Regression(Objective):
         ):
             raise column.refusal(
                 "labels must all be finite numbers where others are", "another",
-                column.firsts[column.cells.index(odd[0])], "mend that row, or state what they are: --kind",
+                column.firsts[column.cells.index(odd[0])], "fix that row, or state the kind: --kind",
             )  # fmt: skip
         return fractions
 
-    def named(self, column: Column, stated: Labels | None) -> tuple[Objective, Labels]:
-        """A score in the range that was stated, by its ends; it has no names."""
+    def named(self, column: LabelColumn, stated: Labels | None) -> tuple[Objective, Labels]:
+        """The objective with the stated range, from its ends; a score has no label names."""
         if stated is None:
             return self, ()
         ends = [number(end) for end in stated]
@@ -79,19 +79,19 @@ class Regression(Objective):
             raise UserError(f"labels of a score are its lowest and highest, got {len(ends)} others; pass --labels 0,5")
         return Regression(ends[0], ends[1], stated=True), ()
 
-    def parse(self, column: Column, labels: Labels, split: str) -> NDArray[Any]:
+    def parse(self, column: LabelColumn, labels: Labels, split: str) -> NDArray[Any]:
         return column.spread([self._score(column, *each) for each in column.each()], np.float32)
 
-    def _score(self, column: Column, cell: Cell, first: int) -> float:
+    def _score(self, column: LabelColumn, cell: Cell, first: int) -> float:
         if cell is None:
             raise column.missing(first)
         value = number(cell)
         if value is None or not abs(value) < _MOST:
-            raise column.refusal("a score must be a finite number", "another", first, "mend that row, or pass --kind")
+            raise column.refusal("a score must be a finite number", "another", first, "fix that row, or pass --kind")
         if self.stated and not self.low <= value <= self.high:
             raise column.refusal(
                 f"a score must lie from {self.low:g} to {self.high:g}, as was stated", "another", first,
-                "mend that row, or state another range with --labels",
+                "fix that row, or state another range with --labels",
             )  # fmt: skip
         return value
 
@@ -106,7 +106,7 @@ class Regression(Objective):
         if self.stated and len(beyond):
             raise UserError(
                 f"{split} scores must lie from {self.low:g} to {self.high:g}, got another, the first in row "
-                f"{beyond[0] + 1}; mend those rows"
+                f"{beyond[0] + 1}; fix those rows"
             )
 
     def blank(self, rows: int, labels: int) -> NDArray[Any]:
@@ -115,7 +115,7 @@ class Regression(Objective):
     def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
         return (outputs[:, 0] - labels).square() * (2 / (self.high - self.low))
 
-    def score(self, metrics: Sequence[str], outputs: Floats, rows: Rows, labels: Labels) -> dict[str, float]:
+    def score(self, metrics: Sequence[str], outputs: Floats, rows: Examples, labels: Labels) -> dict[str, float]:
         from scipy.stats import pearsonr, spearmanr
 
         constant = np.ptp(outputs[:, 0]) == 0 or np.ptp(rows.labels) == 0
@@ -125,7 +125,7 @@ class Regression(Objective):
             for metric in metrics
         }
 
-    def read(self, outputs: Floats, rows: Rows, labels: Labels) -> list[Prediction]:
+    def read(self, outputs: Floats, rows: Examples, labels: Labels) -> list[Prediction]:
         return [Prediction(float(row[0]), None) for row in outputs]
 
     def printed(self, found: Any, text: str) -> str:

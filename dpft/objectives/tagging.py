@@ -1,4 +1,4 @@
-"""One tag for each word of a text, the entities that tags spell, and how many of them are right."""
+"""One tag for each word of a text, the entities that tags form, and their F1."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dpft.data.bio_tags import entities
-from dpft.data.examples import Rows
-from dpft.data.words import Words, found_in
+from dpft.data.examples import Examples
+from dpft.data.words import Words, split_words
 from dpft.errors import UserError
 from dpft.objectives._objective import ExportTarget, Floats, Labels, Metric, Objective, Wording, labels_of
 from dpft.objectives.classification import chances, check_numbers, two_sides
 from dpft.spec import Representation, Spec
 
-_ALL, _TYPE = "entity", "type {}"  # what figures of all entities are called, and of a type that is called so
+_ALL, _TYPE = "entity", "type {}"  # name prefixes of figures over all entities, and of one type
 _FIGURES = {"f1": "f1-score", "precision": "precision", "recall": "recall"}
 
 
@@ -48,7 +48,7 @@ class Entity:
 
 @dataclass(frozen=True)
 class Tagged:
-    """A text's words, and the entities that their tags spell."""
+    """The words of a text, and the entities that their tags form."""
 
     words: tuple[Word, ...]
     entities: tuple[Entity, ...]
@@ -59,7 +59,7 @@ class Tagging(Objective):
     """One label for each word: softmax and cross-entropy, averaged over the words of one example and of no other.
 
     An example without words has a loss of 0. Labels: of all words end to end; in a batch (B, T) int64 at each word's
-    first token, below 0 at tokens that are not judged, with outputs (B, T, C).
+    first token, below 0 at tokens without a label, with outputs (B, T, C).
     """
 
     kind = "token-classification"
@@ -81,7 +81,7 @@ class Tagging(Objective):
 
     @property
     def reach(self) -> float:
-        """Most words have one label: what the head says by chance has to be unlearned for each."""
+        """Most words have the label O, so large initial outputs would have to be unlearned for each word."""
         return 0.1
 
     def representation_for(self, asked: Representation, task: str) -> Representation:
@@ -96,12 +96,12 @@ class Tagging(Objective):
         check_numbers(values, labels, split)
 
     def blank(self, rows: int, labels: int) -> NDArray[Any]:
-        """Of so many words."""
+        """Labels of so many words."""
         return np.zeros(rows, np.int64)
 
-    def placeholder_rows(self, texts: Sequence[str], pairs: Sequence[str] | None, labels: int) -> Rows:
-        words = found_in(texts)
-        return Rows(texts, pairs, self.blank(len(words.spans), labels), words=words)
+    def placeholder_rows(self, texts: Sequence[str], pairs: Sequence[str] | None, labels: int) -> Examples:
+        words = split_words(texts)
+        return Examples(texts, pairs, self.blank(len(words.spans), labels), words=words)
 
     def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
         judged = labels >= 0
@@ -109,17 +109,17 @@ class Tagging(Objective):
         each = nn.functional.cross_entropy(outputs.flatten(0, 1), known, reduction="none").view_as(labels)
         return (each * judged).sum(1) / judged.sum(1).clamp(min=1)
 
-    def score(self, metrics: Sequence[str], outputs: Floats, rows: Rows, labels: Labels) -> dict[str, float]:
+    def score(self, metrics: Sequence[str], outputs: Floats, rows: Examples, labels: Labels) -> dict[str, float]:
         found = figures(outputs, rows.labels, words_of(rows), labels)
         return {metric: found[metric] for metric in metrics}
 
-    def details(self, outputs: Floats, rows: Rows, labels: Labels) -> dict[str, float]:
-        """F1, precision and recall of each type of entity."""
+    def details(self, outputs: Floats, rows: Examples, labels: Labels) -> dict[str, float]:
+        """F1, precision and recall of each entity type."""
         main = {metric.name for metric in self.metrics}
         found = figures(outputs, rows.labels, words_of(rows), labels)
         return {name: value for name, value in found.items() if name not in main}
 
-    def read(self, outputs: Floats, rows: Rows, labels: Labels) -> list[Tagged]:
+    def read(self, outputs: Floats, rows: Examples, labels: Labels) -> list[Tagged]:
         return read(rows.texts, words_of(rows), outputs, labels)
 
     def printed(self, found: Any, text: str) -> str:
@@ -127,7 +127,7 @@ class Tagging(Objective):
         return "".join(f"{word.text}\t{word.label}\t{word.probability:.3f}\n" for word in found.words)
 
     def to_json(self, found: Any) -> dict[str, Any]:
-        """Words and entities, with the characters where they stand."""
+        """Words and entities, with their character positions."""
         return asdict(found)
 
     def least_likely(self, outputs: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class Tagging(Objective):
     def position_losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
         return self.losses(outputs.unsqueeze(1), labels.unsqueeze(1))
 
-    def row_losses(self, outputs: Floats, rows: Rows) -> NDArray[np.float64]:
+    def row_losses(self, outputs: Floats, rows: Examples) -> NDArray[np.float64]:
         sizes = np.diff(words_of(rows).starts).tolist()
         own = zip(torch.from_numpy(outputs).double().split(sizes), labels_of(rows).split(sizes), strict=True)
         return np.array([float(self.losses(out.unsqueeze(0), tags.unsqueeze(0))) for out, tags in own])
@@ -148,13 +148,13 @@ class Tagging(Objective):
 OBJECTIVE = Tagging
 
 
-def words_of(rows: Rows) -> Words:
+def words_of(rows: Examples) -> Words:
     assert rows.words is not None
     return rows.words
 
 
 def read(texts: Sequence[str], words: Words, outputs: NDArray[np.float32], labels: Sequence[str]) -> list[Tagged]:
-    """Tags and entities of N texts. outputs: (W, C) logits of all their words, end to end."""
+    """Tags and entities of N texts. outputs: (W, C) logits of the words of all texts, end to end."""
     every = chances(outputs)
     found = []
     for number, text in enumerate(texts):
@@ -180,10 +180,10 @@ def _entities(text: str, words: Sequence[Word]) -> list[Entity]:
 def figures(
     outputs: NDArray[np.float32], gold: NDArray[np.int64], words: Words, labels: Sequence[str]
 ) -> dict[str, float]:
-    """Micro-averaged F1, precision and recall of entities, and each type's, as `seqeval` counts them.
+    """F1, precision and recall of entities, micro-averaged and by type, as `seqeval` counts them.
 
-    An entity is right where its words and its type are (Tjong Kim Sang and De Meulder 2003). outputs: (W, C), gold:
-    (W,), of all words end to end. All are 0 for a model that has diverged, and where there is nothing to find.
+    An entity is correct where its words and its type are (Tjong Kim Sang and De Meulder 2003). outputs: (W, C), gold:
+    (W,), of all words end to end. All figures are 0 for a model that has diverged, and without entities.
     """
     right = _sentences(gold, words, labels)
     finite = bool(np.isfinite(outputs).all())

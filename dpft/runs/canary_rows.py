@@ -20,7 +20,7 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.errors import UserError
 from dpft.objectives import Objective
 from dpft.privacy.ledger import Ledger
@@ -38,12 +38,12 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 class CanaryRows:
     """The canaries, and which of them were `included`. Half are mislabelled messages, half are `random` strings."""
 
-    rows: Rows
+    rows: Examples
     random: NDArray[np.bool_]
     included: NDArray[np.bool_]
 
 
-def canaries(spec: Spec, objective: Objective, labels: int) -> Rows | None:
+def canaries(spec: Spec, objective: Objective, labels: int) -> Examples | None:
     """The canaries of `spec`, made from its public seed: messages with a wrong label, then random strings.
 
     None if the objective has no canaries.
@@ -54,7 +54,7 @@ def canaries(spec: Spec, objective: Objective, labels: int) -> Rows | None:
     rest = spec.canaries - half
     words = [" ".join(_word(rng) for _ in range(rng.randrange(4, 10))) for _ in range(rest)]
     found = objective.canary_labels(true, rest, labels, rng)
-    return None if found is None else Rows([*messages, *words], None, found)
+    return None if found is None else Examples([*messages, *words], None, found)
 
 
 def with_canary_rows(task: Task, spec: Spec) -> Task:
@@ -66,7 +66,7 @@ def with_canary_rows(task: Task, spec: Spec) -> Task:
         raise UserError(f"canaries need a task with one label a row, got one of {task.objective.kind}; drop --canaries")
     pairs = None if train.pairs is None else [*train.pairs, *made.texts]
     labels = np.concatenate([train.labels, made.labels])
-    return dataclasses.replace(task, train=Rows([*train.texts, *made.texts], pairs, labels))
+    return dataclasses.replace(task, train=Examples([*train.texts, *made.texts], pairs, labels))
 
 
 def included_rows(run: Run, rows: int, secret: Secret) -> NDArray[np.bool_]:

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dpft.data.examples import Rows
-from dpft.data.records import spelled
+from dpft.data.examples import Examples
+from dpft.data.records import serialized
 from dpft.errors import UserError
 from dpft.privacy.ledger import DataIdentity, Ledger, Reservation
 from dpft.privacy.ledger.summary import summarize
@@ -49,16 +49,16 @@ def reservation_terms(plan: Plan, run: str) -> Reservation:
     return Reservation(run, plan.rate, plan.noise, plan.steps, plan.budget.delta, plan.epsilon_upper)
 
 
-def reserve(ledger: Ledger | None, plan: Plan, run: str, whose: DataIdentity | None, rows: Rows) -> str:
+def reserve(ledger: Ledger | None, plan: Plan, run: str, whose: DataIdentity | None, rows: Examples) -> str:
     """Reserve the steps of a new run on its data, `rows`. Returns the ledger's head; empty without privacy."""
     if ledger is None:
         return ""
     asked = asdict(reservation_terms(plan, run))
-    ledger.reserve(asked.pop("run"), **asked, data_identity=whose, data=ledger.keyed(spelled(rows)))
+    ledger.reserve(asked.pop("run"), **asked, data_identity=whose, data=ledger.keyed(serialized(rows)))
     return ledger.head()
 
 
-def is_reserved_for(ledger: Ledger, run: str, rows: Rows) -> bool:
+def is_reserved_for(ledger: Ledger, run: str, rows: Examples) -> bool:
     """Whether `run` was reserved for exactly these rows in this order.
 
     Raises UserError if the reservation does not record its rows.
@@ -69,7 +69,7 @@ def is_reserved_for(ledger: Ledger, run: str, rows: Rows) -> bool:
             "a run's reservation must identify its rows, got one of an earlier version, which did not; "
             "finish it with that version, or train again"
         )
-    return known == ledger.keyed(spelled(rows))
+    return known == ledger.keyed(serialized(rows))
 
 
 def spent_on_population(ledger: Ledger, plan: Plan, run: str) -> dict[str, Any] | None:

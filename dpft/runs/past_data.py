@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from dpft.data.examples import Rows
-from dpft.data.records import spelled
+from dpft.data.examples import Examples
+from dpft.data.records import serialized
 from dpft.errors import UserError
 from dpft.privacy.ledger.storage.fingerprints import Sketch, keyed_digest, record_keys
 from dpft.runs.folder import Run
@@ -33,11 +33,11 @@ class RowSketch:
     key: bytes
     sketch: Sketch
 
-    def matches(self, rows: Rows) -> bool:
+    def matches(self, rows: Examples) -> bool:
         """Whether `rows` belong to the same population, judged by their texts (`Sketch.matches`)."""
         return self.sketch.matches(Sketch.of(self.key, rows.texts, rows.pairs))
 
-    def shares(self, rows: Rows) -> bool:
+    def shares(self, rows: Examples) -> bool:
         """Whether any record of `rows` is in the sketch, which holds only a sample of very many records."""
         found = record_keys(self.key, rows.texts, rows.pairs)
         return bool(np.isin(found, self.sketch.keys).any())
@@ -56,13 +56,13 @@ class PastData:
     digest: str
 
     @classmethod
-    def of(cls, run: str, rows: Rows, before: PastData | None, *, begun: bool) -> PastData:
+    def of(cls, run: str, rows: Examples, before: PastData | None, *, begun: bool) -> PastData:
         """For a run on `rows`. begun: it starts from another run; before: that run's past data, None if unreadable."""
         key = secrets.token_bytes(32)
         own = RowSketch(run, key, Sketch.of(key, rows.texts, rows.pairs))
         earlier = () if before is None else before.parts
         whole = not begun or (before is not None and before.whole)
-        return cls((own, *earlier), whole, keyed_digest(key, spelled(rows)))
+        return cls((own, *earlier), whole, keyed_digest(key, serialized(rows)))
 
     @classmethod
     def read(cls, run: Run) -> PastData | None:
@@ -90,9 +90,9 @@ class PastData:
         """The same, for a run with another identity."""
         return replace(self, parts=(replace(self.parts[0], run=run), *self.parts[1:]))
 
-    def check_same(self, rows: Rows) -> None:
+    def check_same(self, rows: Examples) -> None:
         """Raise UserError unless `rows` are the run's own rows, in their order."""
-        if not hmac.compare_digest(keyed_digest(self.parts[0].key, spelled(rows)), self.digest):
+        if not hmac.compare_digest(keyed_digest(self.parts[0].key, serialized(rows)), self.digest):
             raise wrong_rows()
 
 

@@ -58,7 +58,7 @@ def card(
     units: int,
     charge: Charge,
     precision: str,
-    taken: Sequence[str] = (),
+    read_from_training: Sequence[str] = (),
     shared: str | None = None,
 ) -> dict[str, Any]:
     """The content of privacy.json.
@@ -93,7 +93,7 @@ def card(
         "units": units,
         "randomness": "AES-256-CTR keyed by the operating system; float64 normals",
         "covers": COVERS,
-        "does_not_cover": [*_taken(taken), *([shared] if shared else []), *DOES_NOT_COVER],
+        "does_not_cover": [*_taken(read_from_training), *([shared] if shared else []), *DOES_NOT_COVER],
         "ledger_head": charge.head,
         "population": charge.population,
         **common,

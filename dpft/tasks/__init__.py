@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Iterator
 from dataclasses import replace
 
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.errors import UserError
 from dpft.objectives import Objective
 from dpft.spec import Spec
@@ -64,7 +64,7 @@ def settled(spec: Spec) -> Spec:
     return replace(spec, representation=objective.representation_for(spec.representation, spec.task))
 
 
-def judged(spec: Spec, data: str | None, objective: Objective, labels: tuple[str, ...]) -> dict[str, Rows]:
+def judged(spec: Spec, data: str | None, objective: Objective, labels: tuple[str, ...]) -> dict[str, Examples]:
     """The validation sets of a run of `spec`, as `Task.judged` has them; with `data`, those of other data."""
     parts = _family(spec).validation(spec, data, objective, labels)
     check_rows(parts, "validation", objective, labels)

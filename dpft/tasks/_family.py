@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from dpft import objectives
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.errors import UserError
 from dpft.objectives import Objective
 from dpft.spec import Spec
@@ -47,7 +47,7 @@ class Family(ABC):
     @abstractmethod
     def validation(
         self, spec: Spec, data: str | None, objective: Objective, labels: tuple[str, ...]
-    ) -> dict[str, Rows]:
+    ) -> dict[str, Examples]:
         """The validation sets by name, the main one under ""; with `data`, those of other data. {} without any."""
 
     def metrics(self, task: str, objective: Objective) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The task `files`: a user's own tables, from files, a folder or the hub."""
+"""The task `files`: the user's own tables, from files, a folder or the hub."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpft import objectives
-from dpft.data.examples import Rows
-from dpft.data.label_column import Column, ticked
+from dpft.data.examples import Examples
+from dpft.data.label_column import LabelColumn, ticked
 from dpft.data.units import kept, name_of
 from dpft.errors import UserError
 from dpft.objectives import Objective
 from dpft.spec import Spec, canonical_json
 from dpft.tasks._family import FLAGS, Family
 from dpft.tasks.readers import hub
-from dpft.tasks.readers.source import Source
+from dpft.tasks.readers.source import TableSource
 from dpft.tasks.readers.tables import FORMATS, in_folder, of_file
 from dpft.tasks.task import Task
 
 NAME = "files"
 ABOUT = "your own data: --data FILE.csv|.tsv|.jsonl|.parquet, a folder or a hub id, with --text and --label"
-STORED_ROWS = 50_000  # from here on encoding takes long enough that its tokens are kept
+STORED_ROWS = 50_000  # from this many rows on, token arrays are cached on disk
 
 
 @dataclass(frozen=True)
-class Texts(Sequence[str]):
-    """A column of texts, read off the disk whenever it is gone through. kept: the rows that count, None for all."""
+class TextColumn(Sequence[str]):
+    """A column of texts that is read from disk at each iteration. kept: the rows to yield, None for all."""
 
-    source: Source
+    source: TableSource
     column: str
     total: int
     kept: NDArray[np.int64] | None = None
@@ -49,7 +49,7 @@ class Texts(Sequence[str]):
             yielded += 1
             yield text
         if yielded != self.total:
-            raise UserError(f"data must stay as they are while they are read, got {yielded} rows; start again")
+            raise UserError(f"data must not change while they are read, got {yielded} rows; start again")
 
     @overload
     def __getitem__(self, at: int) -> str: ...
@@ -73,7 +73,7 @@ def _chosen(texts: Iterable[str], kept: NDArray[np.int64]) -> Iterator[str]:
 
 
 def check(spec: Spec) -> None:
-    """Raise UserError where the columns or the data are not named, before anything is read."""
+    """Raise UserError where flags for columns or data are missing, before anything is read."""
     for flag, value in (("data PATH", spec.data), ("text COLUMN", spec.text), ("label COLUMN", spec.label)):
         if value is None:
             raise UserError(
@@ -95,12 +95,12 @@ def check(spec: Spec) -> None:
 
 
 def label_columns(spec: Spec) -> tuple[str, ...]:
-    """`--label toxic,insult`: a column of yes or no for each label. A single name: the column of all labels."""
+    """The columns of `--label`: one name is the column of labels; `toxic,insult` are columns of 0 and 1, one each."""
     return tuple(part.strip() for part in (spec.label or "").split(","))
 
 
 def load(spec: Spec) -> Task:
-    """The task of a user's own files. Raises UserError with the row's number for one that does not fit."""
+    """The task of the user's files. Raises UserError with the number of the first invalid row."""
     source, judged = _sources(spec)
     read = _Read.of(source, spec, spec.unit)
     flags = label_columns(spec)
@@ -110,25 +110,35 @@ def load(spec: Spec) -> Task:
     validation = None
     if judged is not None:
         validation = _Read.of(judged, spec).rows(spec, objective, labels, "validation")
-    notes, taken = _told(spec, objective, labels, validation is None)
+    notes, read_from_training = _read_notes(spec, objective, labels, validation is None)
     metric, *further = (one.name for one in objective.metrics)
-    return Task(NAME, train, validation, labels, metric, objective, tuple(further), notes=notes, taken=taken)
+    return Task(
+        NAME,
+        train,
+        validation,
+        labels,
+        metric,
+        objective,
+        tuple(further),
+        notes=notes,
+        read_from_training=read_from_training,
+    )
 
 
-def _objective(spec: Spec, several: bool, column: Column) -> Objective:
-    """As stated, or as several columns or the one column tell."""
+def _objective(spec: Spec, several: bool, column: LabelColumn) -> Objective:
+    """The objective as stated by --kind, else found from the label columns."""
     if several:
         return objectives.of_columns()
     return objectives.found_in(column) if spec.kind is None else objectives.of_column(spec.kind)
 
 
-def judged(spec: Spec, data: str | None, objective: Objective, labels: tuple[str, ...]) -> Rows | None:
-    """The validation rows of a run, or those of `data`, with the run's columns, kind and labels; None without any."""
+def judged(spec: Spec, data: str | None, objective: Objective, labels: tuple[str, ...]) -> Examples | None:
+    """The validation set of a run, or that of `data`, with the run's columns, kind and labels; None without any."""
     source = _sources(spec)[1] if data is None else _other(Path(data))
     return None if source is None else _Read.of(source, spec).rows(spec, objective, labels, "validation")
 
 
-def _other(path: Path) -> Source:
+def _other(path: Path) -> TableSource:
     if not path.is_dir():
         return of_file(path)
     found = in_folder(path, "validation")
@@ -137,7 +147,7 @@ def _other(path: Path) -> Source:
     return found
 
 
-def _sources(spec: Spec) -> tuple[Source, Source | None]:
+def _sources(spec: Spec) -> tuple[TableSource, TableSource | None]:
     assert spec.data is not None
     path, apart = Path(spec.data), None if spec.validation is None else of_file(Path(spec.validation))
     if path.is_dir():
@@ -154,18 +164,18 @@ def _sources(spec: Spec) -> tuple[Source, Source | None]:
 
 @dataclass(frozen=True)
 class _Read:
-    """What one walk through a table found: its labels, the unit of each row, and that texts are texts."""
+    """The result of one pass through a table: its labels and the unit of each row. Texts are checked on the way."""
 
-    source: Source
-    labels: Column
+    source: TableSource
+    labels: LabelColumn
     units: NDArray[np.int64] | None
 
     @classmethod
-    def of(cls, source: Source, spec: Spec, unit: str = Spec.unit) -> _Read:
+    def of(cls, source: TableSource, spec: Spec, unit: str = Spec.unit) -> _Read:
         texts = [column for column in (spec.text, spec.pair) if column is not None]
         flags = label_columns(spec)
         named = unit != Spec.unit
-        labels, numbers = Column(source.where), []
+        labels, numbers = LabelColumn(source.where), []
         known: dict[str, int] = {}
         for number, cells in source.rows([*texts, *flags, *([unit] if named else [])]):
             for column, text in zip(texts, cells, strict=False):
@@ -182,12 +192,13 @@ class _Read:
             raise UserError(f"data must hold at least one row, got none in {source.name}; pass another file")
         return cls(source, labels, np.array(numbers, np.int64) if named else None)
 
-    def rows(self, spec: Spec, objective: Objective, labels: tuple[str, ...], split: str) -> Rows:
+    def rows(self, spec: Spec, objective: Objective, labels: tuple[str, ...], split: str) -> Examples:
         found = objective.parse(self.labels, labels, split)
         chosen = None if self.units is None else kept(self.units, spec.max_per_unit or 1)
         count = len(found) if chosen is None else len(chosen)
         texts, pairs = (
-            None if column is None else Texts(self.source, column, count, chosen) for column in (spec.text, spec.pair)
+            None if column is None else TextColumn(self.source, column, count, chosen)
+            for column in (spec.text, spec.pair)
         )
         assert texts is not None
         digest = None
@@ -195,30 +206,30 @@ class _Read:
             about = [self.source.digest, spec.text, spec.pair, spec.unit, spec.max_per_unit, split]
             digest = hashlib.sha256(canonical_json(about).encode()).hexdigest()
         if chosen is None or self.units is None:
-            return Rows(texts, pairs, found, digest=digest)
-        return Rows(texts, pairs, found[chosen], self.units[chosen], digest)
+            return Examples(texts, pairs, found, digest=digest)
+        return Examples(texts, pairs, found[chosen], self.units[chosen], digest)
 
 
-def _told(
+def _read_notes(
     spec: Spec, objective: Objective, labels: tuple[str, ...], unjudged: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What a user should know of how the data were read, and what was taken from them."""
-    notes, taken = [], []
-    several = len(label_columns(spec)) > 1  # which says both
+    """(notes for the user on how the data were read, facts that were read from training data)."""
+    notes, read_from_training = [], []
+    several = len(label_columns(spec)) > 1  # several columns state both the kind and the names
     if spec.kind is None and not several:
-        taken.append("the kind of answer")
+        read_from_training.append("the kind of answer")
         notes.append(f"found {objective.kind} in the label column ({objectives.rules()}; --kind states it)")
     notes += objective.notes
     if labels and spec.labels is None and not several:
-        taken.append("the label names")
+        read_from_training.append("the label names")
         notes.append(
-            f"took {len(labels)} label names from the data: they are not private (--labels states them beforehand)"
+            f"read {len(labels)} label names from the data: they are not private (--labels states them beforehand)"
         )
     if unjudged:
         notes.append(
-            "no validation set: all rows are trained on, none is held out; judge with dpft evaluate RUN --data FILE"
+            "no validation set: all rows are trained on, none is held out; evaluate with dpft evaluate RUN --data FILE"
         )
-    return tuple(notes), tuple(taken)
+    return tuple(notes), tuple(read_from_training)
 
 
 class Files(Family):
@@ -236,7 +247,7 @@ class Files(Family):
 
     def validation(
         self, spec: Spec, data: str | None, objective: Objective, labels: tuple[str, ...]
-    ) -> dict[str, Rows]:
+    ) -> dict[str, Examples]:
         rows = judged(spec, data, objective, labels)
         return {} if rows is None else {"": rows}
 

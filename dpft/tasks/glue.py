@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.data.units import kept, numbered
 from dpft.errors import UserError
 from dpft.objectives import Objective
@@ -77,7 +77,7 @@ class Glue(Family):
 
     def validation(
         self, spec: Spec, data: str | None, objective: Objective, labels: tuple[str, ...]
-    ) -> dict[str, Rows]:
+    ) -> dict[str, Examples]:
         name = spec.task.removeprefix("glue/")
         config = CONFIGS[name]
         spec = spec if data is None else replace(spec, data=data)
@@ -130,7 +130,7 @@ def _local(folder: Path, split: str) -> Any:
         ) from None
 
 
-def _with_units(table: Any, config: Config, spec: Spec) -> Rows:
+def _with_units(table: Any, config: Config, spec: Spec) -> Examples:
     """The training rows, at most `spec.max_per_unit` of each unit where `spec.unit` names a column."""
     if spec.unit == Spec.unit:
         return _rows(table, config, "train")
@@ -139,10 +139,10 @@ def _with_units(table: Any, config: Config, spec: Spec) -> Rows:
     numbers = numbered(table[spec.unit].tolist(), spec.unit, lambda row: f"row {row + 1} of train")
     rows, whole = kept(numbers, spec.max_per_unit), _rows(table, config, "train")
     texts, pairs = (None if column is None else [column[row] for row in rows] for column in (whole.texts, whole.pairs))
-    return Rows(texts or [], pairs, whole.labels[rows], numbers[rows])
+    return Examples(texts or [], pairs, whole.labels[rows], numbers[rows])
 
 
-def _rows(table: Any, config: Config, split: str) -> Rows:
+def _rows(table: Any, config: Config, split: str) -> Examples:
     missing = [c for c in (*config.columns, "label") if c not in table.columns]
     if missing:
         raise UserError(
@@ -156,7 +156,7 @@ def _rows(table: Any, config: Config, split: str) -> Rows:
             "drop those rows"
         )
     texts = [_texts(table[c], split) for c in config.columns]
-    return Rows(texts[0], texts[1] if len(texts) > 1 else None, _labels(table["label"], config, split))
+    return Examples(texts[0], texts[1] if len(texts) > 1 else None, _labels(table["label"], config, split))
 
 
 def _texts(column: Any, split: str) -> list[str]:

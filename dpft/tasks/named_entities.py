@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from dpft.data import bio_tags
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.data.units import kept
-from dpft.data.words import joined
+from dpft.data.words import join_words
 from dpft.errors import UserError
 from dpft.objectives import Objective
 from dpft.objectives.tagging import Tagging
@@ -18,7 +18,7 @@ from dpft.spec import Spec
 from dpft.tasks._family import Family
 from dpft.tasks.readers import hub
 from dpft.tasks.readers.tables import of_file
-from dpft.tasks.readers.token_tables import TAGS, Sentences, names_of, of_columns, of_table
+from dpft.tasks.readers.token_tables import TAGS, Sentences, names_of, read_conll, read_table
 from dpft.tasks.task import Task
 
 OBJECTIVE = Tagging()
@@ -67,9 +67,9 @@ def load(spec: Spec) -> Task:
     if not types:
         raise UserError("training data must hold an entity, got tags of O alone; check --data")
     labels = bio_tags.names(types)
-    notes, taken = [], []
+    notes, read_from_training = [], []
     if stated is None:
-        taken.append("the entity types")
+        read_from_training.append("the entity types")
         notes.append(f"took {len(types)} entity types from the data: they are not private (--labels states them)")
     if validation is None:
         notes.append("no validation set: all sentences are trained on, none is held out; judge with dpft evaluate RUN "
@@ -78,11 +78,11 @@ def load(spec: Spec) -> Task:
     metric, *further = (one.name for one in OBJECTIVE.metrics)
     return Task(
         spec.task, _rows(_limited(train, spec), labels, "train"), judged, labels, metric, OBJECTIVE, tuple(further),
-        notes=tuple(notes), taken=tuple(taken),
+        notes=tuple(notes), read_from_training=tuple(read_from_training),
     )  # fmt: skip
 
 
-def judged(spec: Spec, data: str | None, labels: tuple[str, ...]) -> Rows | None:
+def judged(spec: Spec, data: str | None, labels: tuple[str, ...]) -> Examples | None:
     """The validation rows of a run, or those of `data`, a file or a folder, with the run's tags; None without any."""
     config = CONFIGS.get(spec.task.removeprefix("ner/"))
     other = spec
@@ -102,7 +102,7 @@ def _sentences(spec: Spec, config: Config | None, split: str) -> Sentences | Non
     if spec.data is None:
         if config is None:
             raise UserError(f"the task {FILES} reads one's own data, got no --data; pass --data FILE, DIR or HUB_ID")
-        return of_table(_from_hub(config, spec.task, split), named, unit)
+        return read_table(_from_hub(config, spec.task, split), named, unit)
     if config is None and hub.is_id(spec.data):
         return _own_of_hub(spec.data, split, unit)
     return _local(Path(spec.data), split, named, unit, config is None)
@@ -132,8 +132,8 @@ def _read(file: Path, named: tuple[str, ...], unit: str | None) -> Sentences:
     """A file's sentences, by the end of its name."""
     kind = file.suffix.lower()
     if kind not in (".parquet", ".jsonl"):
-        return of_columns(file, unit)
-    return of_table(of_file(file), (kind == ".parquet" and names_of(file)) or named, unit)
+        return read_conll(file, unit)
+    return read_table(of_file(file), (kind == ".parquet" and names_of(file)) or named, unit)
 
 
 def _own_of_hub(name: str, split: str, unit: str | None) -> Sentences | None:
@@ -143,7 +143,7 @@ def _own_of_hub(name: str, split: str, unit: str | None) -> Sentences | None:
         return None
     column = next((column for column in TAGS if column in found.table.column_names), "")
     each = getattr(found.table.features.get(column), "feature", None)
-    return of_table(found, tuple(getattr(each, "names", None) or ()), unit)
+    return read_table(found, tuple(getattr(each, "names", None) or ()), unit)
 
 
 def _from_hub(config: Config, task: str, split: str) -> hub.HubSplit:
@@ -175,10 +175,10 @@ def _types(stated: tuple[str, ...] | None) -> tuple[str, ...] | None:
     return stated
 
 
-def _rows(found: Sentences, labels: tuple[str, ...], split: str) -> Rows:
+def _rows(found: Sentences, labels: tuple[str, ...], split: str) -> Examples:
     _check_types(found, set(labels), split)
-    texts, words = joined(found.tokens)
-    return Rows(texts, None, bio_tags.numbered(found.tags, labels), found.units, words=words)
+    texts, words = join_words(found.tokens)
+    return Examples(texts, None, bio_tags.numbered(found.tags, labels), found.units, words=words)
 
 
 def _limited(train: Sentences, spec: Spec) -> Sentences:
@@ -216,7 +216,7 @@ class NamedEntities(Family):
 
     def validation(
         self, spec: Spec, data: str | None, objective: Objective, labels: tuple[str, ...]
-    ) -> dict[str, Rows]:
+    ) -> dict[str, Examples]:
         rows = judged(spec, data, labels)
         return {} if rows is None else {"": rows}
 

@@ -1,4 +1,4 @@
-"""The built-in task `sample`: does a short message to a help desk need somebody now?
+"""The built-in task `sample`: is a short message to a help desk urgent?
 
 A message says how one thing is: "hi, the main pipe is no longer leaking, no rush". It is urgent exactly when
 the thing is in a bad state now. A denial turns the meaning of the state, a change leaves only the later state
@@ -14,7 +14,7 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.errors import UserError
 from dpft.objectives import Objective
 from dpft.spec import EXAMPLE, Spec
@@ -26,9 +26,9 @@ LABELS: tuple[str, ...] = ("can wait", "urgent")
 TRAIN_EXAMPLES = 20_000
 VALIDATION_EXAMPLES = 2_000
 SEED = 2023
-LABEL_NOISE = 0.04  # share of flipped labels: nobody can be right more often than 96 %
+LABEL_NOISE = 0.04  # share of flipped labels: the best possible accuracy is 96 %
 
-# Denials are the minority, so that a linear probe is right about the rest and wrong about them.
+# Denials are the minority: a linear probe is right on the others and wrong on denials.
 DENIED_SHARE = 0.27
 CHANGED_SHARE = 0.05
 OPENING_SHARE = 0.25
@@ -103,12 +103,12 @@ class Sample(Family):
 
     def load(self, spec: Spec) -> Task:
         texts, labels, others, their_labels = rows()
-        train = Rows(texts, None, np.array(labels, np.int64))
-        return Task("sample", train, Rows(others, None, np.array(their_labels, np.int64)), LABELS, "accuracy")
+        train = Examples(texts, None, np.array(labels, np.int64))
+        return Task("sample", train, Examples(others, None, np.array(their_labels, np.int64)), LABELS, "accuracy")
 
     def validation(
         self, spec: Spec, data: str | None, objective: Objective, labels: tuple[str, ...]
-    ) -> dict[str, Rows]:
+    ) -> dict[str, Examples]:
         if data is not None:
             self.check(replace(spec, data=data))
         return self.load(spec).judged

@@ -1,1 +1,1 @@
-"""Texts as token arrays, and micro-batches of them."""
+"""Tokenisation: texts to token arrays, and micro-batches of them."""

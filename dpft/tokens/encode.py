@@ -1,4 +1,4 @@
-"""Texts to token arrays: flat, ragged, with the mask token where the paper reads it."""
+"""Encodes texts as flat, ragged token arrays, with the mask token where the paper reads it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpft.data.encoded import Encoded, Template, clean
-from dpft.data.examples import Rows
+from dpft.data.encoded import Encoded, SpecialTokens, clean
+from dpft.data.examples import Examples
 from dpft.data.units import Units
 from dpft.errors import UserError
 from dpft.spec import Representation
@@ -22,7 +22,7 @@ _CHUNK = 4096
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some rows' part of `Encoded`, in order: ids end to end, and of each row its length, `second` and `read`."""
+    """The part of `Encoded` for consecutive rows: ids end to end, and length, `second` and `read` of each row."""
 
     ids: NDArray[np.int32]
     lengths: NDArray[np.int64]
@@ -30,22 +30,22 @@ class Chunk:
     read: NDArray[np.int32]
 
 
-def encode(rows: Rows, tokenizer: Any, representation: Representation, max_length: int) -> Encoded:
-    """Token arrays of `rows`, at most `max_length` each, special tokens included, in memory."""
+def encode(rows: Examples, tokenizer: Any, representation: Representation, max_length: int) -> Encoded:
+    """Encode `rows` in memory, each with at most `max_length` tokens, special tokens included."""
     return rows.by_text_or_word(
         lambda _: _encode_texts(rows, tokenizer, representation, max_length),
         lambda _, words: encode_words(rows, words, tokenizer, max_length),
     )
 
 
-def _encode_texts(rows: Rows, tokenizer: Any, representation: Representation, max_length: int) -> Encoded:
+def _encode_texts(rows: Examples, tokenizer: Any, representation: Representation, max_length: int) -> Encoded:
     parts = [_NO_ROWS, *chunks(rows, tokenizer, representation, max_length)]
     whole = Chunk(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Chunk)))
     return joined(rows, tokenizer, whole)
 
 
-def joined(rows: Rows, tokenizer: Any, whole: Chunk) -> Encoded:
-    """`rows` with their tokens."""
+def joined(rows: Examples, tokenizer: Any, whole: Chunk) -> Encoded:
+    """`Encoded` from `rows` and their tokens."""
     starts = np.concatenate([[0], np.cumsum(whole.lengths)])
     return Encoded(
         whole.ids, starts, whole.second, whole.read, np.asarray(rows.labels), int(tokenizer.pad_token_id or 0),
@@ -53,14 +53,14 @@ def joined(rows: Rows, tokenizer: Any, whole: Chunk) -> Encoded:
     )  # fmt: skip
 
 
-def chunks(rows: Rows, tokenizer: Any, representation: Representation, max_length: int) -> Iterator[Chunk]:
-    """The tokens of `rows`, a few thousand at a time: no more texts than that are in memory.
+def chunks(rows: Examples, tokenizer: Any, representation: Representation, max_length: int) -> Iterator[Chunk]:
+    """Yield the tokens of `rows` in chunks of a few thousand, so that few texts are in memory.
 
-    With `mask` the mask token stands after a single sentence and between the two of a pair, before the
-    separator, and is what is read (Hambardzumyan et al. 2021, section 3.1); it is never truncated. A pair is
-    shortened longest first. Empty texts are rows of special tokens; a lone surrogate becomes a question mark.
+    With `mask` the mask token follows a single text, or stands between the two of a pair, before the separator, and
+    is the token that is read (Hambardzumyan et al. 2021, section 3.1). It is never truncated. A pair is truncated
+    longest first. An empty text becomes special tokens alone; a lone surrogate becomes a question mark.
     """
-    template = Template.of(tokenizer, rows.pairs is not None)
+    template = SpecialTokens.of(tokenizer, rows.pairs is not None)
     mask = _mask(tokenizer, representation)
     room = max_length - len(template.before) - len(template.between) - len(template.after) - len(mask)
     texts, pairs = iter(rows.texts), None if rows.pairs is None else iter(rows.pairs)
@@ -105,7 +105,7 @@ def _tokens(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
 def _shorten(a: list[int], b: list[int], room: int) -> tuple[list[int], list[int]]:
     """Cut the longer of the two until both fit into `room` tokens, as Hugging Face's "longest_first" does.
 
-    Of an odd room the spare token goes to the longer text, and to the second of two that are as long.
+    Of an odd `room` the spare token goes to the longer text, or to the second of two equally long ones.
     """
     if len(a) + len(b) <= room:
         return a, b

@@ -1,4 +1,4 @@
-"""Texts whose words are labelled: the label stands at a word's first token, all other tokens are ignored."""
+"""Encodes texts with word labels: the label is at a word's first token, all other tokens are ignored."""
 
 from __future__ import annotations
 
@@ -7,27 +7,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpft.data.encoded import Encoded, Template, clean
-from dpft.data.examples import Rows
+from dpft.data.encoded import Encoded, SpecialTokens, clean
+from dpft.data.examples import Examples
 from dpft.data.units import Units
-from dpft.data.words import IGNORED, Spoken, Words, first_tokens
+from dpft.data.words import IGNORED, Words, WordTokens, first_tokens
 from dpft.errors import UserError
 
 _CHUNK = 4096
 
 
-def encode_words(rows: Rows, words: Words, tokenizer: Any, max_length: int) -> Encoded:
-    """Token arrays of `rows`, at most `max_length` each, special tokens included; what is cut off is not judged.
+def encode_words(rows: Examples, words: Words, tokenizer: Any, max_length: int) -> Encoded:
+    """Encode `rows`, each with at most `max_length` tokens, special tokens included; truncated words are not evaluated.
 
-    The tokens are those of the whole text, as anybody's tokenizer makes them of it: a text needs no splitting to be
-    predicted.
+    The whole text is tokenised at once, so prediction needs no splitting into words.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(
             "labels of words need a fast tokenizer, which knows where its tokens stand, got a slow one; "
             "save a tokenizer.json beside the encoder"
         )
-    template = Template.of(tokenizer, pair=False)
+    template = SpecialTokens.of(tokenizer, pair=False)
     room = max_length - len(template.before) - len(template.after)
     ids: list[int] = []
     firsts = [np.zeros(0, np.int32)]
@@ -50,11 +49,11 @@ def encode_words(rows: Rows, words: Words, tokenizer: Any, max_length: int) -> E
         np.array(ids, np.int32), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), lengths,
         np.zeros(len(rows), np.int32), labels, int(tokenizer.pad_token_id or 0),
         "token_type_ids" in tokenizer.model_input_names, units=None if rows.units is None else Units.of(rows.units),
-        words=Spoken(first, len(words.spans)),
+        words=WordTokens(first, len(words.spans)),
     )  # fmt: skip
 
 
 def _of_all(first: NDArray[np.int32], words: Words, lengths: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Words numbered over all rows instead of inside each."""
+    """Word numbers over all rows instead of within each row."""
     before = np.repeat(words.starts[:-1], lengths)
     return np.where(first >= 0, before + first, -1)

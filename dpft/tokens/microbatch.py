@@ -1,4 +1,4 @@
-"""Micro-batches: a logical batch sorted by length and cut by a token budget."""
+"""Micro-batches: a logical batch, sorted by length and split by a token budget."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dpft.data.units import Units
 
 
 def cut(lengths: NDArray[np.int64], tokens: int) -> Iterator[slice]:
-    """Slices of rows sorted longest first, each with rows times its longest at most `tokens` (or one row)."""
+    """Slices of rows sorted longest first; rows times longest row of a slice is at most `tokens` (or it is one row)."""
     start = 0
     while start < len(lengths):
         rows = max(1, tokens // max(1, int(lengths[start])))
@@ -26,10 +26,10 @@ def cut(lengths: NDArray[np.int64], tokens: int) -> Iterator[slice]:
 def microbatches(
     data: Encoded, drawn: NDArray[np.int64], tokens: int, device: torch.device | str = "cpu"
 ) -> Iterator[Batch]:
-    """The drawn units' rows as padded batches, longest first. Order inside a logical batch changes nothing.
+    """Yield the rows of the sampled units as padded batches, longest first. The order in a batch changes no result.
 
-    drawn: (n,) numbers of units, which are rows where `data` has no others; n may be 0. tokens: the most rows times
-    longest row of a batch. A unit's rows stay together, for they are clipped together.
+    drawn: (n,) unit numbers, which are row numbers where each row is its own unit; n may be 0. tokens: limit on rows
+    times longest row of a batch. The rows of a unit stay together, because they are clipped together.
     """
     if data.units is not None:
         yield from _whole_units(data, data.units, drawn, tokens, device)
@@ -63,7 +63,7 @@ def _of_units(data: Encoded, rows: list[NDArray[np.int64]], device: torch.device
 
 
 def collate(data: Encoded, rows: NDArray[np.int64], device: torch.device | str = "cpu") -> Batch:
-    """Rows padded to the longest of them."""
+    """The batch of some rows, padded to the longest of them."""
     lengths = data.starts[rows + 1] - data.starts[rows]
     columns = np.arange(int(lengths.max()))
     inside = columns < lengths[:, None]

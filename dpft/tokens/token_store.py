@@ -1,7 +1,7 @@
-"""Token arrays kept on the disk, so that large data are encoded once and start again in seconds.
+"""Cache of token arrays on disk, so that large data are encoded once.
 
-Tokens are private text, readable by whoever has the tokenizer: folder and files are their owner's alone. What is read
-is checked against its own digest; a folder that is damaged, or that cannot be written, is no error, only slower.
+Tokens are as private as the text they encode: folder and files are readable by their owner alone. Files are checked
+against their digest. A damaged or unwritable folder is no error, only slower.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from dpft.data.encoded import Encoded
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.spec import Representation, canonical_json
 from dpft.tokens.encode import Chunk, chunks, encode, joined
 
@@ -29,8 +29,8 @@ _TYPES = {"ids": np.int32, "lengths": np.int64, "second": np.int32, "read": np.i
 _DONE = "whole.json"
 
 
-def encoded(rows: Rows, tokenizer: Any, representation: Representation, max_length: int, folder: Path) -> Encoded:
-    """`encode`, kept below `folder` where the rows have a digest: its token ids are then mapped from the disk."""
+def encoded(rows: Examples, tokenizer: Any, representation: Representation, max_length: int, folder: Path) -> Encoded:
+    """`encode`, cached below `folder` where the rows have a digest; token ids are then memory-mapped from the disk."""
     key = _key(rows, tokenizer, representation, max_length)
     if key is None:
         return encode(rows, tokenizer, representation, max_length)
@@ -47,8 +47,8 @@ def encoded(rows: Rows, tokenizer: Any, representation: Representation, max_leng
     return joined(rows, tokenizer, whole)
 
 
-def _key(rows: Rows, tokenizer: Any, representation: Representation, max_length: int) -> str | None:
-    """All that decides the tokens; None where something of it has no name."""
+def _key(rows: Examples, tokenizer: Any, representation: Representation, max_length: int) -> str | None:
+    """The cache key: a digest of everything that decides the tokens; None where something has no digest."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if rows.digest is None or backend is None:
         return None
@@ -59,7 +59,7 @@ def _key(rows: Rows, tokenizer: Any, representation: Representation, max_length:
 
 
 def _write(home: Path, parts: Iterable[Chunk]) -> None:
-    """All parts into a new folder, which becomes `home` once it is whole."""
+    """Write all parts to a temporary folder, which is renamed to `home` once complete."""
     home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     home.parent.chmod(0o700)
     aside = Path(tempfile.mkdtemp(dir=home.parent, prefix=".encoding-"))  # readable by its owner alone
@@ -82,7 +82,7 @@ def _write(home: Path, parts: Iterable[Chunk]) -> None:
 
 
 def _read(home: Path, rows: int) -> Chunk | None:
-    """What lies there, where it is whole and of as many rows."""
+    """The stored arrays, None where they are incomplete, damaged or of another number of rows."""
     try:
         about = json.loads((home / _DONE).read_text(encoding="ascii"))
         if any(about[name] != _digest(home / name) for name in _TYPES):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dpft.errors import UserError
-from dpft.models.adapted import Adapted
+from dpft.models.adapted import AdaptedModel
 from dpft.runs.folder import Run
 
 _NAME = "checkpoints/last"
@@ -21,7 +21,7 @@ _SECONDS = 20.0
 class Checkpoints:
     """Saves and restores the checkpoint of one run. Everything in it is computed from noisy releases."""
 
-    def __init__(self, run: Run, adapted: Adapted, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, run: Run, adapted: AdaptedModel, optimizer: torch.optim.Optimizer) -> None:
         self.run, self.adapted, self.optimizer = run, adapted, optimizer
         size = sum(p.numel() * p.element_size() for p in adapted.updated.values())
         self._pause = 0.0 if size <= _SMALL else _SECONDS

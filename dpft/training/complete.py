@@ -10,7 +10,7 @@ import torch
 from dpft.machine.hardware import Hardware
 from dpft.machine.peak_memory import peak_mib, reset_peak
 from dpft.machine.team import SINGLE_PROCESS, Team
-from dpft.models.adapted import Adapted
+from dpft.models.adapted import AdaptedModel
 from dpft.privacy.accounting.accountants import epsilon_curve
 from dpft.privacy.ledger import Ledger
 from dpft.privacy.mechanism.plan import Plan
@@ -59,7 +59,7 @@ def complete(
     ranks.broadcast({"start": start})
     ranks.broadcast_tensors(checkpoints.tensors())
     tokens = ready.train.tokens
-    own = (drawn[included_rows[drawn]] for drawn in poisson_batches(ready.train.protected, plan, secret, start))
+    own = (drawn[included_rows[drawn]] for drawn in poisson_batches(ready.train.unit_count, plan, secret, start))
     dealt = (ranks.scatter(drawn, tokens[drawn]) for drawn in own)
     progress.started(start, plan.steps)
     try:
@@ -74,7 +74,12 @@ def complete(
 
 
 def _step(
-    adapted: Adapted, run: Run, optimizer: torch.optim.Optimizer, ledger: Ledger | None, secret: Secret, ranks: Team
+    adapted: AdaptedModel,
+    run: Run,
+    optimizer: torch.optim.Optimizer,
+    ledger: Ledger | None,
+    secret: Secret,
+    ranks: Team,
 ) -> Step:
     if ledger is None:
         return NonPrivateStep(adapted, run.plan, optimizer, ranks)

@@ -14,7 +14,7 @@ from dpft.inference.inputs import encoded_splits, first_shared_row, frozen_featu
 from dpft.machine.hardware import Hardware
 from dpft.machine.memo import Memo
 from dpft.machine.team import SINGLE_PROCESS, Team
-from dpft.models.adapted import Adapted
+from dpft.models.adapted import AdaptedModel
 from dpft.progress import Progress
 from dpft.recipe import Choice
 from dpft.runs import overlap
@@ -36,7 +36,7 @@ class Prepared:
     task: tasks.Task
     train: Encoded
     judged: dict[str, Encoded]
-    adapted: Adapted
+    adapted: AdaptedModel
     hardware: Hardware
     start: starts.Start | None = None
     head_taken: bool = False
@@ -75,7 +75,7 @@ def choose_rates(spec: Spec, steps: int, model: BuiltModel, ranks: Team = SINGLE
     return recipe.choose_rates(spec, steps, found, drift=moves, free_rate=free, scalable=scalable)
 
 
-def _is_scalable(adapted: Adapted) -> bool:
+def _is_scalable(adapted: AdaptedModel) -> bool:
     """Whether gradients can be privatised in the optimizer's geometry.
 
     The optimizer must update the same parameters that the gradients are of, and the gradients must exist per example,
@@ -87,19 +87,22 @@ def _is_scalable(adapted: Adapted) -> bool:
 
 def choose_without_training(spec: Spec, task: tasks.Task, machine: Machine) -> Spec:
     """`spec` with everything that the recipe chooses, without training: for callers that need it beforehand."""
-    filled = recipe.choose_schedule(settled_spec(spec), task.train.protected).spec
+    filled = recipe.choose_schedule(settled_spec(spec), task.train.unit_count).spec
     if None not in (filled.learning_rate, filled.optimizer):
         return filled
     model = build_model(
         filled, len(task.labels), task.paired, resolve_hardware(filled, machine), objective=task.objective
     )
-    return choose_rates(filled, steps_of(filled, task.train.protected), model).spec
+    return choose_rates(filled, steps_of(filled, task.train.unit_count), model).spec
 
 
 def about_task(task: tasks.Task) -> dict[str, Any]:
     """The content of task.json: task, labels and metrics, and which of them were read from the training data."""
     about = {"task": task.name, "kind": task.objective.kind, "labels": task.labels, "metrics": task.metrics}
-    return {**{key: list(v) if isinstance(v, tuple) else v for key, v in about.items()}, "taken": list(task.taken)}
+    return {
+        **{key: list(v) if isinstance(v, tuple) else v for key, v in about.items()},
+        "taken": list(task.read_from_training),
+    }
 
 
 def prepare(

@@ -43,9 +43,9 @@ def _resume(path: Path, progress: Progress, memo: Memo, ranks: Team, machine: Ma
     progress.stage("reading the data")
     own = load_task(run.spec, memo)
     task = canary_rows.with_canary_rows(own, run.spec)
-    if run.plan.rate != (run.spec.batch_size or 0) / task.train.protected:
+    if run.plan.rate != (run.spec.batch_size or 0) / task.train.unit_count:
         raise UserError(
-            f"a run must resume on as many {run.spec.unit}s as it began with, got {task.train.protected}; "
+            f"a run must resume on as many {run.spec.unit}s as it began with, got {task.train.unit_count}; "
             "restore the data of the run"
         )
     known = run.read_json("task") or {}

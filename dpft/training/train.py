@@ -63,7 +63,7 @@ def train(
 
     ledger: a path or a URL; by default DPFT_LEDGER or a file in the user's data folder.
     population: the population that the run is charged to, beside every population that the data are recognised as.
-    shelf: a memo of what other runs of this process have computed.
+    memo: what other runs of this process have computed already.
     planner: makes the plan from a spec and the number of units.
     limit: seconds that the steps may take. The recipe plans fewer steps if they would take longer, at the speed
     measured on synthetic texts.
@@ -86,8 +86,8 @@ def _train(asked: TrainingRequest, ranks: Team, machine: Machine) -> Result:
         progress.note(note)
     task = canary_rows.with_canary_rows(own, spec)
     progress.stage("planning the noise")
-    chosen = recipe.choose_schedule(spec, task.train.protected, speed=_speed(asked, task, machine), limit=asked.limit)
-    plan = asked.planner(chosen.spec, task.train.protected)
+    chosen = recipe.choose_schedule(spec, task.train.unit_count, speed=_speed(asked, task, machine), limit=asked.limit)
+    plan = asked.planner(chosen.spec, task.train.unit_count)
     with ledger_charges.open_ledger(plan, asked.ledger or default_ledger_place()) as ledger:
         data_identity, warning = ledger_charges.data_identity(ledger, plan, own, asked.population, spec.unit)
         for told in (None if ledger is None else ledger.note, warning):

@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from dpft import methods
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.errors import UserError
-from dpft.models.adapted import Adapted
+from dpft.models.adapted import AdaptedModel
 from dpft.privacy.ledger import Ledger
 from dpft.runs.folder import Run, adapter_digest
 from dpft.runs.past_data import PastData
@@ -38,7 +38,7 @@ class Start:
     def private(self) -> bool:
         return self.run.plan.budget is not None
 
-    def put(self, adapted: Adapted, spec: Spec, labels: tuple[str, ...]) -> bool:
+    def put(self, adapted: AdaptedModel, spec: Spec, labels: tuple[str, ...]) -> bool:
         """Load the method's tensors into `adapted`, and the head if its labels match (then returns True).
 
         Raises UserError if the encoder differs or a tensor has another name or shape.
@@ -128,7 +128,7 @@ def read(spec: Spec) -> Start | None:
     return Start(run, *found, card)
 
 
-def check_people(start: Start, spec: Spec, ledger: Ledger | None, rows: Rows) -> None:
+def check_people(start: Start, spec: Spec, ledger: Ledger | None, rows: Examples) -> None:
     """Refuse a start that would void a private run's promise: trained on its rows, but not counted in this ledger.
 
     The start's private/rows.json recognises its rows, wherever its data are now. If that file, or the one of an earlier
@@ -155,13 +155,13 @@ def check_people(start: Start, spec: Spec, ledger: Ledger | None, rows: Rows) ->
                 "other people's")  # fmt: skip
 
 
-def keep_past_data(run: Run, start: Start | None, rows: Rows) -> None:
+def keep_past_data(run: Run, start: Start | None, rows: Examples) -> None:
     """Write private/rows.json: by which rows the weights of `run` were trained."""
     before = None if start is None else PastData.read(start.run)
     PastData.of(run.id, rows, before, begun=start is not None).keep(run)
 
 
-def check_past_data(run: Run, start: Start | None, rows: Rows) -> None:
+def check_past_data(run: Run, start: Start | None, rows: Examples) -> None:
     """Refuse rows that the run did not begin with. Raises UserError.
 
     If the run was killed before its first step and private/rows.json is missing, write it.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dpft.reports.drawing import style
 from dpft.reports.reading.cells import Series, Setting
-from dpft.reports.reading.folders import Read
+from dpft.reports.reading.folders import RunRecord
 from dpft.reports.reading.frame import bounds
 from dpft.reports.tables import results
 
@@ -38,7 +38,7 @@ def costs(settings: Sequence[Setting]) -> Figure:
 _UNITS = ("time a step (seconds)", "peak memory (MiB)")
 
 
-def audited(runs: Sequence[Read]) -> Figure:
+def audited(runs: Sequence[RunRecord]) -> Figure:
     """Lower bounds that audits found, beside the ε claimed for what each attacked."""
     found = [(run, one) for run in runs for one in bounds(run.audit) if one["claimed"] and one["value"] is not None]
     nearest = sorted(found, key=lambda item: -item[1]["value"] / item[1]["claimed"])[:_MOST_AUDITED]

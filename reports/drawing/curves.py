@@ -1,4 +1,4 @@
-"""What a budget buys, drawn: epsilon over steps at one noise, and the noise over epsilon."""
+"""Plot of a budget: epsilon over steps at one noise multiplier, and noise multiplier over epsilon."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _needed(axes: Axes, curves: Curves) -> None:
     ticks = _round_numbers(epsilon[0], epsilon[-1])
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.set(xlabel="ε (no unit, logarithmic)", ylabel="noise σ (deviation in units of the clip C)",
+    axes.set(xlabel="ε (no unit, logarithmic)", ylabel="noise multiplier σ (in units of the clip C)",
              title="Noise that a budget needs")  # fmt: skip
     axes.set_ylim(0, max(noise) * 1.08)
     style.gridded(axes)

@@ -1,4 +1,4 @@
-"""How everything is drawn: colours, markers, dashes and axes that every figure shares."""
+"""The style shared by all figures: colours, markers, dashes and axes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ GREY = "0.85"
 
 
 @dataclass(frozen=True)
-class Look:
-    """One series among others: its colour, its marker and its dashes each tell it apart alone."""
+class SeriesStyle:
+    """The style of a series: colour, marker and dashes each distinguish it alone."""
 
     colour: str
     marker: str
@@ -38,10 +38,10 @@ DASHES: tuple[tuple[float, ...], ...] = (
 )
 
 
-def look(place: int) -> Look:
+def look(place: int) -> SeriesStyle:
     """The look of the series at `place`. Beyond seven, other pairs of colour and marker come."""
     turn = place // len(COLOURS)
-    return Look(
+    return SeriesStyle(
         COLOURS[place % len(COLOURS)], MARKERS[(place + turn) % len(MARKERS)], DASHES[(place + 2 * turn) % len(DASHES)]
     )
 
@@ -71,7 +71,7 @@ def legend(axes: Axes, place: Place) -> None:
     axes.legend(loc=place, frameon=True, framealpha=1, edgecolor="0.7", fontsize=9)
 
 
-def legend_below(drawn: Figure, looks: Mapping[str, Look], title: str) -> None:
+def legend_below(drawn: Figure, looks: Mapping[str, SeriesStyle], title: str) -> None:
     """One legend for all panels: each label with its line and marker."""
     from matplotlib.lines import Line2D
 

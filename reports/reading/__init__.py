@@ -1,1 +1,1 @@
-"""Run folders, read with care, and what is compared in them."""
+"""Reading of run folders, and grouping of comparable runs."""

@@ -1,4 +1,4 @@
-"""Runs that may be compared: settings, the methods in each, and the mean and spread of their repetitions."""
+"""Groups of comparable runs: settings, the series in each, and mean and spread over seeds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 from dpft.reports.reading.frame import SEARCHED, records
-from dpft.reports.reading.names import CHOSEN, SAME_DATA, SAME_PROMISE, Facts, label, telling, titles
+from dpft.reports.reading.names import CHOSEN, SAME_DATA, SAME_PROMISE, Facts, distinguishing_choices, label, titles
 
 T = TypeVar("T")
 # What a run without privacy has a value of its own for, or none that matters: its gradients are neither cut nor noisy.
@@ -20,7 +20,7 @@ _FREE = (*_RATES, "clip", "clipping")
 
 @dataclass(frozen=True)
 class Cell:
-    """Repetitions of one spec that differ in their seed alone. `spread`: their standard deviation, NaN for one run."""
+    """Runs of one spec that differ in the seed alone. `spread`: standard deviation, NaN for one run."""
 
     budget: float
     runs: tuple[str, ...]
@@ -50,9 +50,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Series:
-    """One method with one choice of everything but ε and seed. `label`: the method, and what tells it from its like.
+    """One method with fixed choices of everything but ε and seed. `label`: the method and its distinguishing choices.
 
-    `free`: the learning rates of its runs without privacy, where they are others.
+    `free`: the learning rates of its non-private runs, where they differ.
     """
 
     label: str
@@ -67,7 +67,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Setting:
-    """Runs on the same data, model, δ, unit and adjacency, judged by the same metric. `facts`: those."""
+    """Runs on the same data, model, δ, unit and adjacency, evaluated by the same metric. `facts`: these values."""
 
     title: str
     facts: Facts
@@ -76,7 +76,7 @@ class Setting:
 
     @property
     def budgets(self) -> list[float]:
-        """Every ε that was asked for, rising; infinity for none."""
+        """All requested ε, ascending; infinity for no privacy."""
         return sorted({cell.budget for series in self.series for cell in series.cells})
 
     @property
@@ -92,14 +92,14 @@ def gather(frame: pd.DataFrame) -> list[Setting]:
         free = [row for row in shared if not row["private"]]
         promised = _groups([row for row in shared if row["private"]], SAME_PROMISE)
         settings += [[*group, *_beside(free, group)] for group in promised] or [free]
-    named, keys = titles([group[0] for group in settings]), telling(settings)
+    named, keys = titles([group[0] for group in settings]), distinguishing_choices(settings)
     return [_setting(title, group, keys) for title, group in zip(named, settings, strict=True)]
 
 
 def _beside(free: Sequence[Facts], private: Sequence[Facts]) -> list[Facts]:
-    """Runs without privacy with the learning rate and clip of the private ones that they belong to.
+    """Non-private runs, with the learning rate and clipping norm of the private runs that they belong to.
 
-    They do where all else agrees and both sides have one rate; a rate that both have tells for itself.
+    They belong where all else agrees and both sides have one rate, or where both have the same rate.
     """
     same = [key for key in CHOSEN if key not in _FREE]
     theirs = {tuple(group[0][key] for key in same): group for group in _groups(private, same)}
@@ -115,8 +115,8 @@ def _beside(free: Sequence[Facts], private: Sequence[Facts]) -> list[Facts]:
     return found
 
 
-def placed(settings: Sequence[Setting]) -> dict[str, int]:
-    """Each series' place among all, by its label: it has the same look in every chart."""
+def series_order(settings: Sequence[Setting]) -> dict[str, int]:
+    """The index of each series by label, so that it has the same style in every chart."""
     everyone = [series for setting in settings for series in setting.series]
     labels = dict.fromkeys(series.label for series in sorted(everyone, key=_order))
     return {label: place for place, label in enumerate(labels)}
@@ -147,7 +147,7 @@ def _setting(title: str, rows: Sequence[Facts], keys: Mapping[str, list[str]]) -
 
 
 def _order(series: Series) -> tuple[str, int, str]:
-    """By method, then by how much is trained."""
+    """Sort key: method, then trainable parameters."""
     return series.method, series.cells[0].trainable, series.label
 
 

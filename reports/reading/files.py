@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dpft.errors import UserError
 
 
 def write(content: bytes, file: Path, what: str, remedy: str) -> None:
-    """Replace `file` by `content` at once. Raises UserError where that cannot be."""
+    """Write `content` to `file` atomically. Raises UserError where it cannot be written."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-", suffix=file.suffix)

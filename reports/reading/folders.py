@@ -1,4 +1,4 @@
-"""Run folders: found below what was named, and each read with care. Nothing below private/ is ever opened."""
+"""Finds and reads run folders. Nothing below private/ is ever opened."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _MARKS = ("run.json", "spec.json")
 _LARGEST = 2**24  # bytes; a run's own files are a few thousand
 
 
-class Broken(Exception):
-    """A run folder that cannot be shown; the text says why, in one line."""
+class UnreadableRun(Exception):
+    """Raised for an invalid run folder, with the reason in one line."""
 
 
 @dataclass(frozen=True)
-class Read:
-    """What one folder says. `note`: why it is broken or unfinished, or what is odd about it; empty where nothing is."""
+class RunRecord:
+    """The content of one run folder. `note`: why it is broken or unfinished, or a warning; empty for none."""
 
     path: Path
     state: State
@@ -67,74 +67,80 @@ def _is_run(folder: Path) -> bool:
     return any((folder / mark).is_file() for mark in _MARKS)
 
 
-def read(folder: Path) -> Read:
-    """All that the report may see of one run. Never raises: what is wrong becomes its note."""
+def read(folder: Path) -> RunRecord:
+    """Read everything the report may use of one run. Never raises: errors become its note."""
     try:
         return _read(folder)
-    except Broken as broken:
-        return Read(folder, "broken", str(broken))
+    except UnreadableRun as broken:
+        return RunRecord(folder, "broken", str(broken))
     except OSError as error:
-        return Read(folder, "broken", f"{Path(str(error.filename)).name} cannot be read: {error.strerror}")
+        return RunRecord(folder, "broken", f"{Path(str(error.filename)).name} cannot be read: {error.strerror}")
 
 
-def _read(folder: Path) -> Read:
+def _read(folder: Path) -> RunRecord:
     files = {name: _object(folder, name) for name in FILES}
     about, values = files["run"], files["spec"]
     if about is None or values is None:
-        raise Broken(
-            f"it holds no {'run' if about is None else 'spec'}.json: not a run, or one broken off at its start"
+        raise UnreadableRun(
+            f"it holds no {'run' if about is None else 'spec'}.json: not a run, or one interrupted at its start"
         )
     if about.get("format") != FORMAT:
-        raise Broken(f"its format must be {FORMAT}, got {about.get('format')!r}; use the dpft that made it")
+        raise UnreadableRun(f"its format must be {FORMAT}, got {about.get('format')!r}; use the dpft that made it")
     try:
         spec = Spec.from_json(values)
     except (UserError, TypeError, ValueError) as error:
-        raise Broken(f"spec.json: {error}") from None
+        raise UnreadableRun(f"spec.json: {error}") from None
     result, card = files["result"], files["privacy"]
     if result is None or card is None:
-        return Read(folder, "unfinished", "no result yet: it runs, or was broken off (dpft resume)", spec, about)
+        return RunRecord(
+            folder, "unfinished", "no result yet: it is running or was interrupted (dpft resume)", spec, about
+        )
     note = _check(spec, result, card)
-    return Read(folder, "finished", note, spec, about, result, card, files["audit"], files["search"])
+    return RunRecord(folder, "finished", note, spec, about, result, card, files["audit"], files["search"])
 
 
 def _object(folder: Path, name: str) -> dict[str, Any] | None:
-    """What NAME.json holds; None where there is none."""
+    """The content of NAME.json; None where there is none."""
     file = folder / f"{name}.json"
     if not file.exists() and not file.is_symlink():
         return None
     if file.is_symlink():  # it might lead into private/
-        raise Broken(f"{name}.json must be a file of its own, got a link")
+        raise UnreadableRun(f"{name}.json must be a file of its own, got a link")
     if file.stat().st_size > _LARGEST:
-        raise Broken(f"{name}.json must be below 16 MiB, got {file.stat().st_size} bytes")
+        raise UnreadableRun(f"{name}.json must be below 16 MiB, got {file.stat().st_size} bytes")
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
-        raise Broken(f"{name}.json is no JSON") from None
+        raise UnreadableRun(f"{name}.json is no JSON") from None
     if not isinstance(found, dict):
-        raise Broken(f"{name}.json must hold one JSON object, got {type(found).__name__}")
+        raise UnreadableRun(f"{name}.json must hold one JSON object, got {type(found).__name__}")
     return found
 
 
 def _check(spec: Spec, result: Mapping[str, Any], card: Mapping[str, Any]) -> str:
-    """What is odd about a finished run. Raises Broken where its files do not tell one story."""
+    """A warning about a finished run, or "". Raises Broken where its files disagree."""
     for key, kind in (("metric", str), ("steps", int), ("trainable", int), ("precision", str), ("device", str)):
         if not isinstance(result.get(key), kind):
-            raise Broken(f"result.json: {key} must be {'text' if kind is str else 'a number'}, got {result.get(key)!r}")
+            raise UnreadableRun(
+                f"result.json: {key} must be {'text' if kind is str else 'a number'}, got {result.get(key)!r}"
+            )
     value = number(result.get("value"))
     hidden = "seconds" in result and result["seconds"] is None  # of a search, whose times stay secret
     if value is None or (number(result.get("seconds")) is None and not hidden):
-        raise Broken(f"result.json: value and seconds must be numbers, got {result.get('value')!r}")
+        raise UnreadableRun(f"result.json: value and seconds must be numbers, got {result.get('value')!r}")
     if not isinstance(card.get("statement"), str) or not isinstance(card.get("units"), int):
-        raise Broken("privacy.json: it must hold a statement and the number of units")
+        raise UnreadableRun("privacy.json: it must hold a statement and the number of units")
     private = spec.budget is not None
     if card.get("private") is not private or (result.get("epsilon") is not None) is not private:
-        raise Broken("spec, result and card disagree on whether the run is private")
+        raise UnreadableRun("spec, result and card disagree on whether the run is private")
     if spec.budget is not None:
         epsilon = number(card.get("epsilon"))
         if epsilon is None or not 0 < epsilon <= spec.budget.epsilon or card.get("delta") != spec.budget.delta:
-            raise Broken(f"privacy.json: ε must lie within the spec's budget, at its δ, got {card.get('epsilon')!r}")
+            raise UnreadableRun(
+                f"privacy.json: ε must lie within the spec's budget, at its δ, got {card.get('epsilon')!r}"
+            )
         if result["epsilon"] != card["epsilon"] or not isinstance(card.get("adjacency"), str):
-            raise Broken("result and card must state the same ε, and the card whom it protects")
+            raise UnreadableRun("result and card must state the same ε, and the card whom it protects")
     return "" if math.isfinite(value) else f"its {result['metric']} is {value}: it is in no figure and no mean"
 
 

@@ -1,4 +1,4 @@
-"""Figures as people read them: each with its unit, and never more digits than mean something."""
+"""Formatting of numbers for people: with units and significant digits only."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def scale(metric: str) -> Scale:
 
 
 def epsilon(budget: float) -> str:
-    """The budget of a column: as it was asked for, or none."""
+    """The requested budget of a column, or "no privacy"."""
     return f"ε = {budget:g}" if math.isfinite(budget) else "no privacy"
 
 
@@ -60,7 +60,7 @@ def count(value: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """Three digits that mean something."""
+    """Seconds with three significant digits."""
     if math.isnan(value):
         return MISSING
     return f"{value:#.3g}" if value < 100 else f"{value:,.0f}"

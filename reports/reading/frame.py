@@ -1,4 +1,4 @@
-"""Run folders as one table: a row a run, a column a fact."""
+"""Run folders as one data frame: one row a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from dpft.reports.reading.folders import Read, find, number, read
+from dpft.reports.reading.folders import RunRecord, find, number, read
 
 from dpft.runs.statements import stated
 from dpft.spec import Spec, canonical_json
@@ -38,7 +38,7 @@ def load_runs(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     return to_frame([read(folder) for folder in find(listed)])
 
 
-def to_frame(runs: Sequence[Read]) -> pd.DataFrame:
+def to_frame(runs: Sequence[RunRecord]) -> pd.DataFrame:
     """The rows of `runs`, with every column even where there is none."""
     return pd.DataFrame([_row(run) for run in runs], columns=list(COLUMNS))
 
@@ -48,7 +48,7 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
 
 
-def _row(run: Read) -> dict[str, Any]:
+def _row(run: RunRecord) -> dict[str, Any]:
     row: dict[str, Any] = {"run": run.path.name, "path": str(run.path), "state": run.state, "note": run.note}
     if run.spec is not None:
         row |= _asked(run.spec)
@@ -60,7 +60,7 @@ def _row(run: Read) -> dict[str, Any]:
 
 
 def _asked(spec: Spec) -> dict[str, Any]:
-    """What was asked for. Rates that the recipe chose are nobody's choice: they differ a little with the seed."""
+    """The requested spec. Rates chosen by the recipe are left out: they vary slightly with the seed."""
     own = dict.fromkeys(name for name in spec.chosen if name.endswith("rate"))
     budget = spec.budget
     options = {key: str(value).lower() for key, value in spec.options.items()}  # 64 and "64" are the same choice
@@ -87,7 +87,7 @@ def _found(result: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _chosen(card: Mapping[str, Any], search: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the run began with, which of its hyper-parameters a search drew, and what the card says of that."""
+    """The run's start, the hyper-parameters that a search drew, and what the card says of tuning."""
     tuning, start, ranges = card.get("tuning"), card.get("start"), (search or {}).get("ranges")
     drawn = [key for key in ("learning_rate", "clip") if isinstance(ranges, Mapping) and ranges.get(key) is not None]
     return {
@@ -103,7 +103,7 @@ def _audited(audit: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def population(card: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a card says of all runs on the same data; empty where it says nothing."""
+    """The card's statement on all runs on the same data; empty without one."""
     found = card.get("population")
     return found if isinstance(found, Mapping) and isinstance(found.get("id"), str) else {}
 

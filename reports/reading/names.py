@@ -1,4 +1,4 @@
-"""What runs are told apart by, and what their settings and series are called."""
+"""The values that distinguish runs, and the names of settings and series."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TOLD: Mapping[str, Callable[[Any], str]] = {
     "unit": lambda x: f"unit {x}",
     "max_per_unit": lambda x: "any number a unit" if x is None else f"at most {x} a unit",
     "units": lambda x: f"{x:,.0f} units",
-    "canaries": lambda x: f"{x:.0f} canaries planted" if x else "no canaries",
+    "canaries": lambda x: f"{x:.0f} canaries" if x else "no canaries",
     "metric": str,
     "adjacency": str,
     "data": lambda x: f"data in {x}" if x else "the task's own data",
@@ -32,7 +32,7 @@ _TOLD: Mapping[str, Callable[[Any], str]] = {
 
 
 def titles(firsts: Sequence[Facts]) -> list[str]:
-    """Task and model, and of the rest what tells apart settings of one name."""
+    """Titles of settings: task, model, and further values where these are not unique."""
     base = [f"{rows_name(row['task'], row['data'])} · {name_of(row['model'])}" for row in firsts]
     titles = []
     for row, name in zip(firsts, base, strict=True):
@@ -47,8 +47,8 @@ def name_of(model: str) -> str:
     return "MiniLM (built in)" if model == "builtin" else Path(model).name
 
 
-def telling(settings: Sequence[Sequence[Facts]]) -> dict[str, list[str]]:
-    """By method: the choices that tell its series apart in any setting, so that a series has one name in all."""
+def distinguishing_choices(settings: Sequence[Sequence[Facts]]) -> dict[str, list[str]]:
+    """By method, the choices that distinguish its series in any setting, so that a series has one name in all."""
     found: dict[str, dict[str, None]] = {}
     for rows in settings:
         for method in dict.fromkeys(row["method"] for row in rows):
@@ -59,15 +59,17 @@ def telling(settings: Sequence[Sequence[Facts]]) -> dict[str, list[str]]:
     return {method: list(keys) for method, keys in found.items()}
 
 
-def label(row: Facts, telling: Mapping[str, list[str]]) -> str:
-    """The method, and what was chosen where that tells it from its like."""
+def label(row: Facts, distinguishing_choices: Mapping[str, list[str]]) -> str:
+    """The method and its distinguishing choices."""
     chosen = choices(row)
-    told = [f"{key}={_short(chosen[key])}" for key in telling[row["method"]] if chosen.get(key) is not None]
+    told = [
+        f"{key}={_short(chosen[key])}" for key in distinguishing_choices[row["method"]] if chosen.get(key) is not None
+    ]
     return " ".join([row["method"], *told])
 
 
 def choices(row: Facts) -> dict[str, Any]:
-    """All that was chosen for a run but its method: its options, then the rest of `CHOSEN`."""
+    """All choices of a run but its method: its options, then the rest of `CHOSEN`."""
     return {**json.loads(row["options"]), **{key: row[key] for key in CHOSEN[2:]}}
 
 

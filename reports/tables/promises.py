@@ -1,4 +1,4 @@
-"""What each run promises and what audits found, as tables."""
+"""Tables of the runs' privacy statements and of audits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dpft.reports.reading import formatting
-from dpft.reports.reading.folders import Read, number
+from dpft.reports.reading.folders import RunRecord, number
 from dpft.reports.reading.formatting import MISSING
 from dpft.reports.reading.frame import bounds
 from dpft.reports.tables.tables import Column, Table, Text
@@ -17,8 +17,8 @@ from dpft.runs.statements import stated
 NOTHING = Text(MISSING)
 
 
-def statements(runs: Sequence[Read]) -> Table | None:
-    """Each finished run's own promise, with what it rests on."""
+def statements(runs: Sequence[RunRecord]) -> Table | None:
+    """The privacy statement of each finished run, with its parameters."""
     rows = []
     for run in runs:
         if run.state == "finished":
@@ -30,8 +30,9 @@ def statements(runs: Sequence[Read]) -> Table | None:
                 Text(str(card.get("accountant") or MISSING)), Text(str(card.get("ledger_head") or MISSING)[:12]),
             ])  # fmt: skip
     columns = [
-        Column("run"), Column("promise"), Column("noise σ", True, "deviation in units of the clip"),
-        Column("clip C", True, "longest gradient of one unit"), Column("rate q", True, "chance to be in a batch"),
+        Column("run"), Column("promise"), Column("noise multiplier σ", True, "in units of the clip"),
+        Column("clipping norm C", True, "of one unit's gradient"),
+        Column("sampling rate q", True, "probability to be in a batch"),
         Column("steps charged", True, "in the ledger"), Column("units", True, "how many are protected"),
         Column("upper bound by"), Column("ledger head", hint="the first 12 digits of the newest hash"),
     ]  # fmt: skip
@@ -39,7 +40,7 @@ def statements(runs: Sequence[Read]) -> Table | None:
 
 
 def _further(card: Mapping[str, Any]) -> list[str]:
-    """What parts of a card state besides: what a run began with, how it was searched for."""
+    """Further statements of a card: on the start from another run, and on the search."""
     parts = (value.get("statement") for value in card.values() if isinstance(value, Mapping))
     return [part for part in parts if isinstance(part, str)]
 
@@ -49,8 +50,8 @@ def _number(card: Mapping[str, Any], key: str, digits: int) -> Text:
     return NOTHING if value is None else Text(f"{value:,.{digits}g}", value)
 
 
-def coverage(runs: Iterable[Read]) -> tuple[list[str], list[str]]:
-    """All that the private cards say they cover, and do not, each line once."""
+def coverage(runs: Iterable[RunRecord]) -> tuple[list[str], list[str]]:
+    """(covered, not covered): all lines of the private cards, each once."""
     cards = [run.card for run in runs if run.state == "finished" and run.card["private"]]
     return _each_once(cards, "covers"), _each_once(cards, "does_not_cover")
 
@@ -60,12 +61,12 @@ def _each_once(cards: Sequence[Mapping[str, Any]], key: str) -> list[str]:
 
 
 def lines(value: object) -> list[str]:
-    """A list of a card as texts; empty for anything else."""
+    """A list in a card as texts; empty for anything else."""
     return [str(line) for line in value] if isinstance(value, list) else []
 
 
-def audits(runs: Sequence[Read]) -> Table | None:
-    """Lower bounds that audits found, beside the ε claimed for what each attacked; None where nothing was audited."""
+def audits(runs: Sequence[RunRecord]) -> Table | None:
+    """Lower bounds of audits beside the ε claimed for the attacked mechanism; None without audits."""
     rows = []
     for run in runs:
         if run.audit is None:
@@ -81,7 +82,7 @@ def audits(runs: Sequence[Read]) -> Table | None:
             name = one["name"].removeprefix("ε, ")
             rows.append([*head, Text(one["level"]), Text(name), lower, upper(claimed)])
         if not found:
-            rows.append([*head, Text("books only"), *[NOTHING] * 3])
+            rows.append([*head, Text("bookkeeping only"), *[NOTHING] * 3])
     columns = [
         Column("run"), Column("verdict"), Column("ε of the run", True, "claimed for the whole run: no unit"),
         Column("level"), Column("attack"), Column("lower bound on ε", True, "found by the attack: no unit"),

@@ -1,4 +1,4 @@
-"""What the runs of one setting found, as tables: accuracy, its price, time and memory."""
+"""Tables of the results of one setting: the metric, the gap to non-private runs, time and memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOTHING = Text(MISSING)
 
 
 def accuracy(setting: Setting) -> Table:
-    """A row a series, a column an ε: mean ± standard deviation."""
+    """One row a series, one column an ε: mean ± standard deviation."""
     scale = formatting.scale(setting.facts["metric"])
     leaders = {budget: best(setting, budget) for budget in setting.budgets}
     rows = []
@@ -60,7 +60,7 @@ def _trainable(series: Series) -> int:
 
 @dataclass(frozen=True)
 class Gap:
-    """What privacy took: private less non-private, and the spread of that difference (NaN where one has none)."""
+    """The cost of privacy: private minus non-private, and the spread of the difference (NaN where one is unknown)."""
 
     series: Series
     cell: Cell
@@ -77,14 +77,14 @@ class Gap:
 
     @property
     def apart(self) -> str:
-        """In what the non-private runs differ but privacy; empty for nothing."""
+        """Other differences of the non-private runs; empty where privacy is the only one."""
         one, other = choices(self.series.chosen), choices(self.twin.chosen)
         other = {**other, **self.twin.free}
         return ", ".join(f"{key} {other.get(key)}" for key in one if one.get(key) != other.get(key))
 
 
 def gaps(setting: Setting) -> list[Gap]:
-    """One for each private cell that a non-private one of its method stands beside."""
+    """The gap of each private cell for which a non-private cell of its method exists."""
     found = []
     for series in setting.series:
         twin = _twin(series, setting)
@@ -95,7 +95,7 @@ def gaps(setting: Setting) -> list[Gap]:
 
 
 def _twin(series: Series, setting: Setting) -> Series | None:
-    """Itself where it also ran without privacy; else the only one of its method that did."""
+    """The series itself where it also ran without privacy; else the only one of its method that did."""
     if series.at(math.inf):
         return series
     others = [one for one in setting.series if one.method == series.method and one.at(math.inf)]
@@ -103,7 +103,7 @@ def _twin(series: Series, setting: Setting) -> Series | None:
 
 
 def gap(setting: Setting) -> Table | None:
-    """Private less non-private; None where nothing can be compared."""
+    """Private minus non-private; None where nothing can be compared."""
     found = gaps(setting)
     if not found:
         return None
@@ -136,7 +136,7 @@ def _gap(one: Gap | None, setting: Setting) -> Text:
 
 @dataclass(frozen=True)
 class Cost:
-    """Mean seconds a step and most MiB of cells, and where they ran."""
+    """Mean seconds a step and peak MiB of cells, and the devices."""
 
     seconds: float
     memory: float
@@ -152,7 +152,7 @@ class Cost:
 
 
 def costs(setting: Setting) -> list[tuple[Series, Cost, Cost]]:
-    """Of each series: with privacy, and without."""
+    """(series, private cost, non-private cost) of each series."""
     return [
         (series, Cost.of([c for c in series.cells if c.private]), Cost.of([c for c in series.cells if not c.private]))
         for series in setting.series
@@ -160,7 +160,7 @@ def costs(setting: Setting) -> list[tuple[Series, Cost, Cost]]:
 
 
 def cost(setting: Setting) -> Table:
-    """Step time and peak memory, as the paper's table 5 has them (Gupta et al. 2023)."""
+    """Step time and peak memory, as in table 5 of Gupta et al. 2023."""
     found = costs(setting)
     slowest = max((x for _, *both in found for c in both if math.isfinite(x := c.seconds)), default=0.0)
     largest = max((x for _, *both in found for c in both if math.isfinite(x := c.memory)), default=0.0)

@@ -1,4 +1,4 @@
-"""What was spent on whose data, and how choosing among runs was charged, as tables."""
+"""Tables of the privacy spent on each population, and of how tuning was charged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dpft.reports.reading.cells import Setting
-from dpft.reports.reading.folders import Read, number
+from dpft.reports.reading.folders import RunRecord, number
 from dpft.reports.reading.formatting import MISSING
 from dpft.reports.reading.frame import SEARCHED, population
 from dpft.reports.reading.names import choices
@@ -19,9 +19,9 @@ Card = Mapping[str, Any]
 Ledger = Sequence[Card]  # populations, as `dpft.privacy.ledger.export.report` has them
 
 
-def populations(runs: Sequence[Read], ledger: Ledger = ()) -> Table | None:
-    """What all runs on the same people have spent together: by the newest card, or by the ledger where it was read."""
-    newest: dict[str, tuple[Read, Card]] = {}
+def populations(runs: Sequence[RunRecord], ledger: Ledger = ()) -> Table | None:
+    """The total spending of each population, from the newest card, or from the ledger where it was read."""
+    newest: dict[str, tuple[RunRecord, Card]] = {}
     for run in runs:
         about = population(run.card)
         if about and _runs(about) >= _runs(newest.get(about["id"], (run, {}))[1]):
@@ -66,8 +66,8 @@ def _limit(one: Card, named: bool) -> str:
     return f"{whose}ε {one['epsilon']:g} at δ {one['delta']:g}{planned}, left {one['left']:.3g}"
 
 
-def charges(runs: Sequence[Read], ledger: Ledger) -> Table | None:
-    """Every run that the ledger holds on these populations, with its folder where that is among `runs`."""
+def charges(runs: Sequence[RunRecord], ledger: Ledger) -> Table | None:
+    """All runs in the ledger on these populations, with their folders where they are among `runs`."""
     folders = {str(run.about.get("id")): run.path.name for run in runs}
     rows = [
         [
@@ -81,14 +81,14 @@ def charges(runs: Sequence[Read], ledger: Ledger) -> Table | None:
     ]  # fmt: skip
     columns = [
         Column("population"), Column("run"), Column("reserved (UTC)"), Column("steps charged", True),
-        Column("steps reserved", True), Column("noise σ", True, "deviation in units of the clip"),
-        Column("rate q", True, "chance to be in a batch"), Column("(ε, δ) alone"), Column("state"),
+        Column("steps reserved", True), Column("noise multiplier σ", True, "in units of the clip"),
+        Column("sampling rate q", True, "probability to be in a batch"), Column("(ε, δ) alone"), Column("state"),
     ]  # fmt: skip
     return Table("ledger", "The ledger of each population", columns, rows) if rows else None
 
 
-def tuned(settings: Sequence[Setting], runs: Sequence[Read]) -> Table | None:
-    """What took several values within one method, and how looking at the results was charged."""
+def tuned(settings: Sequence[Setting], runs: Sequence[RunRecord]) -> Table | None:
+    """Hyper-parameters that took several values within one method, and how the choice was charged."""
     cards = {run.path.name: run.card for run in runs if run.state == "finished"}
     rows = []
     for setting in settings:
@@ -127,7 +127,7 @@ def _population(private: Sequence[Card]) -> str:
 
 
 def _covered(private: Sequence[Card]) -> str:
-    """As the cards have it."""
+    """Whether the cards' ε covers the choice."""
     tuned = list(dict.fromkeys(str(card["tuning"].get("statement")) for card in private if _is_tuned(card)))
     if tuned and all(_is_tuned(card) for card in private):
         charged = all(card["tuning"].get("charged") is True for card in private)

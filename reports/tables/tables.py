@@ -1,4 +1,4 @@
-"""A table to be read, and its three spellings that are not HTML: Markdown, LaTeX, CSV."""
+"""A table, and its output as Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]|~])")
 
 @dataclass(frozen=True)
 class Column:
-    """`numeric` columns are set flush right, and sorted by value. `hint`: what the heading means, with its unit."""
+    """A column. `numeric` ones are right-aligned and sorted by value. `hint`: the meaning of the heading, with unit."""
 
     name: str
     numeric: bool = False
@@ -26,7 +26,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Text:
-    """A cell: what is shown, what it is sorted by, and whether it stands out. `share`: of a bar behind it, 0 to 1."""
+    """A cell: shown text, sort value, and emphasis. `share`: length of a bar behind it, 0 to 1."""
 
     shown: str
     by: float | None = None
@@ -71,7 +71,7 @@ def latex(table: Table) -> str:
 
 
 def safe_for_spreadsheets(text: str) -> str:
-    """A text that no spreadsheet takes for a formula (OWASP, CSV injection)."""
+    """A text that no spreadsheet interprets as a formula (OWASP, CSV injection)."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 

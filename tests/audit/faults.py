@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 from torch import Tensor
 
 from dpft.audit.mechanism.driver import Path
-from dpft.models.adapted import Adapted
+from dpft.models.adapted import AdaptedModel
 from dpft.privacy.mechanism.clipping import Hooks, clipped_sum
 from dpft.privacy.mechanism.plan import Plan
 from dpft.privacy.mechanism.poisson_sampler import poisson_batches
@@ -172,7 +172,7 @@ def loader_rate(examples: int, plan: Plan, secret: Secret, start: int = 0) -> It
     yield from poisson_batches(examples, plan, secret, start)
 
 
-class MeanLoss(Adapted):
+class MeanLoss(AdaptedModel):
     """Each loss is divided by the size of its micro-batch."""
 
     def losses(self, outputs: Tensor, batch: Any) -> Tensor:

@@ -79,7 +79,7 @@ def swapped(path: Path) -> None:
 
 def test_figures_about_people_are_not_printed() -> None:
     """Catches: an un-noised AUC on training rows in the logs of whoever runs audits by machine."""
-    checks = (Check("model", "AUC, training beside validation rows", 0.61803, None, None, "figure", private=True),)
+    checks = (Check("model", "AUC, training against validation rows", 0.61803, None, None, "figure", private=True),)
     report = Report("a", 0.99, 8.0, 1e-3, checks, {})
     assert "0.61803" not in report.table()
     assert "in private/" in report.table()
@@ -98,14 +98,17 @@ def test_the_books_of_a_sound_run_pass_by_accountants_of_their_own_processes(run
         (lambda path: edited(path, "privacy.json", steps_charged=3), {"card states the steps charged"}),
         (lambda path: edited(path, "privacy.json", statement="(0.1, 1e-9)-differential"), {"card states the plan"}),
         (lambda path: edited(path, "privacy.json", epsilon=float("inf")), {"card states the plan", "ε stated"}),
-        (lambda path: edited(path, "privacy.json", units=90), {"rate is batch size / units", "steps planned"}),
+        (lambda path: edited(path, "privacy.json", units=90), {"sampling rate is batch size / units", "steps planned"}),
         (lambda path: edited(path, "privacy.json", ledger_head="0" * 63 + "1"), {"chain holds the card's head"}),
         (lambda path: edited(path, "privacy.json", units=None), {"card states the number of units"}),
-        (lambda path: edited(path, "spec.json", clip=0.5), {"clip is the spec's", "adapter is of the run's spec"}),
+        (
+            lambda path: edited(path, "spec.json", clip=0.5),
+            {"clipping norm is the spec's", "adapter is of the run's spec"},
+        ),
         (weaker, {"reserved as planned", "ε recomputed"}),
         (cut_short, {"steps charged", "chain holds the run's first head", "closed to further charges"}),
         (swapped, {"adapter is the card's"}),
-        (lambda path: Path(json.loads((path / "run.json").read_text())["ledger"]).unlink(), {"the ledger is there"}),
+        (lambda path: Path(json.loads((path / "run.json").read_text())["ledger"]).unlink(), {"the ledger exists"}),
     ],
 )
 def test_each_tampering_is_found_by_its_own_check(run: Path, tamper: Tamper, found: set[str]) -> None:

@@ -19,8 +19,8 @@ STEPS, RISK = 32, 0.01
 CAUGHT_BY = {
     "noise halved": {"σ of all", "ε, full batches: Gaussian DP"},
     "noise missing on one tensor": {"σ of z"},
-    "noise repeated over steps": {"likeness of steps and resumes"},
-    "noise shared by tensors": {"likeness of tensors"},
+    "noise repeated over steps": {"correlation of steps and resumes"},
+    "noise shared by tensors": {"correlation of tensors"},
     "uniform noise": {"distance to the normal"},
     "bf16 noise": {"equal pairs of noise"},
     "no clipping": {"mean of included canaries", "sensitivity, huge row"},
@@ -29,11 +29,11 @@ CAUGHT_BY = {
     "noise once per micro-batch": {"σ of all"},
     "divisor = drawn batch size": {"σ of each step"},
     "leftovers join the next step": {"next step's sum beside gradients taken one at a time"},
-    "a step not charged": {"steps that were not charged"},
+    "a step not charged": {"steps not charged"},
     "shuffled instead of Poisson": {"variance of batch sizes", "variance of a row's draws"},
     "fixed batch size": {"variance of batch sizes"},
-    "rate taken from the loader": {"inclusion rate"},
-    "resumed noise equal to earlier noise": {"likeness of steps and resumes"},
+    "rate taken from the loader": {"sampling rate"},
+    "resumed noise equal to earlier noise": {"correlation of steps and resumes"},
 }
 
 

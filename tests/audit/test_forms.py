@@ -80,7 +80,7 @@ class Unnormalised(PrivateStep[Any]):
 FAULTS: list[tuple[dict[str, Any], Any, str]] = [
     ({"optimizer": "adam_scaled"}, ClippedFirst, "next step's sum beside gradients taken one at a time"),
     ({"optimizer": "adam_scaled"}, NoisedLast, "σ of all"),
-    ({"optimizer": "adam_scaled"}, Peeking, "scales made of earlier releases alone"),
+    ({"optimizer": "adam_scaled"}, Peeking, "scales depend on earlier releases alone"),
     ({"clipping": "normalise"}, Unnormalised, "sensitivity, huge row"),
 ]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dpft.audit.mechanism import gradient_canaries, sensitivity
-from dpft.audit.mechanism.canary_gradients import Marked
+from dpft.audit.mechanism.canary_gradients import CanaryModel
 from dpft.audit.mechanism.driver import Path
 from dpft.inference.build import build_model, resolve_hardware
 from dpft.inference.trained_model import Trained
@@ -42,15 +42,15 @@ def trained(request: pytest.FixtureRequest, tiny_bert: File) -> Trained:
 
 
 def test_a_planted_rows_clipped_gradient_is_the_clip_along_its_own_axis(trained: Trained) -> None:
-    planted, clip = gradient_canaries.plant(trained, 0.7), 0.7
+    planted, clip = gradient_canaries.make_canaries(trained, 0.7), 0.7
     trained.adapted.begin(0)
     trained.adapted.model.per_example = True
-    with Marked(trained.adapted, planted.marks, clip) as marked:
+    with CanaryModel(trained.adapted, planted.row_settings, clip) as canary_model:
         for row in (0, 5, len(planted) - 1):
             batch = collate(planted.data, np.array([row]))
             assert int((batch.labels == row).sum()) > 1
-            loss = marked.losses(marked.model(batch), batch).sum()
-            found = dict(zip(trained.adapted.named, torch.autograd.grad(loss, list(marked.private)), strict=True))
+            loss = canary_model.losses(canary_model.model(batch), batch).sum()
+            found = dict(zip(trained.adapted.named, torch.autograd.grad(loss, list(canary_model.private)), strict=True))
             norm = math.sqrt(sum(float(g.double().square().sum()) for g in found.values()))
             expected, _ = planted.expected(np.array([row]))
             weight = found["head.weight"].double() / norm

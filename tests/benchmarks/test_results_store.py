@@ -47,7 +47,7 @@ def test_what_is_kept_is_never_lost_to_a_mistake(tmp_path: Path) -> None:
     file = tmp_path / "kept.jsonl"
     results_store.main([file], runs=[tmp_path / "runs"])
     before = file.read_text()
-    with pytest.raises(UserError, match="must hold a finished run"):
+    with pytest.raises(UserError, match="must be a finished run"):
         results_store.main([file], runs=[tmp_path / "none"])
     assert file.read_text() == before
     for content in (None, "no json\n", "3\n"):

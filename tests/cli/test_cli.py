@@ -425,7 +425,7 @@ def test_methods_and_tasks_list_what_train_takes(dpft: Command) -> None:
 def test_a_method_is_counted_on_the_chosen_model_and_placed_in_table_1(dpft: Command, tiny_bert: Path) -> None:
     code, out, _ = dpft("methods", "lora", "--model", tiny_bert, "--labels", 3, "--option", "rank=1")
     assert code == 0
-    assert f"trains {2 * 2 * 64 + 3 * 33:,} numbers" in out
+    assert f"{2 * 2 * 64 + 3 * 33:,} trainable parameters" in out
     assert "parameter sharing: no, efficient inference: yes, multi layer: yes" in out
     assert_refused(
         dpft("methods", "slash", "--model", tiny_bert),

@@ -10,10 +10,10 @@ import pytest
 
 from dpft import Machine
 from dpft.compare.cells import Cell
-from dpft.compare.events import Outcome, Silent
-from dpft.compare.folder import Folder
+from dpft.compare.events import Outcome, SilentListener
+from dpft.compare.folder import ComparisonFolder
 from dpft.compare.grid import made
-from dpft.compare.planning import Place
+from dpft.compare.planning import Placement
 from dpft.compare.running.work import Work
 from dpft.machine.memo import CachingMemo
 from dpft.privacy.ledger import Ledger
@@ -39,10 +39,12 @@ def cells(values: dict[str, Any]) -> Cells:
 
 @pytest.fixture
 def work(tmp_path: Path) -> Work:
-    return Work(Folder(tmp_path / "comparison"), Place(tmp_path / "ledger.sqlite", None, FP32), CachingMemo())
+    return Work(
+        ComparisonFolder(tmp_path / "comparison"), Placement(tmp_path / "ledger.sqlite", None, FP32), CachingMemo()
+    )
 
 
-class Heard(Silent):
+class Heard(SilentListener):
     """Remembers what it was told; `stop` breaks off as soon as so many cells are over."""
 
     def __init__(self, stop: int | None = None) -> None:

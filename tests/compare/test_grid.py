@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from dpft.compare.cells import Cell
-from dpft.compare.grid import made, read
-from dpft.data.examples import Rows
+from dpft.compare.grid import grid_from, read
+from dpft.data.examples import Examples
 from dpft.errors import UserError
 from dpft.inference.speed import Cost
 from dpft.privacy.mechanism.plan import Plan
@@ -64,12 +64,12 @@ def test_a_grid_may_be_of_ones_own_file(tiny_bert: Path, tmp_path: Path) -> None
     (tmp_path / "notes.csv").write_text("note,kind\nwell,a\nill,b\n")
     rows = {"data": str(tmp_path / "notes.csv"), "text": "note", "label": "kind", "labels": ["a", "b"]}
     grid = {"methods": ["linear"], "epsilons": ["inf"], "model": str(tiny_bert), "clipping": "normalise", **rows}
-    (cell,) = made(grid).cells()
+    (cell,) = grid_from(grid).cells()
     assert (cell.spec.task, cell.spec.labels, cell.spec.clipping) == ("files", ("a", "b"), "normalise")
     assert Cell.from_json(cell.to_json()) == cell
     assert cell.title == "notes linear NOT PRIVATE seed 0"
     with pytest.raises(UserError, match=r"keys of methods\.linear"):
-        made({**grid, "methods": {"linear": {"label": "other"}}})
+        grid_from({**grid, "methods": {"linear": {"label": "other"}}})
 
 
 def test_a_cell_survives_json_and_keeps_its_digest(cells: Cells) -> None:
@@ -118,7 +118,7 @@ def test_a_grid_file_that_is_no_toml_is_refused(tmp_path: Any) -> None:
 @pytest.mark.parametrize("public", [None, "glue/rte"])
 def test_trials_are_drawn_within_their_range_and_on_public_rows_alone_the_same_each_time(public: str | None) -> None:
     values = {"methods": {"slash": {"search": {"learning_rate": [0.01, 0.02], "clip": [1, 4]}}}, "epsilons": [3]}
-    (cell,) = replace(made({**values, "delta": 1e-6}), trials=400, search_on=public).cells()
+    (cell,) = replace(grid_from({**values, "delta": 1e-6}), trials=400, search_on=public).cells()
     trials, secret = cell.trials, Secret()
     assert trials is not None
 
@@ -137,7 +137,7 @@ def test_trials_are_drawn_within_their_range_and_on_public_rows_alone_the_same_e
 
 
 def test_a_search_over_what_it_cannot_draw_is_refused() -> None:
-    grid = made({"methods": {"slash": {"search": {"dim": [1, 2]}}}, "epsilons": [3], "delta": 1e-6})
+    grid = grid_from({"methods": {"slash": {"search": {"dim": [1, 2]}}}, "epsilons": [3], "delta": 1e-6})
     with pytest.raises(UserError, match="draws learning_rate and clip"):
         replace(grid, trials=5).cells()
 
@@ -147,7 +147,7 @@ def test_the_seconds_of_a_plan_do_not_tell_how_many_rows_the_people_have() -> No
     cost = Cost(setup=1.0, step=2.0, row=0.1, judged=0.01, mebibytes=1.0, trained=10, frozen=True)
     plan = Plan(0.5, 4, 0.0, None, 2, None, None, None)
     texts, labels = ["a", "b", "c", "d"], np.array([0, 1, 0, 1])
-    each = Rows(texts, None, labels)
-    people = Rows(texts, None, labels, units=np.array([0, 0, 0, 1]))
+    each = Examples(texts, None, labels)
+    people = Examples(texts, None, labels, units=np.array([0, 0, 0, 1]))
     assert cost.seconds(plan, Task("t", each, each, ("no", "yes"), "accuracy")) == pytest.approx(9.88)
     assert cost.seconds(plan, Task("t", people, each, ("no", "yes"), "accuracy")) is None

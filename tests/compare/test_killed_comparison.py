@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dpft.compare.folder import Folder
+from dpft.compare.folder import ComparisonFolder
 
 POINTS = [
     "after reserve",
@@ -48,7 +48,7 @@ def kill(tiny_bert: Path, glue_folder: Callable[..., Path], tmp_path: Path) -> K
             driver, capture_output=True, text=True, timeout=3500, env=env, check=False, cwd=Path(__file__).parents[2]
         )
         assert done.returncode == 0, done.stderr[-2000:]
-        assert len(list((to / "runs").glob("*/result.json"))) == len(Folder(to).cells()) == CELLS
+        assert len(list((to / "runs").glob("*/result.json"))) == len(ComparisonFolder(to).cells()) == CELLS
         assert len(list((to / "runs").iterdir())) == CELLS
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return found

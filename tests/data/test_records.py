@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dpft.data.examples import Rows
-from dpft.data.records import spelled
+from dpft.data.examples import Examples
+from dpft.data.records import serialized
 from dpft.data.words import Words
 
-ROWS = Rows(
+ROWS = Examples(
     ["ab", "c", ""], ["x", "yz", "w"], np.array([0, 1, 2]), np.array([0, 1, 1]),
     words=Words(np.array([[0, 2], [0, 1]], np.int32), np.array([0, 1, 2, 2])),
 )  # fmt: skip
 
 
-def whole(rows: Rows) -> bytes:
-    return b"".join(spelled(rows))
+def whole(rows: Examples) -> bytes:
+    return b"".join(serialized(rows))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from dpft.data import bio_tags as tags
-from dpft.data.words import Words, first_tokens, found_in, joined
+from dpft.data.words import Words, first_tokens, join_words, split_words
 from dpft.errors import UserError
 from dpft.tasks.readers import conll
 
@@ -24,7 +24,7 @@ def texts_of(texts: list[str], words: Words) -> list[list[str]]:
 
 def test_joined_sentences_hold_their_words_where_they_say() -> None:
     sentences = [["a", "good", "film"], [], ["x y", "東京"], ["one"]]
-    texts, words = joined(sentences)
+    texts, words = join_words(sentences)
     assert texts == ["a good film", "", "x y 東京", "one"]
     assert texts_of(texts, words) == sentences
     assert len(words) == 4
@@ -43,7 +43,7 @@ def test_joined_sentences_hold_their_words_where_they_say() -> None:
     ],
 )
 def test_plain_texts_are_split_at_spaces_and_signs(text: str, words: list[str]) -> None:
-    assert texts_of([text], found_in([text])) == [words]
+    assert texts_of([text], split_words([text])) == [words]
 
 
 def first_by_characters(offsets: list[tuple[int, int]], spans: list[tuple[int, int]]) -> list[int]:
@@ -63,7 +63,7 @@ def test_first_tokens_are_those_found_character_by_character() -> None:
     rng = Random(0)
     for _ in range(300):
         sentence = ["x" * rng.randrange(1, 6) for _ in range(rng.randrange(6))]
-        (text,), words = joined([sentence])
+        (text,), words = join_words([sentence])
         spans = [(int(a), int(b)) for a, b in words.of_text(0)]
         offsets = []
         for start, end in spans:  # pieces of words, some of which take the space before them along, as RoBERTa's do

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel
 from dpft import Spec, methods
 from dpft.data.batch import Batch
 from dpft.exports import custom_code
-from dpft.exports.source import Source, _folded_head
+from dpft.exports.source import ExportSource, _folded_head
 from dpft.models.architectures import ARCHITECTURES, without_pooler
 from dpft.models.classifier import Classifier, initialise_head
 from dpft.objectives import Objective
@@ -122,5 +122,5 @@ def test_labels_give_a_loss_for_further_training() -> None:
 
 
 def test_a_source_has_what_the_stand_in_has() -> None:
-    fields = set(Source.__dataclass_fields__) | {n for n in vars(Source) if not n.startswith("_")}
+    fields = set(ExportSource.__dataclass_fields__) | {n for n in vars(ExportSource) if not n.startswith("_")}
     assert set(vars(source("bert", "slash", "cls"))) <= fields

@@ -17,10 +17,10 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from dpft import Machine, load
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.errors import UserError
 from dpft.exports import custom_code, export, stock_heads, tokenizer_files, verify
-from dpft.exports.source import Source
+from dpft.exports.source import ExportSource
 from dpft.methods.compacter import KroneckerBottleneck, Rules
 from dpft.tokens.encode import encode
 from dpft.tokens.microbatch import collate
@@ -65,7 +65,7 @@ print(json.dumps(found))
 
 
 def logits(path: Path, pairs: list[str] | None = None) -> np.ndarray[Any, Any]:
-    return load(path, machine=FP32).logits(Rows(TEXTS, pairs, np.zeros(len(TEXTS), np.int64)))
+    return load(path, machine=FP32).logits(Examples(TEXTS, pairs, np.zeros(len(TEXTS), np.int64)))
 
 
 def stranger(jobs: list[tuple[Path, list[str] | None]], home: Path) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def test_the_masking_tokenizer_makes_the_token_ids_of_the_run(
     run = finished(tiny_model, "rte" if paired else "sst2", options={"dim": 12}, representation="mask")
     folder = export(run, tmp_path / "out", with_code=True).path
     trained = load(run, machine=FP32)
-    rows = Rows(TEXTS, PAIRS if paired else None, np.zeros(len(TEXTS), np.int64))
+    rows = Examples(TEXTS, PAIRS if paired else None, np.zeros(len(TEXTS), np.int64))
     encoded = encode(rows, trained.tokenizer, "mask", 24)
     made = AutoTokenizer.from_pretrained(folder)(TEXTS, PAIRS if paired else None, truncation=True)
     for row, ids in enumerate(made["input_ids"]):
@@ -208,7 +208,7 @@ def test_a_wrong_head_is_refused_and_leaves_nothing(
 ) -> None:
     # Injected bugs: a head that forgets the standardisation, its bias, or is a thousandth off.
     run = finished(tiny_bert, options={"dim": 12})
-    honest = stock_heads.express
+    honest = stock_heads.write_head
 
     def wrong(model: Any, head: nn.Linear) -> None:
         trained = load(run, machine=FP32).adapted.model
@@ -225,7 +225,7 @@ def test_a_wrong_head_is_refused_and_leaves_nothing(
                 other.weight.mul_(1.001)
         honest(model, other)
 
-    monkeypatch.setattr(stock_heads, "express", wrong)
+    monkeypatch.setattr(stock_heads, "write_head", wrong)
     with pytest.raises(UserError, match="must give the run's logits"):
         export(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -286,6 +286,6 @@ def test_the_texts_of_the_check_cover_empty_and_long_ones() -> None:
 
 
 def test_a_source_is_the_run(tiny_bert: Path, finished: Finished) -> None:
-    source = Source.open(finished(tiny_bert, options={"dim": 12}))
+    source = ExportSource.open(finished(tiny_bert, options={"dim": 12}))
     assert source.labels == ("negative", "positive")
     assert verify.distance(np.ones((2, 2)), np.ones((2, 2)), source) == 0

@@ -15,7 +15,7 @@ pytest.importorskip("peft", reason="needs the extra `peft`; pip install 'dpft[pe
 from dpft import Machine, Spec, UserError, train
 from dpft.exports import verify
 from dpft.exports.formats import peft as adapters
-from dpft.exports.source import Source
+from dpft.exports.source import ExportSource
 
 FP32 = Machine(device="cpu", precision="fp32")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -25,17 +25,17 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def source(glue_folder, tmp_path: Path):
     """A factory of finished runs, not private, for speed."""
 
-    def make(model: Path, method: str, options: dict[str, str], task: str, representation: str) -> Source:
+    def make(model: Path, method: str, options: dict[str, str], task: str, representation: str) -> ExportSource:
         spec = Spec(
             task=f"glue/{task}", data=str(glue_folder(task, 80, 20)), model=str(model), method=method, options=options,
             representation=representation, batch_size=40, epochs=1, learning_rate=3e-2, max_length=24,
         )  # fmt: skip
-        return Source.open(train(spec, runs=tmp_path / "runs", machine=FP32).path)
+        return ExportSource.open(train(spec, runs=tmp_path / "runs", machine=FP32).path)
 
     return make
 
 
-def used(lines: list[str], folder: Path, base: Path, source: Source) -> np.ndarray:
+def used(lines: list[str], folder: Path, base: Path, source: ExportSource) -> np.ndarray:
     """The logits that the printed lines give, on texts of our own."""
     rows = verify.texts(source.trained.paired)
     code = "\n".join(lines).replace("DIR", str(folder)).replace("THE_ENCODER_IT_WAS_TRAINED_ON", str(base))

@@ -11,7 +11,7 @@ import torch
 
 from dpft import Budget, UserError
 from dpft.exports import export
-from dpft.exports.source import Source
+from dpft.exports.source import ExportSource
 from dpft.runs.folder import Run
 
 Finished = Callable[..., Path]
@@ -26,8 +26,8 @@ def test_another_runs_card_does_not_leave_with_a_run(tiny_bert: Path, finished: 
     other = "plain" if swapped == "private" else "private"
     (runs[swapped] / "privacy.json").write_bytes((runs[other] / "privacy.json").read_bytes())
     with pytest.raises(UserError, match="a run's card must state what its plan says"):
-        Source.open(runs[swapped])
-    assert Source.open(runs[other]).privacy["private"] is (other == "private")
+        ExportSource.open(runs[swapped])
+    assert ExportSource.open(runs[other]).privacy["private"] is (other == "private")
 
 
 def test_a_card_with_a_smaller_epsilon_does_not_leave_with_its_run(tiny_bert: Path, finished: Finished) -> None:
@@ -35,7 +35,7 @@ def test_a_card_with_a_smaller_epsilon_does_not_leave_with_its_run(tiny_bert: Pa
     card = json.loads((run / "privacy.json").read_text())
     (run / "privacy.json").write_text(json.dumps({**card, "epsilon": 1.0}))
     with pytest.raises(UserError, match="a run's card must state what its plan says"):
-        Source.open(run)
+        ExportSource.open(run)
 
 
 @pytest.mark.parametrize("missing", ["privacy.json", "result.json"])
@@ -45,7 +45,7 @@ def test_a_run_broken_off_while_it_was_written_down_is_refused(
     run = finished(tiny_bert, options={"dim": 12})
     (run / missing).unlink()
     with pytest.raises(UserError, match="a run must be finished before it is exported"):
-        Source.open(run)
+        ExportSource.open(run)
 
 
 def test_a_folder_that_cannot_be_made_is_one_line_and_leaves_nothing(

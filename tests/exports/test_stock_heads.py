@@ -70,13 +70,13 @@ def apart(model: Any, wanted: nn.Linear) -> float:
 def test_every_familys_stock_head_gives_the_linear_heads_logits(kind: str, outputs: int, scale: float) -> None:
     model, wanted = classifier(kind, outputs, scale), head(outputs)
     assert apart(model, wanted) > 1e-2
-    stock_heads.express(model, wanted)
+    stock_heads.write_head(model, wanted)
     assert apart(model, wanted) < 3e-6
 
 
 def test_a_tanh_pooler_of_deberta_is_expressed_too() -> None:
     model = classifier("deberta-v2", pooler_hidden_act="tanh")
-    stock_heads.express(model, head())
+    stock_heads.write_head(model, head())
     assert apart(model, head()) < 3e-6
 
 
@@ -95,7 +95,7 @@ def test_the_bound_of_a_layer_norm_is_never_passed_and_can_be_met() -> None:
 @pytest.mark.parametrize(("kind", "outputs"), [("modernbert", 3), ("electra", 17)])
 def test_a_head_that_cannot_be_expressed_is_refused(kind: str, outputs: int) -> None:
     with pytest.raises(CannotMerge):
-        stock_heads.express(classifier(kind, outputs), head(outputs))
+        stock_heads.write_head(classifier(kind, outputs), head(outputs))
 
 
 def test_a_family_without_a_head_here_is_modernbert_alone() -> None:

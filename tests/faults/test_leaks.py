@@ -17,7 +17,7 @@ from torch import Tensor
 
 import dpft.training.complete as line
 import dpft.training.finish as ending
-from dpft.models.adapted import Adapted
+from dpft.models.adapted import AdaptedModel
 from dpft.privacy import randomness
 from dpft.privacy.mechanism import clipping
 from dpft.privacy.mechanism.plan import Plan
@@ -39,9 +39,9 @@ class PastData:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> PastData:
     found = PastData()
-    losses_of, factors_of, urandom = Adapted.losses, clipping.clip_factors, os.urandom
+    losses_of, factors_of, urandom = AdaptedModel.losses, clipping.clip_factors, os.urandom
 
-    def losses(self: Adapted, outputs: Tensor, batch: object) -> Tensor:
+    def losses(self: AdaptedModel, outputs: Tensor, batch: object) -> Tensor:
         each = losses_of(self, outputs, batch)  # type: ignore[arg-type]
         found.losses += each.tolist()
         found.means.append(float(each.detach().mean()))
@@ -59,7 +59,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> PastData:
         for step in range(start, plan.steps):
             yield np.arange(SIZES[step % len(SIZES)])
 
-    monkeypatch.setattr(Adapted, "losses", losses)
+    monkeypatch.setattr(AdaptedModel, "losses", losses)
     monkeypatch.setitem(clipping.FACTORS, "cut", factors)
     monkeypatch.setattr(randomness.os, "urandom", keyed)
     monkeypatch.setattr(line, "poisson_batches", draws)
@@ -133,9 +133,9 @@ def bug_prints_the_loss(monkeypatch: pytest.MonkeyPatch, seen: PastData) -> None
 
 
 def bug_saves_the_norms(monkeypatch: pytest.MonkeyPatch, seen: PastData) -> None:
-    state = Adapted.state
-    monkeypatch.setattr(Adapted, "load", lambda self, tensors: None)
-    monkeypatch.setattr(Adapted, "state", lambda self: {**state(self), "norms": torch.tensor(seen.norms[:4])})
+    state = AdaptedModel.state
+    monkeypatch.setattr(AdaptedModel, "load", lambda self, tensors: None)
+    monkeypatch.setattr(AdaptedModel, "state", lambda self: {**state(self), "norms": torch.tensor(seen.norms[:4])})
 
 
 def bug_writes_the_size(monkeypatch: pytest.MonkeyPatch, seen: PastData) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from dpft import Machine, Spec, models
 from dpft.data.batch import Batch
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.inference.build import build_model
 from dpft.machine.hardware import resolve
 from dpft.objectives.regression import Regression
@@ -33,7 +33,7 @@ def test_what_the_head_reads_is_centred_and_of_about_unit_length(
 ) -> None:
     made = build_model(spec(tiny_model, representation), 2, paired, FP32)
     texts, _ = sample.generate(60, seed=99)
-    rows = Rows(texts[:30], texts[30:] if paired else None, np.zeros(30, np.int64))
+    rows = Examples(texts[:30], texts[30:] if paired else None, np.zeros(30, np.int64))
     public = encode(rows, made.tokenizer, representation, 32)
     seen: list[torch.Tensor] = []
     made.adapted.model.head.register_forward_hook(lambda _module, inputs, _out: seen.append(inputs[0].detach()))
@@ -70,5 +70,5 @@ def test_an_encoder_that_answers_nothing_leaves_the_head_finite(tiny_bert: Path)
         for parameter in model.backbone.parameters():
             parameter.zero_()
     two = torch.zeros(2, 3, dtype=torch.long)
-    model.balance([Batch(two, None, None, two[:, 0], two[:, 0])])
+    model.standardise([Batch(two, None, None, two[:, 0], two[:, 0])])
     assert torch.isfinite(model.spread).all()

@@ -11,7 +11,7 @@ from dpft import methods
 from dpft.inference.build import build_model
 from dpft.inference.drift import _reads, tolerances
 from dpft.machine.hardware import resolve
-from dpft.models.adapted import Adapted
+from dpft.models.adapted import AdaptedModel
 from dpft.spec import HEAD, Machine, Spec
 
 FP32 = resolve(Machine(device="cpu", precision="fp32"))
@@ -19,13 +19,13 @@ DRIFT = 0.1
 SMALL = {"slash": {"dim": 12}, "jr_warp": {"dim": 12}, "lora": {"rank": 2}, "rgp": {"rank": 1}}
 
 
-def made(folder: Path, method: str) -> tuple[Adapted, list[torch.Tensor]]:
+def made(folder: Path, method: str) -> tuple[AdaptedModel, list[torch.Tensor]]:
     spec = Spec(model=str(folder), method=method, options=SMALL.get(method, {}), max_length=32)
     model = build_model(spec, 2, False, FP32)
     return model.adapted, list(model.public)
 
 
-def change(adapted: Adapted, public: list, sizes: dict[str, float], seed: int) -> float:
+def change(adapted: AdaptedModel, public: list, sizes: dict[str, float], seed: int) -> float:
     """What noise of these sizes does to the reading, without what it does to all texts alike."""
     start = _reads(adapted, public)
     kept = {name: adapted.updated[name].detach().clone() for name in sizes}

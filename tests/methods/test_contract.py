@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dpft import methods
 from dpft.data.batch import Batch
-from dpft.models.adapted import Adapted, CannotMerge
+from dpft.models.adapted import AdaptedModel, CannotMerge
 from dpft.models.architectures import architecture
 from dpft.models.classifier import Classifier
 from dpft.privacy.mechanism import clipping, grad_samplers
@@ -60,7 +60,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 
 def adapted(
     family: str, name: str, options: dict[str, Any], representation: str = "mask", dtype: torch.dtype = torch.float64
-) -> Adapted:
+) -> AdaptedModel:
     """A model with the method inside, in the middle of training: nothing is at its start any more."""
     model = families.classifier(family, representation)
     made = methods.load(name, options).attach(model, seed=3)
@@ -73,7 +73,7 @@ def adapted(
     return made
 
 
-def gradient_alone(made: Adapted, one: Batch) -> list[Tensor]:
+def gradient_alone(made: AdaptedModel, one: Batch) -> list[Tensor]:
     """The gradient of one example, by autograd and nothing else."""
     made.model.per_example = False
     loss = made.losses(made.model(one), one).sum()
@@ -81,7 +81,7 @@ def gradient_alone(made: Adapted, one: Batch) -> list[Tensor]:
     return [g.double() for g in torch.autograd.grad(loss, list(made.private))]
 
 
-def oracle(made: Adapted, of: Batch, clip: float = CLIP) -> list[Tensor]:
+def oracle(made: AdaptedModel, of: Batch, clip: float = CLIP) -> list[Tensor]:
     """One example at a time, without padding and mates: gradient, norm over all parameters, clip, add."""
     total = [torch.zeros_like(p, dtype=torch.float64) for p in made.private]
     for row in range(len(of)):
@@ -92,7 +92,7 @@ def oracle(made: Adapted, of: Batch, clip: float = CLIP) -> list[Tensor]:
     return total
 
 
-def sum_of(made: Adapted, parts: list[Batch], clip: float = CLIP) -> list[Tensor]:
+def sum_of(made: AdaptedModel, parts: list[Batch], clip: float = CLIP) -> list[Tensor]:
     clip_one = clipper(made, clip)
     found = [clip_one(part) for part in parts]
     clip_one.close()
@@ -194,7 +194,7 @@ class Book:
         pass
 
 
-def step(made: Adapted, parts: list[Batch], noise: float = 1.0) -> None:
+def step(made: AdaptedModel, parts: list[Batch], noise: float = 1.0) -> None:
     plan = Plan(0.1, 5, noise, CLIP, 10, Budget(8.0, 1e-6), 7.9, "test")
     optimizer = torch.optim.SGD(list(made.updated.values()), lr=1.0)
     taken = PrivateStep(made, plan, optimizer, Book(), Secret(), "run")  # type: ignore[arg-type]
@@ -267,7 +267,7 @@ def test_merged_into_the_stock_encoder_it_gives_the_same_logits(family: str, nam
 # Injected bugs: each must be seen by the comparison with gradients taken one at a time.
 
 
-def _dropped(made: Adapted, monkeypatch: pytest.MonkeyPatch) -> None:
+def _dropped(made: AdaptedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last block's part of the gradient is lost."""
     last = made.model.before.projection  # type: ignore[union-attr]
     right = last.transposed
@@ -276,7 +276,7 @@ def _dropped(made: Adapted, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def _doubled(made: Adapted, monkeypatch: pytest.MonkeyPatch) -> None:
+def _doubled(made: AdaptedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients of a vector are counted twice, as when it is registered under two parents."""
     per_example = Hooks.per_example
 
@@ -287,13 +287,13 @@ def _doubled(made: Adapted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Hooks, "per_example", twice)
 
 
-def _clipped_apart(made: Adapted, monkeypatch: pytest.MonkeyPatch) -> None:
+def _clipped_apart(made: AdaptedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each parameter is clipped by itself, so that an example may add the clip several times over."""
     whole = clipping.clipped_sum
     monkeypatch.setattr(clipping, "clipped_sum", lambda gs, *how: [whole([g], *how)[0] for g in gs])
 
 
-def _averaged(made: Adapted, monkeypatch: pytest.MonkeyPatch) -> None:
+def _averaged(made: AdaptedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean over the batch instead of the sum."""
     whole = clipping.clipped_sum
     monkeypatch.setattr(clipping, "clipped_sum", lambda gs, *how: [s / len(gs[0]) for s in whole(gs, *how)])
@@ -321,7 +321,7 @@ def test_a_gradient_that_is_not_finite_adds_nothing(name: str, way: Any, bad: fl
     marked = of.ids[2, 1]
     assert int((of.ids[:, 1] == marked).sum()) == 1
 
-    class Broken(Adapted):
+    class Broken(AdaptedModel):
         def losses(self, outputs: Tensor, of: Batch) -> Tensor:
             found = losses(self, outputs, of)
             return found * torch.where(of.ids[:, 1] == marked, bad, 1.0)
@@ -331,7 +331,7 @@ def test_a_gradient_that_is_not_finite_adds_nothing(name: str, way: Any, bad: fl
     assert all(bool((f == 0).all()) for f in sum_of(broken, [of.rows(slice(2, 3))]))
 
 
-def spoiled(family: str) -> Adapted:
+def spoiled(family: str) -> AdaptedModel:
     """A whole model after steps far too long: badly conditioned, and finite."""
     made = adapted(family, "full", {}, dtype=torch.float32)
     generator = torch.Generator().manual_seed(7)

@@ -13,9 +13,9 @@ from torch import Tensor
 from dpft import methods
 from dpft.data.batch import Batch
 from dpft.models import classifier
-from dpft.models.adapted import Adapted, CannotMerge
+from dpft.models.adapted import AdaptedModel, CannotMerge
 from dpft.models.classifier import Classifier
-from dpft.models.prompt_slots import with_room
+from dpft.models.prompt_slots import with_prompt_slots
 from dpft.objectives.tagging import Tagging
 from dpft.privacy.mechanism.clipping import Single
 from tests import families
@@ -37,7 +37,7 @@ some = pytest.mark.parametrize(("family", "name"), SUBSET)
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 
 
-def adapted(family: str, name: str, dtype: torch.dtype = torch.float64) -> Adapted:
+def adapted(family: str, name: str, dtype: torch.dtype = torch.float64) -> AdaptedModel:
     return dataclasses.replace(contract.adapted(family, name, OPTIONS[name], "token", dtype), objective=Tagging())
 
 
@@ -55,7 +55,7 @@ def loss_alone(outputs: Tensor, labels: Tensor) -> Tensor:
     return -sum(terms, outputs.sum() * 0) / max(1, len(terms))
 
 
-def oracle(made: Adapted, of: Batch, clip: float = CLIP) -> list[Tensor]:
+def oracle(made: AdaptedModel, of: Batch, clip: float = CLIP) -> list[Tensor]:
     """One example at a time, without padding and mates: its loss by the definition, norm over all, clip, add."""
     total = [torch.zeros_like(p, dtype=torch.float64) for p in made.private]
     made.model.per_example = False
@@ -129,7 +129,7 @@ def test_prompts_do_not_shift_what_is_read_of_each_token(family: str, name: str)
     places = made.model.prompts
     logits = made.model(of)  # the prompts are in their places from here on
     with torch.no_grad():
-        hidden = made.model.backbone(**made.model._inputs(with_room(of, places))).last_hidden_state[0]
+        hidden = made.model.backbone(**made.model._inputs(with_prompt_slots(of, places))).last_hidden_state[0]
         rows = [hidden[0], *hidden[places + 1 :]]
         wanted = torch.stack([made.model.head((row - made.model.center) * made.model.spread) for row in rows])
     assert logits.shape == (1, of.ids.shape[1], 3)
@@ -183,7 +183,9 @@ def _padded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _shifted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The prompts' own places are read as the first words, as the reference implementation does by one."""
-    monkeypatch.setattr(classifier, "without_room", lambda hidden, places: hidden[:, : hidden.shape[1] - places])
+    monkeypatch.setattr(
+        classifier, "without_prompt_slots", lambda hidden, places: hidden[:, : hidden.shape[1] - places]
+    )
 
 
 @pytest.mark.parametrize(("bug", "name"), [(_coupled, "slash"), (_padded, "slash"), (_coupled, "full")])

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from dpft import Budget, Machine, Spec, UserError, load, methods, resume, train
 from dpft.inference.outputs import features
-from dpft.models.adapted import Adapted
+from dpft.models.adapted import AdaptedModel
 from dpft.models.classifier import Classifier
 from dpft.privacy.ledger import Ledger
 from dpft.runs.folder import Run
@@ -96,17 +96,17 @@ def test_the_encoder_is_run_once_for_each_row_of_a_frozen_method(
 
 
 def test_features_keep_the_rows_order(spec: Spec, tmp_path: Path) -> None:
-    from dpft.data.examples import Rows
+    from dpft.data.examples import Examples
     from dpft.inference.build import build_model
     from dpft.machine.hardware import resolve
     from dpft.tokens.encode import encode
 
     made = build_model(replace(spec, method="linear"), 2, False, resolve(FP32))
-    rows = Rows(["a film", "the story is good and warm", "", "dull"], None, torch.tensor([0, 1, 0, 1]).numpy())
+    rows = Examples(["a film", "the story is good and warm", "", "dull"], None, torch.tensor([0, 1, 0, 1]).numpy())
     encoded = encode(rows, made.tokenizer, "mean", 16)
     found = features(made.adapted.model, encoded, resolve(FP32))
     for row in range(4):
-        alone = encode(Rows([rows.texts[row]], None, rows.labels[row : row + 1]), made.tokenizer, "mean", 16)
+        alone = encode(Examples([rows.texts[row]], None, rows.labels[row : row + 1]), made.tokenizer, "mean", 16)
         torch.testing.assert_close(
             torch.from_numpy(found[row : row + 1]),
             torch.from_numpy(features(made.adapted.model, alone, resolve(FP32))),
@@ -120,7 +120,7 @@ def test_a_method_that_takes_one_example_at_a_time_says_so(
 
     attach = Lora.attach
 
-    def single(self: Lora, model: Classifier, seed: int) -> Adapted:
+    def single(self: Lora, model: Classifier, seed: int) -> AdaptedModel:
         return replace(attach(self, model, seed), gradients="single")
 
     monkeypatch.setattr(Lora, "attach", single)
@@ -151,7 +151,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_spent(
 
     attach = Full.attach
 
-    def idle(self: Full, model: Classifier, seed: int) -> Adapted:
+    def idle(self: Full, model: Classifier, seed: int) -> AdaptedModel:
         model.backbone.spare = torch.nn.Linear(2, 2)
         return attach(self, model, seed)
 

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from dpft import methods
 from dpft.errors import UserError
-from dpft.models.adapted import Adapted
-from dpft.models.architectures import architecture, called
+from dpft.models.adapted import AdaptedModel
+from dpft.models.architectures import architecture, block_modules
 from dpft.models.classifier import Classifier
-from dpft.models.prompt_slots import with_room, without_room
+from dpft.models.prompt_slots import with_prompt_slots, without_prompt_slots
 from tests import families
 
 NAMES = {"warp": {"tokens": 3}, "jr_warp": {"dim": 7, "tokens": 3}}
 
 
-def adapted(name: str, representation: str = "mask", family: str = "bert") -> Adapted:
+def adapted(name: str, representation: str = "mask", family: str = "bert") -> AdaptedModel:
     made = methods.load(name, NAMES[name]).attach(families.classifier(family, representation), seed=3)
     made.model.to(torch.float64)
     return made
@@ -27,16 +27,16 @@ def adapted(name: str, representation: str = "mask", family: str = "bert") -> Ad
 
 def test_room_is_made_after_the_first_token_and_the_reading_moves_along() -> None:
     of = families.batch((6, 3))
-    roomy = with_room(of, 2)
+    roomy = with_prompt_slots(of, 2)
     for row in range(2):
         assert roomy.ids[row, 0] == of.ids[row, 0]
         assert roomy.ids[row, roomy.read[row]] == of.ids[row, of.read[row]]
         assert torch.equal(roomy.ids[row, 3:], of.ids[row, 1:])
         assert torch.equal(roomy.allowed[row, 3:], of.allowed[row, 1:])  # type: ignore[index]
         assert bool(roomy.allowed[row, :3].all())  # type: ignore[index]
-    assert torch.equal(without_room(roomy.ids.unsqueeze(-1), 2)[..., 0], of.ids)
+    assert torch.equal(without_prompt_slots(roomy.ids.unsqueeze(-1), 2)[..., 0], of.ids)
     first = of.rows(slice(0, 2))
-    assert torch.equal(with_room(families.replaced(first, read=torch.zeros(2, dtype=torch.long)), 2).read,
+    assert torch.equal(with_prompt_slots(families.replaced(first, read=torch.zeros(2, dtype=torch.long)), 2).read,
                        torch.zeros(2, dtype=torch.long))  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def test_warp_is_the_stock_encoder_on_embeddings_with_the_prompt_between(family:
     torch.testing.assert_close(made.model.represent(_called(made, of)), hidden[:, 0], rtol=1e-6, atol=1e-8)
 
 
-def _called(made: Adapted, of: Any) -> Any:
+def _called(made: AdaptedModel, of: Any) -> Any:
     """What `forward` does before it reads."""
     assert made.model.before is not None
     made.model.before(torch.empty(1, 0))
@@ -93,7 +93,7 @@ def test_jr_warp_adds_w_l_z_to_the_prompts_of_every_block_and_to_nothing_else() 
     projection = made.model.before.projection  # type: ignore[union-attr]
     shifts = (made.named["z"].detach() @ projection.weight.T).chunk(2, dim=-1)
     seen: list[tuple[Tensor, Tensor]] = []
-    for block in called(made.model.backbone):
+    for block in block_modules(made.model.backbone):
         hooks = block._forward_pre_hooks
         addition = next(iter(hooks.values()))
 

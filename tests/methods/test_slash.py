@@ -14,10 +14,10 @@ from dpft import methods
 from dpft.data.batch import Batch
 from dpft.errors import UserError
 from dpft.methods.slash import ShiftedDense, Slash
-from dpft.models.adapted import Adapted
+from dpft.models.adapted import AdaptedModel
 from dpft.models.architectures import blocks
 from dpft.models.classifier import Classifier, initialise_head
-from dpft.models.random_projections import Draw, Kept
+from dpft.models.random_projections import RandomStream, StoredProjection
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 SMALL = {
@@ -36,7 +36,7 @@ def classifier(family: str, representation: str = "mask", dtype: torch.dtype = t
     return model.to(dtype)
 
 
-def adapted(family: str, representation: str = "mask", dtype: torch.dtype = torch.float64, **options) -> Adapted:
+def adapted(family: str, representation: str = "mask", dtype: torch.dtype = torch.float64, **options) -> AdaptedModel:
     made = methods.load("slash", {"dim": 11, **options}).attach(classifier(family, representation, dtype), seed=4)
     with torch.no_grad():  # away from any special point
         made.named["z"] += torch.linspace(-1, 1, made.named["z"].numel(), dtype=dtype)
@@ -61,7 +61,7 @@ def row(of: Batch, index: int) -> Batch:
     return Batch(of.ids[one, :long], None, None, of.read[one], of.labels[one])
 
 
-def per_example(made: Adapted, of: Batch) -> list[Tensor]:
+def per_example(made: AdaptedModel, of: Batch) -> list[Tensor]:
     model = copy.deepcopy(made)
     model.model.per_example = True
     wrapped = GradSampleModule(model.model, loss_reduction="sum", strict=True)
@@ -69,7 +69,7 @@ def per_example(made: Adapted, of: Batch) -> list[Tensor]:
     return [p.grad_sample for p in model.private]
 
 
-def alone(made: Adapted, of: Batch) -> list[Tensor]:
+def alone(made: AdaptedModel, of: Batch) -> list[Tensor]:
     return list(torch.autograd.grad(made.losses(made.model(of), of).sum(), list(made.private)))
 
 
@@ -176,7 +176,7 @@ def test_state_and_load_round_trip() -> None:
 @pytest.mark.parametrize("init", ["normal", "uniform"])
 def test_projections_and_z_have_variance_one_over_d(init: str) -> None:
     # The paper's own interval, U(-1/sqrt(12 d), 1/sqrt(12 d)), has a twelfth of a third of that.
-    draw = Draw(4000, 0, init)
+    draw = RandomStream(4000, 0, init)
     z, weight = draw(0, (4000,)), draw(1, (32, 4000))
     assert z.var().item() * 4000 == pytest.approx(1, abs=0.15)
     assert weight.var().item() * 4000 == pytest.approx(1, abs=0.03)
@@ -191,16 +191,16 @@ def test_zeros_starts_at_the_pretrained_model() -> None:
 def test_a_seed_means_the_same_projection_for_ever() -> None:
     # NumPy freezes Philox' stream; a change here would make every saved run another model. The logarithm and the
     # cosine may differ in their last bits between machines, so the numbers are compared, not hashed.
-    normal, uniform = Draw(64, 7, "normal")(1, (3,)), Draw(64, 7, "uniform")(1, (3,))
+    normal, uniform = RandomStream(64, 7, "normal")(1, (3,)), RandomStream(64, 7, "uniform")(1, (3,))
     torch.testing.assert_close(normal, torch.tensor([-0.079851881, -0.062197592, -0.122806564]), rtol=1e-5, atol=0)
     torch.testing.assert_close(uniform, torch.tensor([-0.116413824, 0.152653426, -0.006581401]), rtol=1e-6, atol=0)
 
 
 def test_blocks_and_seeds_have_projections_of_their_own() -> None:
-    draw = Draw(64, 7, "normal")
-    weight = Kept(draw, [8, 8]).weight
+    draw = RandomStream(64, 7, "normal")
+    weight = StoredProjection(draw, [8, 8]).weight
     assert not torch.equal(weight[:8], weight[8:])
-    assert not torch.equal(Kept(Draw(64, 8, "normal"), [8]).weight, weight[:8])
+    assert not torch.equal(StoredProjection(RandomStream(64, 8, "normal"), [8]).weight, weight[:8])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch import Tensor
 from dpft import models
 from dpft.data.batch import Batch
 from dpft.data.encoded import Encoded
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.machine.hardware import Hardware
 from dpft.models.classifier import Classifier, initialise_head
 from dpft.spec import Representation, Spec
@@ -27,7 +27,7 @@ REPRESENTATIONS: tuple[Representation, ...] = ("cls", "mask", "mean")
 
 
 def encoded(folder: Path, representation: Representation, pairs: bool) -> Encoded:
-    rows = Rows(TEXTS, PAIRS if pairs else None, np.zeros(len(TEXTS), np.int64))
+    rows = Examples(TEXTS, PAIRS if pairs else None, np.zeros(len(TEXTS), np.int64))
     return encode(rows, models.tokenizer(str(folder)), representation, 64)
 
 

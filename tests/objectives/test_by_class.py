@@ -13,7 +13,7 @@ import torch
 from sklearn.metrics import classification_report
 
 from dpft import Machine, Spec, UserError, objectives, train
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.objectives.classification import Classification
 from dpft.tasks import load
 from tests.calling import Command
@@ -34,8 +34,8 @@ def skewed(path: Path, rows: int, rare: int, seed: int) -> Path:
     return path
 
 
-def load_task(labels: np.ndarray) -> Rows:  # type: ignore[type-arg]
-    return Rows([""] * len(labels), None, labels)
+def load_task(labels: np.ndarray) -> Examples:  # type: ignore[type-arg]
+    return Examples([""] * len(labels), None, labels)
 
 
 def by_class(outputs: Any, labels: Any, names: tuple[str, ...]) -> dict[str, Any]:

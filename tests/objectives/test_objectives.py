@@ -9,16 +9,16 @@ import transformers
 from torch import Tensor
 
 from dpft import objectives
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.errors import UserError
 from dpft.exports import modeling_dpft
-from dpft.inference.outputs import judge
+from dpft.inference.outputs import evaluate_metrics
 from dpft.objectives import Objective
 from dpft.objectives.classification import Classification
 from dpft.objectives.multilabel import MultiLabel
 from dpft.objectives.regression import Regression
 
-NONE = Rows([], None, np.zeros(0))  # reading single labels looks at no rows
+NONE = Examples([], None, np.zeros(0))  # reading single labels looks at no rows
 OUTPUTS = torch.tensor([[0.5, -1.0, 2.0], [-0.1, 0.0, 3.0], [1.0, 1.0, -4.0], [0.2, 0.3, 0.4]])
 LABELS: dict[str, Tensor] = {
     "classification": torch.tensor([2, 0, 1, 1]),
@@ -27,9 +27,9 @@ LABELS: dict[str, Tensor] = {
 }
 
 
-def load_task(labels: object) -> Rows:
+def load_task(labels: object) -> Examples:
     found = np.asarray(labels)
-    return Rows([""] * len(found), None, found)
+    return Examples([""] * len(found), None, found)
 
 
 def couples(objective: Objective, outputs: Tensor, labels: Tensor) -> bool:
@@ -118,7 +118,7 @@ def test_labels_of_another_shape_or_value_are_refused(values: np.ndarray) -> Non
 def test_every_metric_of_every_part_is_named() -> None:
     outputs, labels = OUTPUTS.numpy(), LABELS["multi-label"].numpy()
     parts = {"": (outputs, load_task(labels)), "other": (outputs[:2], load_task(labels[:2]))}
-    found = judge(MultiLabel(), ("f1_micro", "f1_macro"), ("a", "b", "c"), parts)
+    found = evaluate_metrics(MultiLabel(), ("f1_micro", "f1_macro"), ("a", "b", "c"), parts)
     assert list(found) == ["f1_micro", "f1_macro", "f1_micro_other", "f1_macro_other"]
     applies = outputs >= 0
     right = 2 * (applies * labels).sum() / (applies.sum() + labels.sum())

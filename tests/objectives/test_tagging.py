@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dpft.data import bio_tags as tags
-from dpft.data.words import Words, found_in, joined
+from dpft.data.words import Words, join_words, split_words
 from dpft.objectives import tagging
 
 LABELS = tags.names(("PER", "creative-work"))
@@ -44,7 +44,7 @@ def sentences(numbers: np.ndarray, words: Words) -> list[list[str]]:
 def test_figures_are_those_counted_by_hand() -> None:
     rng = Random(0)
     for _ in range(30):
-        _, words = joined([["x"] * rng.randrange(0, 7) for _ in range(6)])
+        _, words = join_words([["x"] * rng.randrange(0, 7) for _ in range(6)])
         count = len(words.spans)
         gold = np.array([rng.randrange(len(LABELS)) for _ in range(count)], np.int64)
         outputs = np.array([[rng.random() + (i == g) * 0.6 for i in range(len(LABELS))] for g in gold], np.float32)
@@ -56,7 +56,7 @@ def test_figures_are_those_counted_by_hand() -> None:
 
 
 def test_an_entity_does_not_cross_into_the_next_sentence() -> None:
-    _, words = joined([["a"], ["b"]])
+    _, words = join_words([["a"], ["b"]])
     gold = np.array([1, 2], np.int64)  # two entities: the second sentence begins anew
     joint = tagging.figures(np.eye(len(LABELS), dtype=np.float32)[gold], gold, words, LABELS)
     assert joint["entity_f1"] == 1
@@ -65,7 +65,7 @@ def test_an_entity_does_not_cross_into_the_next_sentence() -> None:
 
 
 def test_nothing_to_find_and_a_model_that_has_diverged_score_zero() -> None:
-    _, words = joined([["a", "b"]])
+    _, words = join_words([["a", "b"]])
     gold = np.array([0, 0], np.int64)
     none = tagging.figures(np.eye(len(LABELS), dtype=np.float32)[gold], gold, words, LABELS)
     assert set(none.values()) == {0.0}
@@ -75,7 +75,7 @@ def test_nothing_to_find_and_a_model_that_has_diverged_score_zero() -> None:
 
 def test_entities_stand_where_they_are_in_the_given_text() -> None:
     texts = ["So  Anna Rossi's film,\n“Rio” runs", "", "no"]
-    words = found_in(texts)
+    words = split_words(texts)
     chosen = {"Anna": 1, "Rossi": 2, "Rio": 3}
     numbers = [chosen.get(texts[t][a:b], 0) for t in range(3) for a, b in words.of_text(t)]
     found = tagging.read(texts, words, 5 * np.eye(len(LABELS), dtype=np.float32)[numbers], LABELS)

@@ -12,7 +12,7 @@ import pytest
 from dpft.reports import page
 from dpft.reports.reading.folders import find, read
 from dpft.reports.report import build
-from dpft.reports.watch import Server, Watched
+from dpft.reports.watch import LiveReport, Server
 
 from tests.reports.conftest import Maker, audit, change
 
@@ -187,7 +187,7 @@ def test_print_shows_everything_on_white(shown: Open, tmp_path: Path) -> None:
 def test_a_watched_page_comes_again_as_it_was(browser: Any, make: Maker, tmp_path: Path) -> None:
     make("a")
     make("b", method="lora")
-    with Server(Watched([tmp_path / "runs"]), 0) as server:
+    with Server(LiveReport([tmp_path / "runs"]), 0) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         context = browser.new_context()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dpft.reports.watch import Server, Watched
+from dpft.reports.watch import LiveReport, Server
 
 from dpft.errors import UserError
 from tests.reports.conftest import Maker, change
@@ -17,7 +17,7 @@ from tests.reports.conftest import Maker, change
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    with Server(Watched([tmp_path / "runs"]), 0) as server:
+    with Server(LiveReport([tmp_path / "runs"]), 0) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
@@ -63,7 +63,7 @@ def test_a_page_is_rendered_once_for_each_state(make: Maker, tmp_path: Path, mon
     from dpft.reports import watch
 
     make("a")
-    watched, rendered = Watched([tmp_path / "runs"]), []
+    watched, rendered = LiveReport([tmp_path / "runs"]), []
     render = watch.page.render
     monkeypatch.setattr(watch.page, "render", lambda *args: rendered.append(args) or render(*args))
     assert watched.page() == watched.page()
@@ -94,4 +94,4 @@ def test_nothing_but_reading_is_answered(server: Server) -> None:
 def test_a_port_that_is_taken_or_none_at_all_is_one_line(server: Server, tmp_path: Path) -> None:
     for port in (server.server_port, 70000, -1):
         with pytest.raises(UserError, match=r"a port must .*; pass --port 0"):
-            Server(Watched([tmp_path]), port)
+            Server(LiveReport([tmp_path]), port)

@@ -14,7 +14,7 @@ import pytest
 
 from dpft import Budget, Machine, Spec, resume, train
 from dpft.audit import membership
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.errors import UserError
 from dpft.exports import export
 from dpft.objectives.classification import Classification
@@ -51,7 +51,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     return rows
 
 
-def canaries_of(spec: Spec) -> Rows:
+def canaries_of(spec: Spec) -> Examples:
     found = canary_rows.canaries(spec, Classification(), 2)
     assert found is not None
     return found
@@ -94,7 +94,7 @@ def test_the_coins_lie_in_private_for_the_owner_alone(spec: Spec, tmp_path: Path
 def test_the_card_says_that_canaries_were_planted_and_no_export_is_made(spec: Spec, tmp_path: Path) -> None:
     run = trained(dataclasses.replace(spec, epochs=0.5), tmp_path)
     assert str(CANARIES) in (run.read_json("privacy") or {})["canaries"]
-    with pytest.raises(UserError, match="planted canaries"):
+    with pytest.raises(UserError, match="no canaries"):
         export(run.path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -174,7 +174,7 @@ def test_figures_are_those_of_a_sorted_list() -> None:
 def test_exposure_is_the_log_of_the_rank_among_what_was_left_out() -> None:
     included = np.array([True, True, *[False] * 7])
     scores = np.array([9.0, 0.5, *range(7)])
-    with_canary_rows = CanaryRows(Rows([""] * 9, None, np.zeros(9, np.int64)), np.ones(9, bool), included)
+    with_canary_rows = CanaryRows(Examples([""] * 9, None, np.zeros(9, np.int64)), np.ones(9, bool), included)
     found = {check.name: check.value for check in membership.exposure(scores, with_canary_rows)}
     assert found["largest exposure"] == 3.0  # first of 8
     assert found["mean exposure of random strings"] == pytest.approx((3 + 3 - np.log2(7)) / 2)

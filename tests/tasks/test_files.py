@@ -122,13 +122,13 @@ def test_the_kind_is_found_by_the_rules_that_are_told(
     task = tasks.load(spec(labelled(tmp_path / f"own.{end}", *labels)))
     assert (task.objective, task.labels, task.train.labels.tolist()) == (objective, names, values)
     assert task.train.labels.dtype == (np.int64 if objective == Classification() else np.float32)
-    assert task.taken == (("the kind of answer", "the label names") if names else ("the kind of answer",))
+    assert task.read_from_training == (("the kind of answer", "the label names") if names else ("the kind of answer",))
 
 
 def test_what_is_stated_is_not_taken_from_the_data(tmp_path: Path) -> None:
     file = labelled(tmp_path / "own.csv", "b", "a", "b")
     task = tasks.load(spec(file, kind="classification", labels=("b", "never", "a")))
-    assert (task.labels, task.train.labels.tolist(), task.taken) == (("b", "never", "a"), [0, 2, 0], ())
+    assert (task.labels, task.train.labels.tolist(), task.read_from_training) == (("b", "never", "a"), [0, 2, 0], ())
     assert tasks.load(spec(labelled(tmp_path / "n.csv", 1, 2, 3), kind="regression")).objective == Regression()
     assert tasks.load(spec(tmp_path / "n.csv", kind="regression", labels=("1", "5"))).objective == Regression(1, 5)
 
@@ -140,7 +140,7 @@ def test_a_column_for_each_label_is_multi_label(tmp_path: Path, end: str) -> Non
     found = tasks.load(spec(write(tmp_path / f"own.{end}", rows, ("text", "b", "a", "c")), label="a, b,c"))
     assert (found.labels, found.objective) == (("a", "b", "c"), MultiLabel())
     np.testing.assert_array_equal(found.train.labels, [[0, 1, 0], [1, 0, 0], [1, 1, 0]])
-    assert found.taken == (), "nothing is read off the rows"
+    assert found.read_from_training == (), "nothing is read off the rows"
 
 
 @pytest.mark.parametrize("value", [2, 0.5, "maybe", None, SECRET])
@@ -289,9 +289,9 @@ def test_an_empty_validation_file_is_named(tmp_path: Path) -> None:
 def test_a_label_that_training_did_not_have_is_refused_with_its_row(tmp_path: Path) -> None:
     labelled(tmp_path / "train.csv", "a", "b")
     labelled(tmp_path / "validation.parquet", "a", SECRET)
-    assert "labels of validation must be of the 2 that are known, got another in row 2 of" in refusal(spec(tmp_path))
+    assert "labels of validation must be among the 2 known ones, got another in row 2 of" in refusal(spec(tmp_path))
     stated = spec(tmp_path / "train.csv", labels=("a", "c"))
-    assert "labels of train must be of the 2 that are known, got another in line 3" in refusal(stated)
+    assert "labels of train must be among the 2 known ones, got another in line 3" in refusal(stated)
 
 
 @pytest.mark.parametrize(

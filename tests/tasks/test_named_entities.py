@@ -16,7 +16,7 @@ from dpft.cli import main
 
 from dpft import tasks
 from dpft.data import bio_tags as tags
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.errors import UserError
 from dpft.objectives.tagging import Tagging
 from dpft.spec import Spec
@@ -62,7 +62,7 @@ def refusal(folder: Path | None, name: str = "files", **fields: Any) -> str:
     return line
 
 
-def words_of(rows: Rows) -> list[list[str]]:
+def words_of(rows: Examples) -> list[list[str]]:
     assert rows.words is not None
     return [[text[a:b] for a, b in rows.words.of_text(n)] for n, text in enumerate(rows.texts)]
 
@@ -73,14 +73,14 @@ def test_column_files_are_a_task_and_its_types_are_read_off_them(folder: Path) -
     assert words_of(task.train) == [["Anna", "sings"], ["in", "Rio", "now"]]
     assert [task.labels[n] for n in task.train.labels] == ["B-who", "O", "O", "B-where", "O"]
     assert task.metrics == ("entity_f1", "entity_precision", "entity_recall")
-    assert task.taken == ("the entity types",)
+    assert task.read_from_training == ("the entity types",)
     assert task.objective == Tagging()
 
 
 def test_stated_types_are_taken_as_they_are(folder: Path) -> None:
     task = load(folder, labels=("who", "where", "what"))
     assert task.labels == tags.names(("who", "where", "what"))
-    assert (task.taken, task.notes) == ((), ())
+    assert (task.read_from_training, task.notes) == ((), ())
     assert "types who, got another in the sentence at line 4 of train.conll" in refusal(folder, labels=("who",))
 
 
@@ -133,7 +133,7 @@ def test_the_unit_is_a_column_of_a_table_or_the_document_of_a_column_file(folder
     rows = load(folder, unit="author").train
     assert rows.units is not None
     assert rows.units.tolist() == [0, 1, 0]
-    assert rows.protected == 2
+    assert rows.unit_count == 2
     few = load(folder, unit="author", max_per_unit=1).train
     assert words_of(few) == [TRAIN[0][0], TRAIN[1][0]]
     (folder / "train.parquet").unlink()

@@ -12,16 +12,16 @@ from sklearn.linear_model import LogisticRegression
 
 from dpft.tasks import sample
 
-Rows = tuple[list[str], list[int], list[str], list[int]]
+Examples = tuple[list[str], list[int], list[str], list[int]]
 DIGEST = "92be63f271776f2d3ba2b570262a003af7dc80d57b18af860570998c10453228"
 
 
 @pytest.fixture(scope="module")
-def rows() -> Rows:
+def rows() -> Examples:
     return sample.rows()
 
 
-def test_rows_never_drift(rows: Rows) -> None:
+def test_rows_never_drift(rows: Examples) -> None:
     assert hashlib.sha256(json.dumps(rows).encode()).hexdigest() == DIGEST
 
 
@@ -40,23 +40,23 @@ def test_no_examples_and_one_example_are_served() -> None:
     assert [len(part) for part in sample.generate(1, seed=1)] == [1, 1]
 
 
-def test_sizes_are_as_declared(rows: Rows) -> None:
+def test_sizes_are_as_declared(rows: Examples) -> None:
     train, validation = sample.TRAIN_EXAMPLES, sample.VALIDATION_EXAMPLES
     assert [len(part) for part in rows] == [train, train, validation, validation]
 
 
-def test_every_text_is_unique_so_train_and_validation_share_none(rows: Rows) -> None:
+def test_every_text_is_unique_so_train_and_validation_share_none(rows: Examples) -> None:
     texts = rows[0] + rows[2]
     assert len(set(texts)) == len(texts)
 
 
-def test_labels_are_named_and_balanced(rows: Rows) -> None:
+def test_labels_are_named_and_balanced(rows: Examples) -> None:
     for labels in (rows[1], rows[3]):
         assert set(labels) == set(range(len(sample.LABELS)))
         assert 0.45 < sum(labels) / len(labels) < 0.55
 
 
-def test_messages_are_short_plain_text(rows: Rows) -> None:
+def test_messages_are_short_plain_text(rows: Examples) -> None:
     lengths = [len(text.split()) for text in rows[0] + rows[2]]
     assert min(lengths) >= 3
     assert max(lengths) <= 22
@@ -85,7 +85,7 @@ def test_denying_a_state_turns_the_label() -> None:
     assert all(asserted != denied for asserted, denied in pairs)
 
 
-def test_counting_words_does_not_solve_the_task(rows: Rows) -> None:
+def test_counting_words_does_not_solve_the_task(rows: Examples) -> None:
     texts, labels, validation_texts, validation_labels = rows
     counts = CountVectorizer()
     probe = LogisticRegression(max_iter=300).fit(counts.fit_transform(texts), labels)

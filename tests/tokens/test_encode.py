@@ -10,7 +10,7 @@ import pytest
 
 from dpft import models
 from dpft.data.encoded import Encoded
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.errors import UserError
 from dpft.tokens.encode import encode
 
@@ -25,8 +25,8 @@ TEXTS = [
 PAIRS = ["it is bad", "", "the man", "a a a a a a a a a a a a", "!", "a film"]
 
 
-def rows(texts: list[str], pairs: list[str] | None = None) -> Rows:
-    return Rows(texts, pairs, np.zeros(len(texts), np.int64))
+def rows(texts: list[str], pairs: list[str] | None = None) -> Examples:
+    return Examples(texts, pairs, np.zeros(len(texts), np.int64))
 
 
 def row(data: Encoded, number: int) -> list[int]:

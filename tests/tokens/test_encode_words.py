@@ -11,8 +11,8 @@ import torch
 
 from dpft import models
 from dpft.data.encoded import Encoded
-from dpft.data.examples import Rows
-from dpft.data.words import IGNORED, joined
+from dpft.data.examples import Examples
+from dpft.data.words import IGNORED, join_words
 from dpft.errors import UserError
 from dpft.tokens.encode import encode
 from dpft.tokens.microbatch import collate, microbatches
@@ -25,9 +25,9 @@ def tokenizer(tiny_model: Path) -> Any:
     return models.tokenizer(str(tiny_model))
 
 
-def rows(sentences: list[list[str]], first: int = 1) -> Rows:
-    texts, words = joined(sentences)
-    return Rows(texts, None, np.arange(first, first + len(words.spans)), words=words)
+def rows(sentences: list[list[str]], first: int = 1) -> Examples:
+    texts, words = join_words(sentences)
+    return Examples(texts, None, np.arange(first, first + len(words.spans)), words=words)
 
 
 def labels(data: Encoded, row: int) -> list[int]:

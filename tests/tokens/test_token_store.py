@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from dpft.data.encoded import Encoded
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.tasks import files
 from dpft.tasks.readers.tables import of_file
 from dpft.tokens import token_store
@@ -27,8 +27,8 @@ def tokenizer(tiny_bert: Path) -> Any:
 
 
 @pytest.fixture
-def rows() -> Rows:
-    return Rows(TEXTS, TEXTS[::-1], np.arange(len(TEXTS)), np.arange(len(TEXTS)) // 2, "digest")
+def rows() -> Examples:
+    return Examples(TEXTS, TEXTS[::-1], np.arange(len(TEXTS)), np.arange(len(TEXTS)) // 2, "digest")
 
 
 class Unread(list[str]):
@@ -46,7 +46,7 @@ def same(one: Encoded, other: Encoded) -> bool:
 
 
 def test_what_is_kept_is_what_encoding_gives_and_is_not_encoded_again(
-    rows: Rows, tokenizer: Any, tmp_path: Path
+    rows: Examples, tokenizer: Any, tmp_path: Path
 ) -> None:
     anew = encode(rows, tokenizer, "mask", 16)
     assert same(token_store.encoded(rows, tokenizer, "mask", 16, tmp_path / "kept"), anew)
@@ -56,7 +56,7 @@ def test_what_is_kept_is_what_encoding_gives_and_is_not_encoded_again(
     assert isinstance(again.ids, np.memmap)
 
 
-def test_other_texts_tokens_or_lengths_are_kept_apart(rows: Rows, tokenizer: Any, tmp_path: Path) -> None:
+def test_other_texts_tokens_or_lengths_are_kept_apart(rows: Examples, tokenizer: Any, tmp_path: Path) -> None:
     other = dataclasses.replace(rows, digest="other", texts=TEXTS[::-1])
     for each, representation, length in ((rows, "mask", 16), (rows, "mask", 12), (rows, "cls", 16), (other, "cls", 16)):
         kept = token_store.encoded(each, tokenizer, representation, length, tmp_path)  # type: ignore[arg-type]
@@ -64,7 +64,7 @@ def test_other_texts_tokens_or_lengths_are_kept_apart(rows: Rows, tokenizer: Any
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_tokens_are_readable_by_their_owner_alone(rows: Rows, tokenizer: Any, tmp_path: Path) -> None:
+def test_tokens_are_readable_by_their_owner_alone(rows: Examples, tokenizer: Any, tmp_path: Path) -> None:
     home = tmp_path / "kept"
     home.mkdir(mode=0o755)  # as an older version, or a careless hand, may have left it
     token_store.encoded(rows, tokenizer, "mean", 16, home)
@@ -75,7 +75,7 @@ def test_tokens_are_readable_by_their_owner_alone(rows: Rows, tokenizer: Any, tm
 
 @pytest.mark.parametrize("name", ["ids", "lengths", "second", "read", "whole.json"])
 @pytest.mark.parametrize("cut", [0, -1])
-def test_a_damaged_file_is_encoded_anew(rows: Rows, tokenizer: Any, tmp_path: Path, name: str, cut: int) -> None:
+def test_a_damaged_file_is_encoded_anew(rows: Examples, tokenizer: Any, tmp_path: Path, name: str, cut: int) -> None:
     """The injected damage: a flipped last byte, as a bad disk gives, or a file that is cut off."""
     token_store.encoded(rows, tokenizer, "mean", 16, tmp_path)
     (file,) = tmp_path.glob(f"*/{name}")
@@ -84,7 +84,7 @@ def test_a_damaged_file_is_encoded_anew(rows: Rows, tokenizer: Any, tmp_path: Pa
     assert same(token_store.encoded(rows, tokenizer, "mean", 16, tmp_path), encode(rows, tokenizer, "mean", 16))
 
 
-def test_where_nothing_can_be_kept_the_tokens_are_in_memory(rows: Rows, tokenizer: Any, tmp_path: Path) -> None:
+def test_where_nothing_can_be_kept_the_tokens_are_in_memory(rows: Examples, tokenizer: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     anew = encode(rows, tokenizer, "mean", 16)
     assert same(token_store.encoded(rows, tokenizer, "mean", 16, tmp_path / "file"), anew)
@@ -94,7 +94,7 @@ def test_where_nothing_can_be_kept_the_tokens_are_in_memory(rows: Rows, tokenize
     assert not (tmp_path / "n").exists()
 
 
-def test_an_encoding_that_is_broken_off_leaves_nothing(rows: Rows, tokenizer: Any, tmp_path: Path) -> None:
+def test_an_encoding_that_is_broken_off_leaves_nothing(rows: Examples, tokenizer: Any, tmp_path: Path) -> None:
     class Breaking(list[str]):
         def __iter__(self) -> Any:
             yield "a"

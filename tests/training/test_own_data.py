@@ -87,7 +87,7 @@ def test_a_run_of_units_without_a_validation_set_says_so_and_is_judged_later(tin
     with pytest.raises(UserError, match="pass --data FILE"):
         trained.evaluate()
     assert trained.evaluate(str(own(tmp_path / "held.jsonl", "classification", 20)))[0] == "accuracy"
-    assert "not judged" in (export(result.path, tmp_path / "out", with_code=True).path / "README.md").read_text()
+    assert "not evaluated" in (export(result.path, tmp_path / "out", with_code=True).path / "README.md").read_text()
 
 
 class Stop(Progress):

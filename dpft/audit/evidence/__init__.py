@@ -1,1 +1,1 @@
-"""What follows from observations: lower bounds on epsilon, statistics of noise, and how both are told."""
+"""Lower bounds on epsilon, statistics of the noise, and the report of both."""

@@ -1,7 +1,7 @@
-"""Lower bounds on epsilon from what an attacker guessed right: each holds with probability 1 - risk.
+"""Lower bounds on epsilon from an attacker's correct guesses. Each holds with probability 1 - risk.
 
-What is bounded is the epsilon, at a given delta, of whatever mechanism was attacked. All are pure functions of counts
-or scores; which guesses are made must be decided before looking at who was a member.
+They bound the epsilon, at a given delta, of the attacked mechanism. All are pure functions of counts or scores. The
+guesses must be fixed before the attacker sees who was a member.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import ndtr, ndtri
 
-MOST = 100.0  # no bound says more: at epsilon 100 nothing is private any longer
+MAX_EPSILON = 100.0  # the largest bound reported: at epsilon 100 nothing is private
 
 
 def one_run(members: int, guesses: int, correct: int, delta: float, risk: float) -> float:
-    """`correct` of `guesses` about `members` canaries, each in by a fair coin (Steinke et al. 2023, theorem 5.2)."""
+    """Bound from `correct` of `guesses` on `members` canaries, each included by a fair coin.
+
+    Source: Steinke et al. 2023, theorem 5.2.
+    """
     return _largest(lambda epsilon: one_run_p_value(members, guesses, correct, epsilon, delta) < risk)
 
 
 def one_run_p_value(members: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
-    """The chance, at most, of so many right guesses under (epsilon, delta)-DP (Steinke et al. 2023, theorem 5.2).
+    """Largest probability of so many correct guesses under (epsilon, delta)-DP (Steinke et al. 2023, theorem 5.2).
 
     P[W >= v] + 2 m delta max_i P[v - i <= W < v] / i, where W is Binomial(r, e^epsilon / (e^epsilon + 1)).
     """
@@ -35,10 +38,10 @@ def one_run_p_value(members: int, guesses: int, correct: int, epsilon: float, de
 
 
 def one_run_gaussian(members: int, guesses: int, correct: int, delta: float, risk: float) -> float:
-    """The same guesses against Gaussian trade-off curves (Mahloujifar et al. 2024, `audit_rh_with_cap`).
+    """Bound from the same guesses by Gaussian trade-off curves (Mahloujifar et al. 2024, `audit_rh_with_cap`).
 
-    Says at which epsilon the steepest curve G_mu lies that these guesses refute: exact for a Gaussian mechanism at
-    rate 1, and an approximation for a sampled one, whose curve is not quite Gaussian.
+    Returns the epsilon of the largest mu that these guesses refute. Exact for a Gaussian mechanism at sampling rate 1,
+    an approximation for a subsampled one, whose trade-off curve is not exactly Gaussian.
     """
     if correct == 0:
         return 0.0
@@ -46,9 +49,9 @@ def one_run_gaussian(members: int, guesses: int, correct: int, delta: float, ris
 
 
 def _refuted(members: int, guesses: int, correct: int, mu: float, risk: float) -> bool:
-    """Whether `correct` of `guesses` come about with probability below `risk` under mu-Gaussian DP.
+    """Whether `correct` of `guesses` have a probability below `risk` under mu-Gaussian DP.
 
-    Let p_i be the chance of i right guesses. Any tail sums r = sum i p_i / m and h = sum (c' - i) p_i / m obey
+    Let p_i be the probability of i correct guesses. Any tail sums r = sum i p_i / m and h = sum (c' - i) p_i / m obey
     h <= inverse blow-up of r; followed down from i = c to 0 they may not outgrow c' / m.
     """
     right, wrong = risk * correct / members, risk * (guesses - correct) / members
@@ -62,9 +65,9 @@ def _refuted(members: int, guesses: int, correct: int, mu: float, risk: float) -
 
 
 def gaussian(inside: NDArray[np.float64], outside: NDArray[np.float64], delta: float, risk: float) -> float:
-    """Scores of members and of others, taken as normal of one deviation s and means mu s apart (Dong et al. 2022).
+    """Bound from scores of members and non-members, modelled as normal with one deviation s and means mu s apart.
 
-    Half the risk goes to the deviation (chi-square), half to the distance of the means (normal).
+    Half the risk goes to the deviation (chi-square), half to the distance of the means (normal). See Dong et al. 2022.
     """
     count = len(inside) + len(outside) - 2
     if min(len(inside), len(outside)) < 2:
@@ -73,36 +76,36 @@ def gaussian(inside: NDArray[np.float64], outside: NDArray[np.float64], delta: f
     spread = np.sqrt(squares / stats.chi2.ppf(risk / 2, count))
     distance = float(inside.mean() - outside.mean())
     if spread <= 1e-9 * abs(distance):
-        return MOST
+        return MAX_EPSILON
     margin = stats.norm.isf(risk / 2) * np.sqrt(1 / len(inside) + 1 / len(outside))
     return epsilon_of(float(distance / spread - margin), delta)
 
 
 def clopper_pearson(hits: tuple[int, int], alarms: tuple[int, int], delta: float, risk: float) -> float:
-    """log((TPR - delta) / FPR), the rates bounded by Clopper and Pearson 1934 (Jagielski et al. 2020, section 4).
+    """log((TPR - delta) / FPR) with Clopper-Pearson limits for both rates (Jagielski et al. 2020, section 4).
 
-    hits: members that were called members, of how many; alarms: others that were, of how many.
+    hits: (members guessed to be members, all members). alarms: (non-members guessed to be members, all non-members).
     """
     (caught, inside), (wrong, outside) = hits, alarms
     least = float(stats.beta.ppf(risk / 2, caught, inside - caught + 1)) if caught else 0.0
     most = float(stats.beta.isf(risk / 2, wrong + 1, outside - wrong)) if wrong < outside else 1.0
-    return float(np.clip(np.log((least - delta) / most), 0, MOST)) if least > delta else 0.0
+    return float(np.clip(np.log((least - delta) / most), 0, MAX_EPSILON)) if least > delta else 0.0
 
 
 def epsilon_of(mu: float, delta: float) -> float:
     """The epsilon of mu-Gaussian DP at `delta` (Dong et al. 2022, corollary 2.13), at most MOST."""
     if mu <= 0:
         return 0.0
-    return min(MOST, float(get_epsilon_gaussian(1 / mu, delta))) if mu < 50 else MOST
+    return min(MAX_EPSILON, float(get_epsilon_gaussian(1 / mu, delta))) if mu < 50 else MAX_EPSILON
 
 
 def _largest(refuted: Callable[[float], bool]) -> float:
-    """The largest value that is refuted, to 1e-6 below it; 0 where nothing is, MOST where all is."""
-    low, high = 0.0, MOST
+    """The largest refuted value, to within 1e-6 from below; 0 where none is refuted, MOST where all are."""
+    low, high = 0.0, MAX_EPSILON
     if not refuted(low):
         return 0.0
     if refuted(high):
-        return MOST
+        return MAX_EPSILON
     while high - low > 1e-6:
         middle = (low + high) / 2
         low, high = (middle, high) if refuted(middle) else (low, middle)

@@ -1,4 +1,4 @@
-"""What an audit found: each value with the interval it must lie in, and one verdict."""
+"""The result of an audit: checks, each a value with its acceptance interval, and one verdict."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from dpft.audit.evidence.noise_statistics import Measured
+from dpft.audit.evidence.noise_statistics import Measurement
 
 Kind = Literal["fact", "statistic", "bound", "figure"]
 Level = Literal["bookkeeping", "path", "model"]
@@ -17,9 +17,9 @@ Level = Literal["bookkeeping", "path", "model"]
 class Check:
     """`value` must lie within `low` and `high` (None: no limit).
 
-    fact: exact. statistic: a sound path leaves its interval with the family's risk at most. bound: a lower bound on
-    epsilon, `high` the epsilon claimed for what was attacked. figure: shown, not judged. private: computed on people
-    without noise, to be kept from audit.json.
+    Kinds. fact: exact. statistic: a correct mechanism leaves the interval with the family's risk at most. bound: a
+    lower bound on epsilon; `high` is the epsilon claimed for the attacked mechanism. figure: shown, cannot fail.
+    private: computed on real rows without noise, so it is kept out of audit.json.
     """
 
     level: Level
@@ -45,28 +45,31 @@ def fact(level: Level, name: str, holds: bool, about: str = "") -> Check:
 
 
 @dataclass(frozen=True)
-class Test:
-    """A statistic or bound that is still to be judged at its share of the risk."""
+class StatisticalTest:
+    """A statistic or bound that is evaluated once its share of the risk is known."""
 
     name: str
-    measure: Callable[[float], Measured]
+    measure: Callable[[float], Measurement]
     about: str = ""
     kind: Kind = "statistic"
 
 
-def bound(name: str, lower: Callable[[float], float], claimed: float, about: str) -> Test:
-    """A lower bound on epsilon beside the epsilon that was claimed for what it attacked."""
-    return Test(name, lambda risk: Measured(lower(risk), 0.0, claimed), about, "bound")
+def bound(name: str, lower: Callable[[float], float], claimed: float, about: str) -> StatisticalTest:
+    """A lower bound on epsilon, compared with the epsilon `claimed` for the attacked mechanism."""
+    return StatisticalTest(name, lambda risk: Measurement(lower(risk), 0.0, claimed), about, "bound")
 
 
-def judge(level: Level, tests: Sequence[Test], risk: float) -> list[Check]:
-    """All tests, each at an equal share of `risk` (Bonferroni): all pass with probability 1 - risk on a sound path."""
+def evaluate_tests(level: Level, tests: Sequence[StatisticalTest], risk: float) -> list[Check]:
+    """Evaluate all tests, each at an equal share of `risk` (Bonferroni).
+
+    On a correct mechanism all pass with probability 1 - risk or more.
+    """
     return [Check(level, t.name, *t.measure(risk / len(tests)), t.kind, t.about) for t in tests]
 
 
 @dataclass(frozen=True)
 class Report:
-    """All checks of one audit. `confidence`: the chance, at least, that a sound run passes."""
+    """All checks of one audit. `confidence`: the smallest probability that a correct run passes."""
 
     run: str
     confidence: float
@@ -84,7 +87,7 @@ class Report:
         return [check for check in self.checks if not check.passed]
 
     def to_json(self, private: bool = False) -> dict[str, Any]:
-        """A plain dict, for audit.json and --json; with what concerns people if `private`. Infinity is a word."""
+        """A plain dict for audit.json and --json; `private` adds checks computed on real rows. Infinity is a string."""
         kept = [check for check in self.checks if private or not check.private]
         checks = [{**_told(check), "passed": check.passed} for check in kept]
         verdict = "PASS" if self.passed else "FAIL"
@@ -94,7 +97,7 @@ class Report:
         }  # fmt: skip
 
     def table(self) -> str:
-        """One line a check: what it is, its value, the interval, the verdict. What concerns people is not shown."""
+        """One line a check: name, value, interval, verdict. Values of private checks are not shown."""
         rows = [("level", "check", "value", "must lie in", "")]
         rows += [
             (c.level, c.name, "in private/" if c.private else shown(c.value), interval(c), _mark(c))
@@ -105,7 +108,7 @@ class Report:
 
 
 def interval(check: Check) -> str:
-    """`low .. high`, or what there is of it."""
+    """The acceptance interval as text: `low .. high`, or one limit."""
     if check.kind == "fact" and check.low == check.high:
         return "true" if check.low == 1 else f"= {shown(check.low or 0.0)}"
     if check.kind == "bound":
@@ -127,7 +130,7 @@ def _mark(check: Check) -> str:
 
 
 def _told(check: Check) -> dict[str, Any]:
-    """Its fields; what JSON has no number for, as a word."""
+    """The fields of a check; numbers that JSON lacks become strings."""
     odd = {
         name: str(value)
         for name, value in asdict(check).items()

@@ -1,1 +1,1 @@
-"""The shipped mechanism under attack: sensitivity, noise, sampling, canaries."""
+"""Level two of an audit: attacks and statistical tests on the training mechanism as it is shipped."""

@@ -1,15 +1,14 @@
-"""A run's adapted model, in whose rows the auditor may plant canaries, and whose releases he reads.
+"""The run's adapted model with canaries: examples whose gradients the auditor sets, through the shipped code.
 
-How a canary comes to have the gradient C e_i without anything being mocked: every method trains the head, a dense
-layer. A planted row is an example whose representation is K times the unit vector of one of the head's inputs, K huge,
-and whose label is the one that the model thinks least likely. It goes through sampler, micro-batches, encoder and
-head; a forward hook, as PyTorch has them, exchanges what the head reads of it. Its loss is the method's own, so its
-gradient with respect to the head's weights is K (p - y) e_j^T, with respect to the head's bias p - y, which is 1 / K
-of it, and zero elsewhere; its clipped gradient is C e_i to within 1 / K, and canaries of different inputs are
-orthogonal. From Opacus' hooks on, all is the shipped code.
+A canary gets the gradient C e_i without mocks, as follows. Every method trains the head, a dense layer. A canary's
+representation is K times the unit vector of one input of the head, with a huge K; its label is the one the model finds
+least likely. It passes sampler, micro-batches, encoder and head like any example; a PyTorch forward hook replaces the
+representation that the head reads. The loss is the method's own. So the gradient is K (p - y) e_j^T for the head's
+weights, p - y for its bias (1 / K of that), and zero elsewhere. The clipped gradient is C e_i to within 1 / K, and
+canaries at different inputs are orthogonal. From Opacus' hooks on, all code is the shipped code.
 
-What does not read e_i: the method's own tensors. For them other rows are weighed: their true loss is multiplied by a
-factor of the auditor's, so that their gradients reach or exceed the clip in every tensor.
+Canaries have no gradient in the method's own tensors. For these the auditor scales the loss of other rows by a factor,
+so that their gradients reach or exceed the clipping norm in every tensor.
 """
 
 from __future__ import annotations
@@ -24,22 +23,22 @@ import torch
 from torch import Tensor, nn
 
 from dpft.data.batch import Batch
-from dpft.models.adapted import Adapted, Gradients
+from dpft.models.adapted import AdaptedModel, Gradients
 
 HUGE = 1e6
 
 
 @dataclass(frozen=True)
-class Marks:
-    """What the auditor decides for each row: (N,) its label, its loss's factor, the input it is planted at or -1."""
+class RowSettings:
+    """The auditor's settings for N rows, each (N,): label, factor of the loss, the head's input of a canary or -1."""
 
     labels: Tensor
     factors: Tensor
     columns: Tensor
 
     @classmethod
-    def of(cls, labels: Any, factors: Any = None, columns: Any = None) -> Marks:
-        """Factors of 1 and no planted row, unless told."""
+    def of(cls, labels: Any, factors: Any = None, columns: Any = None) -> RowSettings:
+        """By default all factors are 1 and no row is a canary."""
         labels = torch.as_tensor(labels)
         ones, none = torch.ones(len(labels)), torch.full((len(labels),), -1)
         return cls(
@@ -49,18 +48,19 @@ class Marks:
         )
 
 
-class Marked:
-    """`Adapted` as a private step takes it. Rows carry their number where others carry a label; where words are judged,
-    at each of their words.
+class CanaryModel:
+    """An adapted model with canaries, with the interface that a private step needs.
 
-    `released`: what the optimizer is about to see, read where the step hands it on. Leave it as a context, for it
-    keeps two hooks on the model.
+    Rows carry their row number as label; where words are labelled, at each word. `released`: the noisy sums that the
+    step hands to the optimizer. Use it as a context manager: it holds two hooks on the model.
     """
 
-    def __init__(self, adapted: Adapted, marks: Marks, clip: float) -> None:
+    def __init__(self, adapted: AdaptedModel, row_settings: RowSettings, clip: float) -> None:
         self.adapted, self.scale = adapted, HUGE * max(1.0, clip)
         device = adapted.model.head.weight.device
-        self.marks = Marks(*(getattr(marks, f.name).to(device) for f in dataclasses.fields(marks)))
+        self.row_settings = RowSettings(
+            *(getattr(row_settings, f.name).to(device) for f in dataclasses.fields(row_settings))
+        )
         self.released: list[Tensor] = []
         self._rows = torch.empty(0, dtype=torch.int64)
         self._hooks = (
@@ -89,11 +89,11 @@ class Marked:
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         rows = batch.labels.clamp(min=0)
-        labels, owners = self.marks.labels[rows], rows
+        labels, owners = self.row_settings.labels[rows], rows
         if rows.dim() == 2:
             labels, owners = torch.where(batch.labels < 0, batch.labels, labels), rows.amax(1)
         true = dataclasses.replace(batch, labels=labels)
-        return self.adapted.losses(outputs, true) * self.marks.factors[owners]
+        return self.adapted.losses(outputs, true) * self.row_settings.factors[owners]
 
     def begin(self, step: int) -> None:
         self.adapted.begin(step)
@@ -106,6 +106,6 @@ class Marked:
         self._rows = inputs[0].labels
 
     def _plant(self, head: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-        columns = torch.where(self._rows < 0, -1, self.marks.columns[self._rows.clamp(min=0)])
+        columns = torch.where(self._rows < 0, -1, self.row_settings.columns[self._rows.clamp(min=0)])
         planted = nn.functional.one_hot(columns.clamp(min=0), inputs[0].shape[-1]).to(inputs[0].dtype)
         return torch.where((columns >= 0).unsqueeze(-1), planted * self.scale, inputs[0])

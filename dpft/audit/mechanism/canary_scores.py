@@ -1,4 +1,4 @@
-"""What the auditor reads off released sums: their noise, tensor by tensor, and each canary's coordinate."""
+"""What the auditor observes in released sums: the noise of each tensor and the coordinate of each canary."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from dpft.audit.mechanism.driver import Release
 from dpft.audit.mechanism.gradient_canaries import Canaries
 
-_SAMPLED = 8192  # numbers kept of each release, shared among the tensors: enough for every test but the deviation
+_SAMPLED = 8192  # numbers kept of each release over all tensors: enough for every test but the deviation
 _LEAST = 64
 
 
-class Readings:
-    """Collects releases, in units of the clip. The known clipped sum of the drawn canaries is taken off the noise."""
+class Observations:
+    """Collects releases in units of the clipping norm. The known clipped sum of sampled canaries is subtracted."""
 
     def __init__(self, canaries: Canaries, names: list[str], clip: float, noise: float) -> None:
         self.canaries, self.names, self.clip, self.noise = canaries, names, clip, noise
@@ -26,7 +26,7 @@ class Readings:
         self._kept: list[list[NDArray[np.float64]]] = []
 
     def add(self, release: Release) -> None:
-        """One release: the canaries that were drawn, and the noisy sums (...), one a private tensor."""
+        """Add one release: the canaries that were sampled, and the noisy sums, one a private tensor."""
         rows, canaries = release.rows, self.canaries
         if release.scales is not None:
             canaries = canaries.scaled(release.scales[self.names.index("head.weight")])
@@ -45,7 +45,7 @@ class Readings:
             total += squares
             self.counts[name] += left.numel()
             most = max(_LEAST, _SAMPLED // len(self.names))
-            # The columns behind the canaries hold nothing but noise, to the last bit.
+            # The columns after the canaries hold nothing but noise, to the last bit.
             silent = left[:, len(self.canaries) :] if name == "head.weight" else left
             kept.append(silent.flatten()[:most].numpy().copy())
         self._kept.append(kept)
@@ -54,15 +54,15 @@ class Readings:
 
     @property
     def parts(self) -> list[NDArray[np.float64]]:
-        """For each tensor, some of the noise over what is planned: (steps, n_i)."""
+        """For each tensor, part of its noise over the planned deviation: (steps, n_i)."""
         return [np.stack([step[i] for step in self._kept]) for i in range(len(self.names))]
 
     @property
     def sample(self) -> NDArray[np.float64]:
-        """All of them side by side: (steps, sum of n_i)."""
+        """All `parts` side by side: (steps, sum of n_i)."""
         return np.concatenate(self.parts, axis=1)
 
 
 def names_of(named: dict[str, torch.nn.Parameter]) -> list[str]:
-    """The private tensors' names in the order of their releases."""
+    """Names of the private tensors, in the order of their releases."""
     return list(named)

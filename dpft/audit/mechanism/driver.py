@@ -1,4 +1,4 @@
-"""The path under audit: the shipped sampler, micro-batches, step, secret and ledger, driven as in training."""
+"""The mechanism under audit: the shipped sampler, micro-batches, step, secret and ledger, called as in training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpft.audit.mechanism.canary_gradients import Marked
+from dpft.audit.mechanism.canary_gradients import CanaryModel
 from dpft.data.encoded import Encoded
 from dpft.privacy.ledger import Ledger
 from dpft.privacy.mechanism.plan import Plan
@@ -26,12 +26,12 @@ from dpft.tokens.microbatch import microbatches
 from dpft.training import optimizers
 
 _RUN = "audit"
-TOKENS = 96  # of a micro-batch: small, so that even a small batch is cut into several
+TOKENS = 96  # of a micro-batch: few, so that even a small batch needs several micro-batches
 
 
 @dataclass(frozen=True)
 class Path:
-    """The parts of the path. The shipped ones, unless a test puts a faulty one in their place."""
+    """The parts of the mechanism: the shipped ones by default; tests replace one by a faulty one."""
 
     sampler: Callable[..., Iterator[NDArray[np.int64]]] = poisson_batches
     batches: Callable[..., Any] = microbatches
@@ -41,7 +41,7 @@ class Path:
 
 @dataclass(frozen=True)
 class Release:
-    """One step: the rows drawn, the noisy sums as they were noised, and the scales of that space (None: all 1)."""
+    """One step: the sampled rows, the noisy sums, and the scales that were applied before the noise (None: all 1)."""
 
     rows: NDArray[np.int64]
     sums: list[Tensor]
@@ -49,29 +49,29 @@ class Release:
 
 
 @dataclass(frozen=True)
-class Drive:
-    """One drive along `path`: `marked` rows of `data`, by `plan`, charged to `ledger`, with the optimizer of `spec`."""
+class MechanismRun:
+    """Runs the mechanism `path` on `data` with canaries, by `plan`, charged to `ledger`, with `spec`'s optimizer."""
 
     path: Path
-    marked: Marked
+    canary_model: CanaryModel
     data: Encoded
     plan: Plan
     ledger: Ledger
     spec: Spec
 
     def releases(self, present: NDArray[np.int64], start: int = 0, stop: int | None = None) -> Iterator[Release]:
-        """Steps `start` to `stop` on the rows that are `present`: each batch drawn and the noisy sums it led to.
+        """Run steps `start` to `stop` on the rows `present` and yield the release of each.
 
-        These are the lines of training, with a fresh secret and a learning rate of 0. The sums are what the step
-        released, times the declared batch, and times the scales that it was divided by after the noise:
-        an attacker knows them, for they are made of earlier releases.
+        This repeats the lines of training, with a fresh secret and a learning rate of 0. The sums are the step's
+        release times the expected batch size, and times the scales it was divided by after the noise. An attacker knows
+        these scales: they are computed from earlier releases.
         """
         secret, plan = self.path.secret(), self.plan
-        optimizer = optimizers.make(self.spec, self.marked.adapted.updated)
+        optimizer = optimizers.make(self.spec, self.canary_model.adapted.updated)
         for group in optimizer.param_groups:
             group["lr"] = 0.0
-        step = self.path.step(self.marked, plan, optimizer, self.ledger, secret, _RUN)
-        model = self.marked.adapted.model
+        step = self.path.step(self.canary_model, plan, optimizer, self.ledger, secret, _RUN)
+        model = self.canary_model.adapted.model
         per_example, model.per_example = model.per_example, True
         device = model.head.weight.device
         drawn_rows = self.path.sampler(len(present), plan, secret, start)
@@ -81,7 +81,7 @@ class Drive:
                     break
                 rows = present[drawn]
                 step(number, self.path.batches(self.data, rows, TOKENS, device))
-                sums = [r.double().cpu() * plan.expected_batch for r in self.marked.released]
+                sums = [r.double().cpu() * plan.expected_batch for r in self.canary_model.released]
                 scales = None if step.scales is None else [scale.double().cpu() for scale in step.scales]
                 yield Release(rows, sums if scales is None else list(map(torch.mul, sums, scales)), scales)
         finally:
@@ -95,7 +95,7 @@ class Drive:
 
 @contextmanager
 def ledger_for(plan: Plan) -> Iterator[Ledger]:
-    """A real ledger in a temporary file, in which the audit has reserved `plan`."""
+    """A real ledger in a temporary file, with a reservation for `plan`."""
     assert plan.budget is not None
     assert plan.epsilon_upper is not None
     with tempfile.TemporaryDirectory(prefix="dpft-audit-") as folder, Ledger(File(folder) / "ledger.sqlite") as book:
@@ -106,15 +106,15 @@ def ledger_for(plan: Plan) -> Iterator[Ledger]:
         yield book
 
 
-def planned(plan: Plan, rate: float, steps: int, expected: int, epsilon: float) -> Plan:
-    """A plan for the auditor's rows with the noise and the clip of `plan`."""
+def audit_plan(plan: Plan, rate: float, steps: int, expected: int, epsilon: float) -> Plan:
+    """A plan for the auditor's rows with the noise multiplier and the clipping norm of `plan`."""
     assert plan.budget is not None
     budget = Budget(epsilon, plan.budget.delta)
     return Plan(rate, steps, plan.noise, plan.clip, expected, budget, epsilon, "audit", plan.clipping)
 
 
-def silent(plan: Plan, rate: float, steps: int, expected: int) -> Plan:
-    """The same with 1e-12 clips of noise: its sums are exact. For made-up rows only."""
+def noiseless_plan(plan: Plan, rate: float, steps: int, expected: int) -> Plan:
+    """The same with a noise multiplier of 1e-12: sums are exact. For placeholder rows only."""
     assert plan.budget is not None
     budget = Budget(1e9, plan.budget.delta)
-    return Plan(rate, steps, 1e-12, plan.clip, expected, budget, 1e9, "none: made-up rows", plan.clipping)
+    return Plan(rate, steps, 1e-12, plan.clip, expected, budget, 1e9, "none: placeholder rows", plan.clipping)

@@ -1,4 +1,4 @@
-"""Planted rows with orthogonal clipped gradients of known direction."""
+"""Canaries: rows with orthogonal clipped gradients of known direction."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpft.audit.mechanism.canary_gradients import HUGE, Marks
+from dpft.audit.mechanism.canary_gradients import HUGE, RowSettings
 from dpft.data.encoded import Encoded
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.inference.outputs import features
 from dpft.inference.trained_model import Trained
-from dpft.models.adapted import Adapted
+from dpft.models.adapted import AdaptedModel
 from dpft.tasks import sample
 from dpft.tokens.encode import encode
 
-MOST = 256
+MAX_CANARIES = 256
 _SEED = 20_221
 
 
 @dataclass(frozen=True)
 class Canaries:
-    """m planted rows, row i at input i of the head. units: (m, outputs), how the outputs share the clip."""
+    """m canaries, row i at input i of the head. units: (m, outputs), unit vectors of the gradients in the outputs."""
 
     data: Encoded
-    marks: Marks
+    row_settings: RowSettings
     units: Tensor
     scale: float
 
@@ -36,56 +36,56 @@ class Canaries:
         return len(self.data)
 
     def scaled(self, scales: Tensor) -> Canaries:
-        """The same rows seen in a scaled space: each gradient's direction is scaled, then cut. scales: (outputs, D)."""
+        """The same rows in a scaled space: each gradient is scaled, then clipped. scales: (outputs, D)."""
         units = self.units * scales[:, : len(self)].T
         return replace(self, units=units / units.norm(dim=1, keepdim=True))
 
     def expected(self, drawn: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """The clipped sum of the drawn rows for a clip of 1: head weights (outputs, m) and bias (outputs,)."""
+        """The clipped sum of the sampled rows at clipping norm 1: head weights (outputs, m) and bias (outputs,)."""
         weight = torch.zeros(self.units.shape[1], len(self), dtype=torch.float64)
         weight[:, drawn] = self.units[drawn].T
         return weight, weight.sum(1) / self.scale
 
     def read(self, weight: Tensor) -> NDArray[np.float64]:
-        """Each canary's coordinate of a sum of the head's weights' gradients (outputs, D): (m,)."""
+        """Each canary's coordinate in a sum of gradients of the head's weights (outputs, D): (m,)."""
         found: NDArray[np.float64] = (weight[:, : len(self)].double().cpu().T * self.units).sum(1).numpy()
         return found
 
 
-def plant(trained: Trained, clip: float) -> Canaries:
-    """At most MOST canaries, on three quarters of the head's inputs: the rest is for the noise alone."""
+def make_canaries(trained: Trained, clip: float) -> Canaries:
+    """At most MOST canaries, on three quarters of the head's inputs. The other inputs hold noise alone."""
     adapted = trained.adapted
     width = adapted.model.head.in_features
-    count = max(1, min(MOST, width - max(1, width // 4)))
+    count = max(1, min(MAX_CANARIES, width - max(1, width // 4)))
     scale = HUGE * max(1.0, clip)
     labels, units = _least_likely(adapted, count, scale)
-    marks = Marks.of(labels, columns=torch.arange(count))
-    return Canaries(public(trained, count), marks, units, scale)
+    row_settings = RowSettings.of(labels, columns=torch.arange(count))
+    return Canaries(placeholder_examples(trained, count), row_settings, units, scale)
 
 
-def public(trained: Trained, count: int, seed: int = _SEED) -> Encoded:
-    """`count` made-up texts as the run would encode them, numbered where others have a label."""
+def placeholder_examples(trained: Trained, count: int, seed: int = _SEED) -> Encoded:
+    """`count` generated texts, encoded as in the run, with row numbers as labels."""
     spec = trained.run.spec
     texts, _ = sample.generate(2 * count, seed)
     rows = numbered(trained, texts[:count], texts[count:] if trained.paired else None)
     return prepared(trained, encode(rows, trained.tokenizer, spec.representation, spec.max_length))
 
 
-def numbered(trained: Trained, texts: Sequence[str], pairs: Sequence[str] | None) -> Rows:
-    """Rows with their numbers for labels; where words are judged, at each of a row's words."""
+def numbered(trained: Trained, texts: Sequence[str], pairs: Sequence[str] | None) -> Examples:
+    """Rows with their row numbers as labels; where words are labelled, at each word of a row."""
     return trained.objective.placeholder_rows(texts, pairs, 0).labelled(np.arange(len(texts)))
 
 
 def prepared(trained: Trained, data: Encoded) -> Encoded:
-    """With the frozen features that training would have computed beforehand, where the method keeps them."""
+    """`data` with the frozen features that training computes beforehand, where the method uses them."""
     if not trained.adapted.frozen:
         return data
     return data.with_features(features(trained.adapted.model, data, trained.hardware))
 
 
 @torch.no_grad()
-def _least_likely(adapted: Adapted, count: int, scale: float) -> tuple[Tensor, Tensor]:
-    """Each planted row's label, and the unit vector that its loss's gradient in the outputs has."""
+def _least_likely(adapted: AdaptedModel, count: int, scale: float) -> tuple[Tensor, Tensor]:
+    """Each canary's label, and the unit vector of its loss's gradient in the outputs."""
     head = adapted.model.head
     outputs = head(torch.eye(head.in_features, device=head.weight.device)[:count] * scale)
     labels = adapted.objective.least_likely(outputs)

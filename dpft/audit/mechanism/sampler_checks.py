@@ -1,4 +1,4 @@
-"""The sampler as the run's own plan drives it, on as many rows as the run had: coins only, no model."""
+"""Tests of the sampler at the run's own plan and number of units: coins only, no model."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import dataclasses
 import numpy as np
 
 from dpft.audit.evidence import noise_statistics
-from dpft.audit.evidence.report import Test
+from dpft.audit.evidence.report import StatisticalTest
 from dpft.audit.mechanism.driver import Path
 from dpft.privacy.mechanism.plan import Plan
 
 _COINS = 20_000_000
 _LEAST, _MOST = 200, 20_000
-_NORMAL = 5.0  # the least variance of counts that are taken as normal
+_NORMAL = 5.0  # smallest variance of counts that are modelled as normal
 
 
-def tests(path: Path, plan: Plan, examples: int) -> list[Test]:
-    """Draw many batches and ask whether each row enters each by its own coin at `plan.rate`."""
+def tests(path: Path, plan: Plan, examples: int) -> list[StatisticalTest]:
+    """Draw many batches and test whether each row enters each batch by its own coin at `plan.rate`."""
     steps = int(np.clip(_COINS // examples, _LEAST, _MOST))
     counts, sizes, shared = np.zeros(examples, np.int64), [], 0
     before = np.zeros(examples, bool)
@@ -29,20 +29,28 @@ def tests(path: Path, plan: Plan, examples: int) -> list[Test]:
         before[rows] = True
     rate, drawn, batches = plan.rate, int(counts.sum()), np.array(sizes)
     if rate == 1:
-        return [Test("inclusion rate", lambda risk: noise_statistics.share(drawn, examples * steps, rate, risk))]
+        return [
+            StatisticalTest("sampling rate", lambda risk: noise_statistics.share(drawn, examples * steps, rate, risk))
+        ]
     told = f"{steps} batches from {examples} rows"
-    found = [Test("inclusion rate", lambda risk: noise_statistics.share(drawn, examples * steps, rate, risk), told)]
+    found = [
+        StatisticalTest("sampling rate", lambda risk: noise_statistics.share(drawn, examples * steps, rate, risk), told)
+    ]
     if examples * rate * (1 - rate) >= _NORMAL:
         found.append(
-            Test(
+            StatisticalTest(
                 "variance of batch sizes", lambda risk: noise_statistics.dispersion(batches, examples, rate, risk), told
             )
         )
     if steps * rate * (1 - rate) >= _NORMAL:
         found.append(
-            Test("variance of a row's draws", lambda risk: noise_statistics.dispersion(counts, steps, rate, risk), told)
+            StatisticalTest(
+                "variance of a row's draws", lambda risk: noise_statistics.dispersion(counts, steps, rate, risk), told
+            )
         )
     if steps * examples * rate**2 >= 10 * _NORMAL:
         name = "overlap of neighbouring batches"
-        found.append(Test(name, lambda risk: noise_statistics.overlap(shared, steps, examples, rate, risk), told))
+        found.append(
+            StatisticalTest(name, lambda risk: noise_statistics.overlap(shared, steps, examples, rate, risk), told)
+        )
     return found

@@ -1,4 +1,4 @@
-"""What needs no statistics: clipped sums of made-up rows through the whole path with next to no noise."""
+"""Exact checks of sensitivity: clipped sums of placeholder rows through the mechanism, almost without noise."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from dpft.audit.evidence.report import Check, fact
 from dpft.audit.mechanism import gradient_canaries
-from dpft.audit.mechanism.canary_gradients import Marked, Marks
-from dpft.audit.mechanism.driver import Drive, Path, Release, ledger_for, silent
+from dpft.audit.mechanism.canary_gradients import CanaryModel, RowSettings
+from dpft.audit.mechanism.driver import MechanismRun, Path, Release, ledger_for, noiseless_plan
 from dpft.data.encoded import Encoded
 from dpft.inference.trained_model import Trained
-from dpft.models.adapted import Adapted
+from dpft.models.adapted import AdaptedModel
 from dpft.privacy.mechanism.clipping import GAMMA
 from dpft.privacy.mechanism.step import Scaling
 from dpft.tasks import sample
@@ -25,48 +25,48 @@ from dpft.tokens.encode import encode
 from dpft.tokens.microbatch import collate
 from dpft.training import optimizers
 
-# How far a sum may pass the clip, and differ from the oracle. In bf16 an example's gradient depends in its last bits on
-# the rows beside it (a sum moved by 1.0002 clips): the card says that the promise does not cover this.
+# How far a sum may exceed the clipping norm, and differ from the reference. In bf16 the last bits of an example's
+# gradient depend on the rows beside it (a sum moved by 1.0002 clips): the card says that this is not covered.
 SLACK = {"fp32": (1e-5, 1e-4), "bf16": (1e-3, 0.03)}
-_LENGTHS = (0.3, 0.9, 4.0, 1e6)  # of the rows' gradients, in clips: some below, some above
+_LENGTHS = (0.3, 0.9, 4.0, 1e6)  # of the rows' gradients, in clipping norms: some below 1, some above
 _BASE, _SEED = 12, 977
 
 
 @dataclass(frozen=True)
-class Bodies:
-    """Made-up rows, the first `base` of them ordinary, then one adversarial row for each of `extra`."""
+class ProbeRows:
+    """Placeholder rows: `base` ordinary ones, then one adversarial row for each name in `extra`."""
 
     data: Encoded
-    marks: Marks
+    row_settings: RowSettings
     base: int
     extra: tuple[str, ...]
 
 
 def checks(trained: Trained, path: Path) -> list[Check]:
-    """Sensitivity over adversarial pairs, the sum against an oracle, and the update for N and for N + 1 rows."""
+    """Check sensitivity on adversarial rows, sums against a reference, and updates for different numbers of rows."""
     clip = trained.run.plan.clip
     assert clip is not None
-    bodies = make(trained, clip)
+    probe_rows = make(trained, clip)
     more, off = SLACK[trained.hardware.precision]
-    base = np.arange(bodies.base)
-    one, two = _releases(trained, path, bodies, base, 2)
+    base = np.arange(probe_rows.base)
+    one, two = _releases(trained, path, probe_rows, base, 2)
     first = one.sums
     found = []
-    for number, name in enumerate(bodies.extra, bodies.base):
-        (with_it,) = _releases(trained, path, bodies, np.append(base, number))
+    for number, name in enumerate(probe_rows.extra, probe_rows.base):
+        (with_it,) = _releases(trained, path, probe_rows, np.append(base, number))
         moved = _norm([a - b for a, b in zip(with_it.sums, first, strict=True)]) / clip
         found.append(
-            Check("path", f"sensitivity, {name} row", moved, 0, 1 + more, "fact", "clips that one row moves the sum by")
+            Check("path", f"sensitivity, {name} row", moved, 0, 1 + more, "fact", "change by one row, in clips")
         )
     for step, release, name in ((0, one, "sum"), (1, two, "next step's sum")):
-        sums, wanted = release.sums, oracle(trained, bodies, step, release.scales)
+        sums, wanted = release.sums, reference_sum(trained, probe_rows, step, release.scales)
         error = _norm([a - b for a, b in zip(sums, wanted, strict=True)]) / max(_norm(wanted), clip)
         about = "relative error"
         found.append(Check("path", f"{name} beside gradients taken one at a time", error, 0, off, "fact", about))
     if two.scales is not None:
         wanted = replayed(trained, one)
         same = all(torch.allclose(a, b, rtol=1e-3) for a, b in zip(two.scales, wanted, strict=True))
-        found.append(fact("path", "scales made of earlier releases alone", same, "made again from the first release"))
+        found.append(fact("path", "scales depend on earlier releases alone", same, "recomputed from the first release"))
     (fewer,) = _releases(trained, path, make(trained, clip, ()), base)
     # A release is rounded to the parameter's float32; a divisor that follows the rows is off by 5 / N.
     same = all(torch.allclose(a, b, rtol=1e-6, atol=1e-6 * clip) for a, b in zip(fewer.sums, first, strict=True))
@@ -75,8 +75,8 @@ def checks(trained: Trained, path: Path) -> list[Check]:
 
 
 def make(trained: Trained, clip: float, extra: Sequence[str] = ("aligned", "opposed", "duplicate", "long", "huge"),
-         ) -> Bodies:  # fmt: skip
-    """Rows whose gradients are as long as _LENGTHS says, and rows against the fourth of them, the longest."""
+         ) -> ProbeRows:  # fmt: skip
+    """Rows with gradients of the lengths _LENGTHS, and adversarial rows relative to the longest one."""
     texts, found = sample.generate(_BASE + 512, _SEED)
     longest = ", ".join(texts[_BASE:])[: 16 * trained.run.spec.max_length]
     names = [*texts[:_BASE], *({"long": longest}.get(name, texts[3]) for name in extra)]
@@ -86,14 +86,14 @@ def make(trained: Trained, clip: float, extra: Sequence[str] = ("aligned", "oppo
     rows = gradient_canaries.numbered(trained, names, names if trained.paired else None)
     data = gradient_canaries.prepared(trained, encode(rows, trained.tokenizer, spec.representation, spec.max_length))
     lengths = [*(_LENGTHS[i % len(_LENGTHS)] for i in range(_BASE)), *(_length(name) for name in extra)]
-    plain = Bodies(data, Marks.of(labels), _BASE, tuple(extra))
+    plain = ProbeRows(data, RowSettings.of(labels), _BASE, tuple(extra))
     norms = [_norm(g) for g in _gradients(trained.adapted, plain, len(names))]
     factors = [clip * length / norm if norm else 1.0 for length, norm in zip(lengths, norms, strict=True)]
-    return Bodies(data, Marks.of(labels, factors), _BASE, tuple(extra))
+    return ProbeRows(data, RowSettings.of(labels, factors), _BASE, tuple(extra))
 
 
 def _labels(trained: Trained, found: NDArray[np.int64], opposed: Sequence[int]) -> Tensor:
-    """Labels on two sides; those of the opposed rows on the other one."""
+    """Labels of two classes, so that the `opposed` rows have opposing gradients."""
     classes = trained.adapted.model.head.out_features
     other = np.isin(np.arange(len(found)), opposed)
     return trained.objective.opposing(found, other, classes)
@@ -103,12 +103,14 @@ def _length(name: str) -> float:
     return {"duplicate": _LENGTHS[3], "huge": 1e20}.get(name, 8.0)
 
 
-def oracle(trained: Trained, bodies: Bodies, step: int = 0, scales: Sequence[Tensor] | None = None) -> list[Tensor]:
-    """The clipped sum of the ordinary rows in float64, each row's gradient taken by itself, scaled, then clipped."""
+def reference_sum(
+    trained: Trained, probe_rows: ProbeRows, step: int = 0, scales: Sequence[Tensor] | None = None
+) -> list[Tensor]:
+    """Reference: the clipped sum of the ordinary rows in float64; each gradient is computed alone, scaled, clipped."""
     adapted, clip = trained.adapted, trained.run.plan.clip
     assert clip is not None
     total = [torch.zeros_like(p, dtype=torch.float64, device="cpu") for p in adapted.private]
-    for raw in _gradients(adapted, bodies, bodies.base, step):
+    for raw in _gradients(adapted, probe_rows, probe_rows.base, step):
         gradient = raw if scales is None else list(map(torch.mul, raw, scales))
         length = _norm(gradient)
         factor = clip / (length + GAMMA) if trained.run.plan.clipping == "normalise" else min(1.0, clip / length)
@@ -118,8 +120,8 @@ def oracle(trained: Trained, bodies: Bodies, step: int = 0, scales: Sequence[Ten
 
 
 def replayed(trained: Trained, release: Release) -> list[Tensor]:
-    """The scales of the step after `release`, by an optimizer that has seen nothing else."""
-    adapted, plan = trained.adapted, silent(trained.run.plan, 1.0, 1, _BASE)
+    """The scales of the step after `release`, from an optimizer that has seen nothing else."""
+    adapted, plan = trained.adapted, noiseless_plan(trained.run.plan, 1.0, 1, _BASE)
     optimizer = optimizers.make(trained.run.spec, adapted.updated)
     assert isinstance(optimizer, Scaling)
     assert release.scales is not None
@@ -132,24 +134,29 @@ def replayed(trained: Trained, release: Release) -> list[Tensor]:
     return [scale.double().cpu() for scale in optimizer.scales(adapted.private)]
 
 
-def _gradients(adapted: Adapted, bodies: Bodies, count: int, step: int = 0) -> Iterator[list[Tensor]]:
-    """Plain autograd, a row at a time, at a step's state."""
+def _gradients(adapted: AdaptedModel, probe_rows: ProbeRows, count: int, step: int = 0) -> Iterator[list[Tensor]]:
+    """Gradients by plain autograd, one row at a time, in the state of `step`."""
     device = adapted.model.head.weight.device
     adapted.begin(step)
     per_example, adapted.model.per_example = adapted.model.per_example, True
-    with Marked(adapted, bodies.marks, 1.0) as marked:
+    with CanaryModel(adapted, probe_rows.row_settings, 1.0) as canary_model:
         for row in range(count):
-            batch = collate(bodies.data, np.array([row]), device)
-            loss = marked.losses(adapted.model(batch), batch).sum()
+            batch = collate(probe_rows.data, np.array([row]), device)
+            loss = canary_model.losses(adapted.model(batch), batch).sum()
             yield [g.double().cpu() for g in torch.autograd.grad(loss, list(adapted.private))]
     adapted.model.per_example = per_example
 
 
-def _releases(trained: Trained, path: Path, bodies: Bodies, rows: NDArray[np.int64], steps: int = 1) -> list[Release]:
-    """What the path releases of these rows, all of them drawn, in each of its first steps."""
-    plan = silent(trained.run.plan, 1.0, steps, _BASE)
-    with ledger_for(plan) as book, Marked(trained.adapted, bodies.marks, plan.clip or 1.0) as marked:
-        drive = Drive(path, marked, bodies.data, plan, book, trained.run.spec)
+def _releases(
+    trained: Trained, path: Path, probe_rows: ProbeRows, rows: NDArray[np.int64], steps: int = 1
+) -> list[Release]:
+    """Releases of the first steps, with all of these rows sampled."""
+    plan = noiseless_plan(trained.run.plan, 1.0, steps, _BASE)
+    with (
+        ledger_for(plan) as book,
+        CanaryModel(trained.adapted, probe_rows.row_settings, plan.clip or 1.0) as canary_model,
+    ):
+        drive = MechanismRun(path, canary_model, probe_rows.data, plan, book, trained.run.spec)
         return list(drive.releases(rows))
 
 

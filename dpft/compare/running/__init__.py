@@ -1,1 +1,1 @@
-"""The cells of a comparison at work: runs, searches, and Ray."""
+"""Running the cells of a comparison: single runs, random searches, executors."""

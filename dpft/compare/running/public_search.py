@@ -1,4 +1,4 @@
-"""Searches on rows that are declared public: they are free, so the rows must be nobody's that the ledger protects."""
+"""Random searches on public rows. They cost no privacy, so the rows must not belong to a protected population."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dpft.compare.cells import Cell
 from dpft.compare.events import How
 from dpft.compare.folder import SEARCHED
 from dpft.compare.running.work import Work
-from dpft.compare.search_space import Trials
-from dpft.data.examples import Rows
+from dpft.compare.search_space import SearchSpace
+from dpft.data.examples import Examples
 from dpft.errors import UserError
 from dpft.inference.inputs import load_task
 from dpft.privacy.ledger import Ledger, ledger_exists
@@ -20,15 +20,17 @@ from dpft.runs.result import Result
 from dpft.spec import Spec
 
 
-def tuned_on_public(work: Work, cell: Cell, trials: Trials, progress: Progress) -> tuple[Result, str | None, How]:
-    """Try all trials on the public rows, with the cell's own budget; then run the cell with what did best there."""
+def search_public_rows(
+    work: Work, cell: Cell, trials: SearchSpace, progress: Progress
+) -> tuple[Result, str | None, How]:
+    """Run all trials on the public rows with the cell's budget, then run the cell with the best trial's settings."""
     (work.folder.path / "public").mkdir(parents=True, exist_ok=True)
     check_public(work, cell, trials)
-    there = work.elsewhere("public", work.folder.path / "public" / "ledger.sqlite")
+    there = work.in_subfolder("public", work.folder.path / "public" / "ledger.sqlite")
     base = trials.on_public(cell.spec)
     if load_task(base, work.memo).validation is None:
         raise UserError(
-            f"a search needs rows to judge its trials by, got no validation rows of {trials.public}; name another task"
+            f"a search needs a validation set to rank its trials, got none of {trials.public}; name another task"
         )
     specs = [trials.public_spec(base, number) for number in range(trials.count)]
     best = max((there.one(spec, progress)[0].merit, -number) for number, spec in enumerate(specs))
@@ -42,10 +44,10 @@ def tuned_on_public(work: Work, cell: Cell, trials: Trials, progress: Progress) 
     return result, None, how
 
 
-def check_public(work: Work, cell: Cell, trials: Trials) -> None:
-    """Refuse rows as public that are the cell's own, or that the ledger protects, be they to train on or to judge by.
+def check_public(work: Work, cell: Cell, trials: SearchSpace) -> None:
+    """Raise UserError where public rows are the cell's own or protected by the ledger, for training or validation.
 
-    A population is protected where it has a run or a limit. Data without either are nobody's yet.
+    A population is protected once it has a run or a limit.
     """
     public = list(_rows(work, trials.on_public(cell.spec)))
     own = load_task(cell.spec, work.memo).train
@@ -64,14 +66,14 @@ def check_public(work: Work, cell: Cell, trials: Trials) -> None:
                 _refuse_protected(one, trials)
 
 
-def _rows(work: Work, spec: Spec) -> Iterator[Rows]:
-    """All rows of the public task that a trial would see."""
+def _rows(work: Work, spec: Spec) -> Iterator[Examples]:
+    """All rows of the public task that a trial reads."""
     task = load_task(spec, work.memo)
     yield task.train
     yield from task.judged.values()
 
 
-def _refuse_protected(population: Population, trials: Trials) -> None:
+def _refuse_protected(population: Population, trials: SearchSpace) -> None:
     if population.runs or population.limits:
         held = f"{len(population.runs)} runs" if population.runs else "a limit"
         raise UserError(

@@ -1,4 +1,4 @@
-"""A charged search's best trial as a run of its own: nothing of it tells which trial it was, or how many there were."""
+"""Publishes the best trial of a charged search, without revealing its number or how many trials there were."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from dpft.compare.cells import Cell
 from dpft.compare.search_folder import State
-from dpft.compare.search_space import Trials
+from dpft.compare.search_space import SearchSpace
 from dpft.privacy.ledger.storage.entries import SECRET
 from dpft.privacy.mechanism.plan import Plan
 from dpft.runs.folder import Run, flush_folder, free, private_folder, write
@@ -25,9 +25,9 @@ _CARRIED = ("spec.json", "adapter.safetensors")
 
 
 def publish(runs: Path, ledger: str, cell: Cell, state: State, run: Run) -> Path:
-    """The best trial as a run of its own, under the label of the whole search; all of it appears at once.
+    """Write the best trial as a run folder, under the privacy card of the whole search; it appears atomically.
 
-    Nothing of it tells which trial it was, how long it took or when the search was over.
+    Nothing in it reveals which trial it was, how long it took or when the search ended.
     """
     assert cell.trials is not None
     target = free(runs / run.path.name.rpartition("-")[0], state.id)
@@ -58,13 +58,13 @@ def publish(runs: Path, ledger: str, cell: Cell, state: State, run: Run) -> Path
 
 
 def _date(folder: Path, time: float) -> None:
-    """Give `folder` and all in it the same time."""
+    """Set the same modification time on `folder` and all files in it."""
     for path in (*folder.rglob("*"), folder):
         os.utime(path, (time, time))
 
 
-def _card(run: Run, plan: Plan, trials: Trials, state: State) -> dict[str, Any]:
-    """The trial's card, with the search's promise in the place of the trial's."""
+def _card(run: Run, plan: Plan, trials: SearchSpace, state: State) -> dict[str, Any]:
+    """The trial's privacy card, with the search's promise instead of the trial's."""
     card: dict[str, Any] = run.read_json("privacy") or {}
     if plan.budget is None or plan.epsilon_upper is None:
         says = f"the best of {trials.count} runs by the validation rows; nothing is private"

@@ -1,9 +1,9 @@
-"""Cells spread over a Ray cluster that is there already (extra `ray`; Moritz et al. 2018).
+"""Runs cells on an existing Ray cluster (extra `ray`; Moritz et al. 2018).
 
-One worker process does one cell at a time and keeps what its cells share. The comparison's folder, and every path that
-the cells name, must be the same on all machines; so must the ledger, which then is a PostgreSQL database. A worker that
-dies, its machine or memory gone, costs no budget twice: what it had reserved is resumed once the others are done. What
-passes through Ray are specs, progress and results: no row, and nothing that follows from one but a run's own figures.
+Each worker process runs one cell at a time and caches what its cells share. The comparison's folder, and every path in
+the cells, must be the same on all machines; so must the ledger, which then is a PostgreSQL database. A worker that dies
+costs no budget twice: its reserved run is resumed once the others are done. Only specs, progress and results pass
+through Ray: no row, and nothing that follows from one but a run's own figures.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dpft.compare.cells import Cell
-from dpft.compare.events import Outcome, Watch
+from dpft.compare.events import Listener, Outcome
 from dpft.compare.running.ray_worker import TOLD, Worker, facts
 from dpft.compare.running.work import Work
 from dpft.errors import UserError
@@ -27,15 +27,15 @@ from dpft.privacy.ledger import written
 from dpft.privacy.ledger.storage.location import is_url
 from dpft.progress import Progress
 
-_DEATHS = 2  # of workers on one cell, before it is told as failed
-_KNOCK = 5.0  # seconds for a cluster's port to answer
+_DEATHS = 2  # of workers on one cell, before it counts as failed
+_KNOCK = 5.0  # seconds to wait for the cluster's port
 
 
 @dataclass(frozen=True)
-class OnRay:
-    """Does cells on the cluster at `address`: HOST:PORT of its head, or "auto" for the one that runs here.
+class RayExecutor:
+    """Executor on the Ray cluster at `address`: HOST:PORT of its head, or "auto" for the one on this machine.
 
-    `cpus`: cores, and so threads, of a cell. A cell takes a GPU where the cluster has any and the device allows it.
+    `cpus`: cores, and so threads, for each cell. A cell takes a GPU where the cluster has one and the device allows it.
     Raises UserError where Ray is not installed or no cluster answers.
     """
 
@@ -54,16 +54,16 @@ class OnRay:
             ) from None
         _knock(self.address)
 
-    def run(self, cells: Sequence[Cell], work: Work, watch: Watch) -> list[Outcome]:
-        """All cells, in their order. Raises UserError where the cluster cannot do them."""
-        watch.stage("reaching the cluster")
+    def run(self, cells: Sequence[Cell], work: Work, listener: Listener) -> list[Outcome]:
+        """Run all cells; outcomes in their order. Raises UserError where the cluster cannot run them."""
+        listener.stage("connecting to the cluster")
         with self._cluster():
             self._check_ledgers(cells, work)
-            return Crew(self, cells, work, watch).outcomes()
+            return WorkerPool(self, cells, work, listener).outcomes()
 
     @contextlib.contextmanager
     def _cluster(self) -> Iterator[None]:
-        """Connected to the cluster; a connection that was there before is used and left."""
+        """Connect to the cluster. An existing connection is used and kept."""
         if self.ray.is_initialized():
             yield
             return
@@ -95,7 +95,7 @@ class OnRay:
             )
 
     def needs(self, work: Work) -> dict[str, Any]:
-        """What a cell asks of Ray. Of memory what the plan has measured on such a machine, where it has."""
+        """Resources that a cell requests from Ray. Memory as the plan measured it, where it did."""
         gpu = work.place.machine.device != "cpu" and any(one.get("GPU", 0) >= 1 for one in self._machines())
         plan = work.folder.plan() or {"cells": [], "machine": None}
         measured = not gpu and plan.get("machine") == vars(work.place.machine)
@@ -103,7 +103,7 @@ class OnRay:
         return {"num_cpus": self.cpus, "num_gpus": int(gpu), "memory": int(memory * 2**20)}
 
     def room(self, needs: Mapping[str, Any]) -> int:
-        """How many such cells the machines of the cluster hold at once, were nobody else at work."""
+        """How many such cells an idle cluster can run at once."""
         asked = {"CPU": needs["num_cpus"], "GPU": needs["num_gpus"], "memory": needs["memory"]}
         return sum(
             min(int(one.get(name, 0) // much) for name, much in asked.items() if much) for one in self._machines()
@@ -113,17 +113,17 @@ class OnRay:
         return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
 
     def here(self, *, soft: bool) -> Any:
-        """This machine as Ray's strategy of where a process goes; `soft`: if it can."""
+        """Ray's scheduling strategy for this machine; `soft`: a preference."""
         strategies = importlib.import_module("ray.util.scheduling_strategies")
         node = self.ray.get_runtime_context().get_node_id()
         return strategies.NodeAffinitySchedulingStrategy(node, soft=soft)
 
 
-class Crew:
-    """The workers of a comparison, and which cell each is at."""
+class WorkerPool:
+    """The workers of a comparison, and the cell that each is running."""
 
-    def __init__(self, executor: OnRay, cells: Sequence[Cell], work: Work, watch: Watch) -> None:
-        self.executor, self.ray, self.cells, self.work, self.watch = executor, executor.ray, cells, work, watch
+    def __init__(self, executor: RayExecutor, cells: Sequence[Cell], work: Work, listener: Listener) -> None:
+        self.executor, self.ray, self.cells, self.work, self.listener = executor, executor.ray, cells, work, listener
         self.needs = executor.needs(work)
         self.size = min(executor.room(self.needs), len(cells))
         if not self.size:
@@ -132,35 +132,35 @@ class Crew:
         self.empty = queue.Empty
         self.events = queue.Queue(
             actor_options={"num_cpus": 0, "scheduling_strategy": executor.here(soft=True)}
-        )  # here: it goes when this process goes
-        if not is_url(work.place.ledger):  # a machine that joins later must not begin a ledger of its own
+        )  # on this machine: it ends with this process
+        if not is_url(work.place.ledger):  # a machine that joins later must not create its own ledger
             self.needs["scheduling_strategy"] = executor.here(soft=False)
         place = dataclasses.replace(work.place, ledger=written(work.place.ledger))  # without a password
         self.words = (str(work.folder.path.resolve()), os.getcwd(), place, executor.cpus, self.events)
         self.waiting = deque(range(len(cells)))
-        self.broken: list[int] = []  # cells whose worker died: taken up when nobody is at work
+        self.broken: list[int] = []  # cells whose worker died: resumed when no worker is busy
         self.deaths = dict.fromkeys(range(len(cells)), 0)
         self.told: dict[int, Progress] = {}
         self.done: dict[int, Outcome] = {}
-        self.busy: dict[Any, tuple[Any, int | None]] = {}  # a promise, its worker, and its cell; None: it gets ready
+        self.busy: dict[Any, tuple[Any, int | None]] = {}  # object ref -> worker and its cell; None: the worker starts
         self.unborn = 0
 
     def outcomes(self) -> list[Outcome]:
         try:
-            self.watch.stage(f"waiting for {self.size} worker{'s' if self.size > 1 else ''}")
+            self.listener.stage(f"waiting for {self.size} worker{'s' if self.size > 1 else ''}")
             self._hire(self.size)
             while len(self.done) < len(self.cells):
                 self._turn()
             return [self.done[number] for number in range(len(self.cells))]
         finally:
-            with contextlib.suppress(Exception):  # a cluster that is gone has nothing left to stop
+            with contextlib.suppress(Exception):  # a cluster that is gone has nothing to stop
                 for worker, _ in self.busy.values():
                     self.ray.kill(worker)
                 self.events.shutdown(force=True)
 
     def _turn(self) -> None:
-        """Wait a little for whoever is done first; give out what can be done next."""
-        if not self.busy:  # all that is left was broken off by a death, and nobody else is in the folder
+        """Wait briefly for the next finished worker, then assign the next cells."""
+        if not self.busy:  # all remaining cells lost their worker, and no other worker uses the folder
             self.work.folder.wait_for_workers()
             self.work.folder.recover()
             self.waiting.extend(self.broken)
@@ -192,7 +192,7 @@ class Crew:
         errors = self.ray.exceptions
         try:
             found = self.ray.get(promise)
-        except errors.RayTaskError as error:  # what the work raises ends all: a full disk
+        except errors.RayTaskError as error:  # an error raised by the cell itself, a full disk, ends all
             raise error.cause from None
         except errors.RayError:
             self.ray.kill(worker)  # one that cannot be reached may be alive
@@ -216,7 +216,7 @@ class Crew:
             return
         number = self.waiting.popleft()
         cell = self.cells[number]
-        self.told[number] = self.watch.began(cell, number + 1, len(self.cells))
+        self.told[number] = self.listener.began(cell, number + 1, len(self.cells))
         self.busy[worker.do.remote(cell, number)] = (worker, number)
 
     def _died(self, number: int | None) -> None:
@@ -239,21 +239,21 @@ class Crew:
 
     def _end(self, number: int, outcome: Outcome) -> None:
         self.done[number] = outcome
-        self.watch.ended(outcome)
+        self.listener.ended(outcome)
 
     def _tell(self) -> None:
-        """Pass on what the workers told of their runs."""
+        """Forward the workers' progress to the listener."""
         while True:
             try:
                 number, what, words = self.events.get_nowait()
-            except (self.empty, self.ray.exceptions.RayError):  # if nobody tells any more, the cells go on
+            except (self.empty, self.ray.exceptions.RayError):  # without progress reports the cells go on
                 return
             if number not in self.done:
                 getattr(self.told[number], what)(*words)
 
 
 def _knock(address: str) -> None:
-    """Ray waits for minutes where nobody answers."""
+    """Raise UserError where nothing listens at `address`: Ray itself would wait for minutes."""
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", "auto")
     if address == "auto":

@@ -1,4 +1,4 @@
-"""What a comparison's worker process on a Ray cluster does."""
+"""A worker process of a comparison on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import IO, Any
 
 from dpft.compare.cells import Cell
 from dpft.compare.events import Outcome
-from dpft.compare.folder import Folder
-from dpft.compare.planning import Place
+from dpft.compare.folder import ComparisonFolder
+from dpft.compare.planning import Placement
 from dpft.compare.running.run_cell import run_cell
 from dpft.compare.running.work import Work
 from dpft.machine.memo import CachingMemo
 from dpft.progress import Progress
 
-TOLD = 0.5  # seconds between two words of a step
+TOLD = 0.5  # seconds between two reports of steps
 
 
 class Worker:
-    """In a process of Ray's."""
+    """Runs cells in a Ray process."""
 
-    def __init__(self, folder: str, home: str, place: Place, threads: int, events: Any) -> None:
+    def __init__(self, folder: str, home: str, place: Placement, threads: int, events: Any) -> None:
         self.home, self.threads, self.events = home, threads, events
-        self.work = Work(Folder(Path(folder)), place, CachingMemo())
+        self.work = Work(ComparisonFolder(Path(folder)), place, CachingMemo())
         self.held: IO[str] | None = None
 
     def ready(self) -> tuple[str, str] | str:
-        """What must be the same everywhere, or why it cannot be."""
+        """`facts` that must be equal on all machines, or an error message."""
         import torch
 
         torch.set_num_threads(self.threads)
@@ -46,7 +46,7 @@ class Worker:
 
 
 class JsonResult(Progress):
-    """Words of a run that are passed on to where the comparison is watched. That nobody listens breaks nothing."""
+    """Forwards the progress of a run to the driver. A missing listener is no error."""
 
     def __init__(self, events: Any, number: int) -> None:
         self.events, self.number, self.last = events, number, 0.0
@@ -73,8 +73,8 @@ class JsonResult(Progress):
             self.events.put_nowait((self.number, what, words))
 
 
-def facts(folder: Folder) -> tuple[str, str]:
-    """This dpft, and the plan as it lies in the folder."""
+def facts(folder: ComparisonFolder) -> tuple[str, str]:
+    """The version of dpft, and the digest of the plan in the folder."""
     from importlib.metadata import version
 
     file = folder.path / "comparison.json"

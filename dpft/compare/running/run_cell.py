@@ -1,4 +1,4 @@
-"""One cell: a run, the best of charged trials, or a run with what did best on public rows."""
+"""Runs one cell: a single run, a charged search, or a search on public rows followed by a run."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from dpft.progress import Progress
 from dpft.runs.result import Result
 
 
-class OutOfRoom(UserError):
-    """The disk is full: no further cell can be done."""
+class DiskFull(UserError):
+    """The disk is full: no further cell can run."""
 
 
 def run_cell(work: Work, cell: Cell, progress: Progress) -> Outcome:
-    """Do a cell. A mistake, or whatever breaks, is told in one line that quotes no row; a full disk stops all."""
+    """Run a cell. An error becomes an outcome of one line that quotes no row. A full disk raises OutOfRoom."""
     try:
         return Outcome(cell, *_found(work, cell, progress))
-    except OutOfRoom:
+    except DiskFull:
         raise
     except UserError as error:
         return Outcome(cell, None, str(error), "failed")
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutOfRoom(
+            raise DiskFull(
                 f"the disk must have room for the runs, got none left at {str(work.folder.path)!r}; make room and "
                 "repeat the command"
             ) from None
@@ -42,5 +42,5 @@ def _found(work: Work, cell: Cell, progress: Progress) -> tuple[Result, str | No
     if cell.trials is None:
         return work.one(cell.spec, progress)
     if cell.trials.public is not None:
-        return public_search.tuned_on_public(work, cell, cell.trials, progress)
-    return random_search.best_of_trials(work, cell, progress)
+        return public_search.search_public_rows(work, cell, cell.trials, progress)
+    return random_search.run_charged_search(work, cell, progress)

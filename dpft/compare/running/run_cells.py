@@ -1,4 +1,4 @@
-"""A comparison from its plan to its table: who does the cells, in which order, and what came out."""
+"""Runs all cells of a comparison by an executor, in the right order."""
 
 from __future__ import annotations
 
@@ -6,43 +6,43 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from dpft.compare.cells import Cell
-from dpft.compare.events import Outcome, Watch
+from dpft.compare.events import Listener, Outcome
 from dpft.compare.running import random_search
 from dpft.compare.running.run_cell import run_cell
 from dpft.compare.running.work import Work
 
 
 class Executor(Protocol):
-    """Does all cells, in whatever order and wherever, and tells of each. A full disk, or Ctrl-C, ends it."""
+    """Runs all cells, in any order and anywhere, and reports each. A full disk, or Ctrl-C, ends it."""
 
-    def run(self, cells: Sequence[Cell], work: Work, watch: Watch) -> list[Outcome]: ...
+    def run(self, cells: Sequence[Cell], work: Work, listener: Listener) -> list[Outcome]: ...
 
 
-class OneByOne:
-    """One cell after the other in this process, so that they share what is on the shelf."""
+class LocalExecutor:
+    """Runs one cell after the other in this process, so that they share the cache."""
 
-    def run(self, cells: Sequence[Cell], work: Work, watch: Watch) -> list[Outcome]:
+    def run(self, cells: Sequence[Cell], work: Work, listener: Listener) -> list[Outcome]:
         outcomes = []
         for number, cell in enumerate(cells, 1):
-            progress = watch.began(cell, number, len(cells))
+            progress = listener.began(cell, number, len(cells))
             outcomes.append(run_cell(work, cell, progress))
-            watch.ended(outcomes[-1])
+            listener.ended(outcomes[-1])
         return outcomes
 
 
-def conduct(cells: Sequence[Cell], work: Work, executor: Executor, watch: Watch) -> list[Outcome]:
-    """Take up what was broken off, then do all cells. One process at a time works on a folder.
+def run_all_cells(cells: Sequence[Cell], work: Work, executor: Executor, listener: Listener) -> list[Outcome]:
+    """Recover interrupted runs, then run all cells. One process at a time works on a folder.
 
-    Charged searches are reserved first and done last, so that no entry of the ledger and no other cell's file has a
-    time from which the length of a search could be told.
+    Charged searches are reserved first and run last, so that no timestamp of a ledger entry or of another cell's file
+    reveals the length of a search.
     """
     with work.folder.alone():
         work.folder.wait_for_workers()
         work.folder.recover()
         over = {outcome.cell.digest: outcome for outcome in random_search.reserve_all(work, cells)}
         left = sorted((cell for cell in cells if cell.digest not in over), key=random_search.is_charged)
-        done = executor.run(left, work, watch) if left else []
+        done = executor.run(left, work, listener) if left else []
         for refused in over.values():
-            watch.ended(refused)
+            listener.ended(refused)
         over |= {outcome.cell.digest: outcome for outcome in done}
         return [over[cell.digest] for cell in cells]

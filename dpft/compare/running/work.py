@@ -1,4 +1,4 @@
-"""One run's work: find it finished, finish one that was broken off, or train it."""
+"""One run of a comparison: found finished, resumed, or trained."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from dpft.compare.cells import digest_of
 from dpft.compare.events import How
-from dpft.compare.folder import Folder
-from dpft.compare.planning import Place
+from dpft.compare.folder import ComparisonFolder
+from dpft.compare.planning import Placement
 from dpft.machine.memo import Memo
 from dpft.privacy.mechanism.plan import make_plan
 from dpft.progress import Progress
@@ -22,15 +22,15 @@ from dpft.training.train import Planner, train
 
 @dataclass(frozen=True)
 class Work:
-    """What every cell needs. All but the shelf can be sent to another process."""
+    """The context of all cells. Everything but the cache can be sent to another process."""
 
-    folder: Folder
-    place: Place
+    folder: ComparisonFolder
+    place: Placement
     memo: Memo = field(default_factory=Memo)
 
     def one(self, spec: Spec, progress: Progress, planner: Planner = make_plan) -> tuple[Result, str | None, How]:
-        """The run of `spec` in this folder, without an error."""
-        with self.folder.at_work(digest_of(spec)):
+        """Find, resume or train the run of `spec` in this folder. Returns (result, None, how)."""
+        with self.folder.spec_lock(digest_of(spec)):
             path = self.folder.found().get(digest_of(spec))
             if path is not None:
                 finished = Run.open(path).read_json("result") is not None
@@ -43,11 +43,11 @@ class Work:
             )  # fmt: skip
             return done, None, "trained"
 
-    def elsewhere(self, name: str, ledger: str | Path) -> Work:
-        """The same work in a folder of its own below this one, charged to another ledger."""
+    def in_subfolder(self, name: str, ledger: str | Path) -> Work:
+        """The same context in a subfolder, charged to another ledger."""
         place = dataclasses.replace(self.place, ledger=ledger, population=None)
-        return dataclasses.replace(self, folder=Folder(self.folder.path / name), place=place)
+        return dataclasses.replace(self, folder=ComparisonFolder(self.folder.path / name), place=place)
 
-    def unseen(self) -> Work:
-        """The same without a count of what is asked for, which would tell how many trials a search has."""
+    def without_counts(self) -> Work:
+        """The same without cache counters, which would reveal the number of trials."""
         return dataclasses.replace(self, memo=self.memo.uncounted())

@@ -1,4 +1,4 @@
-"""An ordinary folder that transformers loads without us; with code of its own only where it has to and may."""
+"""Format hf: a folder that transformers loads without dpft, with a modelling file only where needed and allowed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from dpft.errors import UserError
 from dpft.exports import custom_code, stock_heads, tokenizer_files, verify
-from dpft.exports.source import Source
+from dpft.exports.source import ExportSource
 from dpft.methods import CannotMerge
 from dpft.models.loading import quiet
 
@@ -23,10 +23,10 @@ _REASONS = {
 _PEFT = ("lora", "peft", "slash")
 
 
-def write(source: Source, folder: Path, with_code: bool = False) -> list[str]:
-    """config.json, model.safetensors and the tokenizer, judged by the run's own logits. Returns lines of usage.
+def write(source: ExportSource, folder: Path, with_code: bool = False) -> list[str]:
+    """Write config.json, model.safetensors and the tokenizer, verified against the run's logits. Returns usage lines.
 
-    Raises UserError where stock classes cannot hold the run, unless it may bring code of its own, `with_code`.
+    Raises UserError where stock classes cannot express the run and `with_code` is false.
     """
     with quiet():
         try:
@@ -43,7 +43,7 @@ def write(source: Source, folder: Path, with_code: bool = False) -> list[str]:
     return _usage(source, trusted)
 
 
-def stock(source: Source) -> Any:
+def stock(source: ExportSource) -> Any:
     """The run as its family's stock class for its objective. Raises CannotMerge."""
     import transformers
 
@@ -56,7 +56,7 @@ def stock(source: Source) -> Any:
     for name, value in custom_code.labelling(source).items():
         setattr(config, name, value)
     config.dtype = torch.float32
-    with torch.random.fork_rng(devices=[]):  # it starts from random weights, all of which are replaced
+    with torch.random.fork_rng(devices=[]):  # all random initial weights are replaced
         model = kind.from_config(config)
     base = getattr(model, model.base_model_prefix)
     left = base.load_state_dict(encoder.state_dict(), strict=False)
@@ -66,17 +66,17 @@ def stock(source: Source) -> Any:
     return model.eval()
 
 
-def _refusal(source: Source, reason: str) -> str:
+def _refusal(source: ExportSource, reason: str) -> str:
     spec = source.spec
     ways = [] if source.objective.export.custom_class is None else ["--with-code"]
     ways.append("--format onnx or peft" if spec.method in _PEFT else "--format onnx")
     return (
-        f"format hf needs a run that stock classes can hold, got {spec.method} with representation "
+        f"format hf needs a run that stock classes can express, got {spec.method} with representation "
         f"{spec.representation}: {reason}; pass {', or '.join(ways)}"
     )
 
 
-def _usage(source: Source, trusted: bool) -> list[str]:
+def _usage(source: ExportSource, trusted: bool) -> list[str]:
     trust = ", trust_remote_code=True" if trusted else ""
     text = '{"text": "a text", "text_pair": "its partner"}' if source.trained.paired else '"a text"'
     return source.objective.export.usage(text, trust)

@@ -1,4 +1,4 @@
-"""The whole run as one ONNX graph: token ids and attention mask to logits, the head's reading inside."""
+"""Format onnx: the whole model as one ONNX graph, from token ids and attention mask to logits."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dpft.data.examples import Rows
+from dpft.data.examples import Examples
 from dpft.errors import UserError
 from dpft.exports import custom_code, tokenizer_files, verify
-from dpft.exports.source import Source
+from dpft.exports.source import ExportSource
 from dpft.methods import CannotMerge
 from dpft.models.loading import quiet
 from dpft.spec import Representation
@@ -28,7 +28,7 @@ _FILE = "model.onnx"
 
 
 class _Logits(nn.Module):
-    """The plain form of a run with arrays in and an array out. `len` of an array would fix a graph's batch."""
+    """The model with tensors in and one tensor out. `len` of a tensor would fix the graph's batch size."""
 
     def __init__(self, model: Any, names: Sequence[str]) -> None:
         super().__init__()
@@ -47,14 +47,14 @@ class _Logits(nn.Module):
 
 
 def _mean(hidden: Tensor, _ids: Tensor, allowed: Tensor, _config: Any) -> Tensor:
-    """(B, T, D) -> (B, D), over the tokens that are there."""
+    """(B, T, D) -> (B, D): the mean over all tokens but padding."""
     weight = allowed.to(hidden.dtype).unsqueeze(-1)
     mean: Tensor = (hidden * weight).sum(1) / weight.sum(1)
     return mean
 
 
 def _masked(hidden: Tensor, ids: Tensor, _allowed: Tensor, config: Any) -> Tensor:
-    """(B, T, D) -> (B, D), at the mask that was put in."""
+    """(B, T, D) -> (B, D): at the mask token that the template inserts."""
     masked = ids == config.mask
     if config.paired:  # the first mask that a separator follows
         after = torch.cat([ids[:, 1:], torch.zeros_like(ids[:, :1])], dim=1)
@@ -75,12 +75,12 @@ _READ: dict[Representation, Callable[..., Tensor]] = {
 }
 
 
-def write(source: Source, folder: Path) -> list[str]:
-    """model.onnx and the tokenizer. Returns lines of usage.
+def write(source: ExportSource, folder: Path) -> list[str]:
+    """Write model.onnx and the tokenizer. Returns usage lines.
 
     Inputs: input_ids, attention_mask, and token_type_ids where the encoder takes them, all (batch, tokens) int64.
-    Output: logits (batch, outputs). With `mask` the graph finds the mask itself. It is run by onnxruntime on texts
-    of several lengths, alone and padded, and judged by the run's own logits.
+    Output: logits (batch, outputs). With `mask` the graph finds the mask token itself. The graph is run by onnxruntime
+    on texts of several lengths, alone and padded, and verified against the run's logits.
     """
     try:
         import onnx  # noqa: F401
@@ -98,8 +98,8 @@ def write(source: Source, folder: Path) -> list[str]:
     return _usage(source)
 
 
-def _trace(source: Source, tokenizer: Any, folder: Path) -> None:
-    """The plain form of the run, as a stranger's computer would run it, into a graph of any batch and length."""
+def _trace(source: ExportSource, tokenizer: Any, folder: Path) -> None:
+    """Trace the model of custom_code into a graph of any batch size and length."""
     try:
         model = custom_code.model(source)
     except CannotMerge as reason:
@@ -124,7 +124,7 @@ def _trace(source: Source, tokenizer: Any, folder: Path) -> None:
 
 
 def _save(program: Any, file: Path) -> None:
-    """The graph without what the exporter notes of where it was traced: source lines with the paths of this machine."""
+    """Save the graph without the exporter's source locations, which contain local paths."""
     import onnx
 
     found = program.model_proto
@@ -140,12 +140,12 @@ def _save(program: Any, file: Path) -> None:
 
 
 def _ends(graph: Any) -> list[Any]:
-    """A graph's inputs and outputs; a function names its own alone."""
+    """The inputs and outputs of a graph; of a function, their names."""
     return [end for end in (*graph.input, *graph.output) if not isinstance(end, str)]
 
 
-def _check(source: Source, tokenizer: Any, folder: Path) -> None:
-    """Raises UserError where the graph's logits are not the run's: for texts one by one, and padded together."""
+def _check(source: ExportSource, tokenizer: Any, folder: Path) -> None:
+    """Raise UserError where the graph's logits are not the run's, for texts one by one and padded together."""
     from onnxruntime import InferenceSession
 
     session = InferenceSession(str(folder / _FILE), providers=["CPUExecutionProvider"])
@@ -161,12 +161,12 @@ def _check(source: Source, tokenizer: Any, folder: Path) -> None:
             )
 
 
-def _row(rows: Rows, number: int) -> Rows:
+def _row(rows: Examples, number: int) -> Examples:
     one = slice(number, number + 1)
-    return Rows(rows.texts[one], rows.pairs and rows.pairs[one], rows.labels[one])
+    return Examples(rows.texts[one], rows.pairs and rows.pairs[one], rows.labels[one])
 
 
-def _run(session: Any, tokenizer: Any, rows: Rows) -> Any:
+def _run(session: Any, tokenizer: Any, rows: Examples) -> Any:
     inputs = tokenizer(
         list(rows.texts), rows.pairs and list(rows.pairs), padding=True, truncation=True, return_tensors="np"
     )
@@ -174,7 +174,7 @@ def _run(session: Any, tokenizer: Any, rows: Rows) -> Any:
     return verify.flat(found, inputs["attention_mask"])
 
 
-def _usage(source: Source) -> list[str]:
+def _usage(source: ExportSource) -> list[str]:
     text = '["a text"], ["its partner"]' if source.trained.paired else '["a text", "another"]'
     return [
         "from onnxruntime import InferenceSession",
@@ -188,7 +188,7 @@ def _usage(source: Source) -> list[str]:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Nothing of what the exporter tells while it works."""
+    """Silence the exporter's output."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

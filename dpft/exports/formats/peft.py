@@ -1,4 +1,4 @@
-"""A stock adapter that unmodified `peft` puts on the plain encoder, with the linear head beside it."""
+"""Format peft: an adapter that unmodified `peft` loads onto the stock encoder, and the linear head in a second file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from dpft.errors import UserError
 from dpft.exports import tokenizer_files, verify
 from dpft.exports.model_card import base_model
-from dpft.exports.source import Source
+from dpft.exports.source import ExportSource
 from dpft.methods.lora import LowRankDense
 from dpft.methods.slash import ShiftedDense
 from dpft.models.adapted import modules_named
@@ -30,11 +30,11 @@ _ADAPTER = "default"
 _HEAD = "head.safetensors"
 
 
-def write(source: Source, folder: Path) -> list[str]:
-    """adapter_config.json, adapter_model.safetensors, head.safetensors and the tokenizer. Returns lines of usage.
+def write(source: ExportSource, folder: Path) -> list[str]:
+    """Write adapter_config.json, adapter_model.safetensors, head.safetensors and the tokenizer. Returns usage lines.
 
-    What was written is loaded again by stock classes and judged by the run's own logits. Raises UserError for a
-    method that no tuner of peft expresses.
+    The files are loaded again by stock classes and verified against the run's logits. Raises UserError for a method
+    that no tuner of peft expresses.
     """
     if source.spec.method not in _WAYS:
         raise UserError(
@@ -51,8 +51,8 @@ def write(source: Source, folder: Path) -> list[str]:
     return _usage(source)
 
 
-def _lora(source: Source, folder: Path) -> None:
-    """LoRA: B A scaled by alpha / r is peft's own."""
+def _lora(source: ExportSource, folder: Path) -> None:
+    """LoRA: peft's own form, B A scaled by alpha / r."""
     from peft import LoraConfig
 
     sites = modules_named(source.trained.adapted.model, LowRankDense)
@@ -67,8 +67,8 @@ def _lora(source: Source, folder: Path) -> None:
     _save(model, folder)
 
 
-def _slash(source: Source, folder: Path) -> None:
-    """SLaSh: W_l z, constant once trained, is a bias of BEFT at the dense layer that it shifts."""
+def _slash(source: ExportSource, folder: Path) -> None:
+    """SLaSh: W_l z, constant after training, is a BEFT bias at the dense layer that it shifts."""
     from peft import BeftConfig
 
     trained = source.trained.adapted.model
@@ -82,8 +82,8 @@ def _slash(source: Source, folder: Path) -> None:
     _save(model, folder)
 
 
-def _own(source: Source, folder: Path) -> None:
-    """A run of peft's own tuners: what it saved, under the same names."""
+def _own(source: ExportSource, folder: Path) -> None:
+    """A run of one of peft's tuners: its saved tensors, under the same names."""
     trained = source.trained.adapted.model.backbone
     model = _wrapped(source, copy.deepcopy(trained.peft_config[_ADAPTER]), source.spec.seed)
     own = model.get_base_model()
@@ -94,11 +94,11 @@ def _own(source: Source, folder: Path) -> None:
     _save(model, folder)
 
 
-_WAYS: dict[str, Callable[[Source, Path], None]] = {"lora": _lora, "slash": _slash, "peft": _own}
+_WAYS: dict[str, Callable[[ExportSource, Path], None]] = {"lora": _lora, "slash": _slash, "peft": _own}
 
 
-def _base(source: Source) -> Any:
-    """The encoder as anybody gets it."""
+def _base(source: ExportSource) -> Any:
+    """The stock encoder."""
     from transformers import AutoModel
 
     return AutoModel.from_pretrained(
@@ -106,7 +106,7 @@ def _base(source: Source) -> Any:
     )
 
 
-def _wrapped(source: Source, config: Any, seed: int = 0) -> Any:
+def _wrapped(source: ExportSource, config: Any, seed: int = 0) -> Any:
     from peft import get_peft_model
 
     torch.manual_seed(seed)
@@ -124,13 +124,13 @@ def _copy(to: Tensor, value: Tensor) -> None:
 
 
 def _save(model: Any, folder: Path) -> None:
-    """Without peft's own card, which would tell where the encoder lay."""
+    """Save without peft's model card, which would contain the local path of the encoder."""
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
 
 
-def _finish(source: Source, folder: Path) -> None:
-    """The encoder's public name, the head and the tokenizer."""
+def _finish(source: ExportSource, folder: Path) -> None:
+    """Set the encoder's public name, and write the head and the tokenizer."""
     from safetensors.torch import save_file
 
     file = folder / "adapter_config.json"
@@ -145,8 +145,8 @@ def _finish(source: Source, folder: Path) -> None:
     tokenizer_files.tokenizer(source).save_pretrained(folder)
 
 
-def _check(source: Source, folder: Path) -> None:
-    """Load it as a stranger would. Raises UserError where its logits are not the run's."""
+def _check(source: ExportSource, folder: Path) -> None:
+    """Load the export with stock classes. Raises UserError where its logits are not the run's."""
     from peft import PeftModel
     from safetensors.torch import load_file
     from transformers import AutoTokenizer
@@ -160,7 +160,7 @@ def _check(source: Source, folder: Path) -> None:
     with torch.no_grad():
         hidden = model(**encoded).last_hidden_state
     space: dict[str, Any] = {"torch": torch, "tokenizer": tokenizer, "inputs": encoded, "hidden": hidden}
-    exec("\n".join(_reading(source)), space)  # the very lines that are handed out; they hold no text of a user
+    exec("\n".join(_reading(source)), space)  # exactly the published usage lines; they contain no text of a user
     logits = (space["read"] @ head["weight"].T + head["bias"]).numpy()
     found = verify.flat(logits, encoded["attention_mask"].numpy())
     difference = verify.distance(verify.logits(source, rows), found, source)
@@ -171,12 +171,12 @@ def _check(source: Source, folder: Path) -> None:
         )
 
 
-def _reading(source: Source) -> list[str]:
-    """Lines that make `read`, (B, D) or (B, T, D), of `hidden` (B, T, D), `inputs` and `tokenizer`."""
+def _reading(source: ExportSource) -> list[str]:
+    """Python lines that compute `read`, (B, D) or (B, T, D), from `hidden` (B, T, D), `inputs` and `tokenizer`."""
     return _READ[source.spec.representation](source)
 
 
-def _masked(source: Source) -> list[str]:
+def _masked(source: ExportSource) -> list[str]:
     lines = ['ids = inputs["input_ids"]', "masked = ids == tokenizer.mask_token_id"]
     if source.trained.paired:  # the first mask that a separator follows; a text may hold one of its own
         after = tokenizer_files.separator(source.trained.tokenizer, True)
@@ -186,7 +186,7 @@ def _masked(source: Source) -> list[str]:
     return [*lines, "read = hidden[torch.arange(len(ids)), place]"]
 
 
-_READ: dict[Representation, Callable[[Source], list[str]]] = {
+_READ: dict[Representation, Callable[[ExportSource], list[str]]] = {
     "token": lambda _: ["read = hidden"],
     "cls": lambda _: ["read = hidden[:, 0]"],
     "mean": lambda _: [
@@ -197,7 +197,7 @@ _READ: dict[Representation, Callable[[Source], list[str]]] = {
 }
 
 
-def _usage(source: Source) -> list[str]:
+def _usage(source: ExportSource) -> list[str]:
     name = base_model(source.spec) or "THE_ENCODER_IT_WAS_TRAINED_ON"
     text = '["a text"], ["its partner"]' if source.trained.paired else '["a text", "another"]'
     return [
@@ -218,7 +218,7 @@ def _usage(source: Source) -> list[str]:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Neither warnings nor progress bars of peft's tuners."""
+    """Silence warnings and progress bars of peft's tuners."""
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         yield

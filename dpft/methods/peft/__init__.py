@@ -1,4 +1,4 @@
-"""Any layer tuner of the library PEFT, as a method of ours."""
+"""Any layer tuner of the library PEFT, as a method."""
 
 from dpft.methods.peft.method import Peft
 

@@ -1,4 +1,4 @@
-"""Options as strings to the config of one of `peft`'s tuners: its dataclass says which there are, and of what type."""
+"""Parses string options into the config of a `peft` tuner, by the fields and types of its dataclass."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from torch import nn
 from dpft.errors import UserError
 from dpft.models.architectures import architecture
 
-# Fields that are peft's own business, or that train something else than the tuner's own parameters.
+# Fields that are internal to peft, or that train other parameters than the tuner's.
 _INTERNAL = {
     "peft_type", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version",
     "runtime_config", "modules_to_save", "bias",
 }  # fmt: skip
-# What stands in a config where peft itself has no value that works.
+# Values for fields whose default in peft does not work.
 _STARTS: dict[str, dict[str, Any]] = {"adalora": {"total_step": 1}}
-# They need a forward pass of their own: another model beside the encoder, places in the input, tasks by number.
+# These need their own forward pass: a second model, input positions, task ids.
 _OTHER_PASS = {"ADAPTION_PROMPT", "XLORA", "SHADOW", "POLY", "CARTRIDGE"}
 
 
@@ -41,7 +41,7 @@ def library() -> Any:
 
 
 def types_known() -> list[str]:
-    """The tuners that change layers of an encoder, by the name that `type` takes."""
+    """The tuners that change layers of an encoder, by their name for `type`."""
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING as tuners
     from peft.tuners.tuners_utils import BaseTuner
 
@@ -53,7 +53,7 @@ def types_known() -> list[str]:
 
 
 def classes(kind: str) -> tuple[Any, Any]:
-    """(config, tuner) of a type. Raises UserError for one that is unknown or changes the input's length."""
+    """(config class, tuner class) of a type. Raises UserError for one that is unknown or changes the input length."""
     library()
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as configs
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING as tuners
@@ -78,7 +78,7 @@ def classes(kind: str) -> tuple[Any, Any]:
 
 
 def fields(kind: str) -> dict[str, Any]:
-    """The options of a type and what each may hold."""
+    """The options of a type, with the type of each."""
     config, _ = classes(kind)
     try:
         hints = get_type_hints(config)
@@ -89,7 +89,7 @@ def fields(kind: str) -> dict[str, Any]:
 
 
 def converted(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`settings` as the config takes them. Raises UserError on unknown ones, on wrong types, and on dropout."""
+    """`settings` converted for the config. Raises UserError on unknown ones, on wrong types, and on dropout."""
     hints = fields(kind)
     unknown = sorted(set(settings) - set(hints))
     if unknown:
@@ -106,7 +106,7 @@ def converted(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_of(kind: str, settings: Mapping[str, Any]) -> Any:
-    """The tuner's config. Raises UserError where its own checks refuse the settings."""
+    """The tuner's config. Raises UserError where peft refuses the settings."""
     config, _ = classes(kind)
     hints = fields(kind)
     values = {**_STARTS.get(kind.lower(), {}), **{key: 0.0 for key in hints if _is_dropout(key)}}
@@ -116,7 +116,7 @@ def config_of(kind: str, settings: Mapping[str, Any]) -> Any:
 
 
 def default_targets(kind: str, backbone: Any) -> list[str]:
-    """What a tuner changes where peft has no entry for the architecture: layer norms for theirs, else query, value."""
+    """Target modules where peft has none for the architecture: layer norms for ln_tuning, else query and value."""
     if kind.lower() == "ln_tuning":
         norms = [name for name, module in backbone.named_modules() if isinstance(module, nn.LayerNorm)]
         return sorted({name.rpartition(".")[2] for name in norms})
@@ -126,7 +126,7 @@ def default_targets(kind: str, backbone: Any) -> list[str]:
 
 @contextlib.contextmanager
 def one_line(kind: str) -> Iterator[None]:
-    """Turn what peft raises on options that do not fit into one line, and keep its warnings to itself."""
+    """Convert peft's errors on invalid options into one line, and silence its warnings."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -145,7 +145,7 @@ def _is_dropout(key: str) -> bool:
 
 
 def _value(key: str, value: Any, kind: Any) -> Any:
-    """`value` as `kind` where it is text; anything else is left to the config."""
+    """`value` as `kind` where it is a string; other values are left to the config."""
     if not isinstance(value, str):
         return value
     kinds = list(_kinds(kind))
@@ -163,7 +163,7 @@ _NOT = object()
 
 
 def _kinds(kind: Any) -> Iterator[Any]:
-    """The parts of a union, flat."""
+    """The members of a union, flattened."""
     if get_origin(kind) in (Union, types.UnionType):
         for part in get_args(kind):
             yield from _kinds(part)
@@ -206,7 +206,7 @@ def _mapping(text: str, kinds: list[Any]) -> Any:
 
 
 def _list(text: str, kinds: list[Any]) -> Any:
-    """Parts between commas. A text with a regular expression's signs, or `all-linear`, stays one where it may."""
+    """Split at commas. A regular expression, or `all-linear`, stays one string where the option allows one."""
     lists = [k for k in kinds if (get_origin(k) or k) in (list, set, tuple)]
     if not lists or (str in kinds and (text == "all-linear" or re.search(r"[*^$|()\[\]\\+?]", text))):
         return _NOT

@@ -1,4 +1,4 @@
-"""How per-example gradients can be had of a model somebody else wrote: found out by trying, on made-up rows."""
+"""Finds by trial, on placeholder rows, how per-example gradients of a third-party model can be computed."""
 
 from __future__ import annotations
 
@@ -20,23 +20,25 @@ Copying = Callable[[Classifier, Sequence[str]], list[nn.Parameter]]
 _CLOSE, _NOTHING = 1e-3, 1e-5
 
 
-class Unfit(ValueError):
-    """Why not even one backward pass per example would be right."""
+class UnsupportedModel(ValueError):
+    """Raised, with the reason, where not even one backward pass per example would be correct."""
 
 
-def way_found(model: Classifier, index: Sequence[str], copying: Mapping[Way, Copying], ids: Sequence[int]) -> Way:
-    """Hooks on the model as it is, else on what `copying` makes of it, else one example at a time.
+def find_gradient_mode(
+    model: Classifier, index: Sequence[str], copying: Mapping[Way, Copying], ids: Sequence[int]
+) -> Way:
+    """Hooks on the model itself, else on its changed forms from `copying`, else one example at a time.
 
-    index: names of what is trained, in the backbone. copying: changes a model, and returns the parameters to train
-    instead, in the same order, with the head's. Each way is taken only where it agrees with one example at a time.
-    That is tried on a float32 copy whose parameters were moved a little, for many start where gradients vanish, on
-    two batches of made-up rows with padding, which begin with `ids`; and then in the model's own precision. Raises
-    Unfit where examples influence each other, or a parameter has no part in the outputs.
+    index: names of the trained parameters in the backbone. copying: functions that change a model and return the
+    parameters to train instead, in the same order, with the head's. A way is accepted only where it agrees with one
+    example at a time: on a float32 copy with slightly moved parameters (many start where gradients vanish), on two
+    batches of placeholder rows with padding, which begin with `ids`; and then in the model's own precision. Raises
+    Unfit where examples influence each other, or a parameter does not influence the outputs.
     """
     if not index:
-        raise Unfit("nothing to train was put into the encoder")
+        raise UnsupportedModel("nothing to train was put into the encoder")
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
-        raise Unfit("a BatchNorm couples examples")
+        raise UnsupportedModel("a BatchNorm couples examples")
     batches = [_made_up(model, count, length, ids) for count, length in ((3, 9), (2, 7))]
     exact = copy.deepcopy(model).float()
     _move(_all(exact, index))
@@ -49,7 +51,7 @@ def way_found(model: Classifier, index: Sequence[str], copying: Mapping[Way, Cop
             for batch, right in zip(batches, wanted, strict=True):
                 _agree(_by_hooks(copy.deepcopy(exact), batch, index, change), right)
             _by_hooks(copy.deepcopy(model), batches[0], index, change)
-        except Exception:  # Opacus and vmap raise what they like on modules that they do not know
+        except Exception:  # Opacus and vmap raise arbitrary errors on unknown modules
             continue
         return way
     return "single"
@@ -61,7 +63,7 @@ def _all(model: Classifier, index: Sequence[str]) -> list[nn.Parameter]:
 
 
 def _made_up(model: Classifier, count: int, length: int, ids: Sequence[int]) -> Batch:
-    """Rows of random tokens, each one shorter than the one before, padded."""
+    """Padded rows of random tokens, each shorter than the one before."""
     config: Any = model.backbone.config
     generator, device = torch.Generator().manual_seed(count), model.head.weight.device
     padding = int(config.pad_token_id or 0)
@@ -89,7 +91,7 @@ def _losses(outputs: Tensor, batch: Batch) -> Tensor:
 
 
 def _summed(outputs: Tensor, batch: Batch) -> Tensor:
-    """(B, outputs) as it is; of (B, T, outputs), the sum over the tokens that are there, each with its own weight."""
+    """(B, outputs) unchanged; of (B, T, outputs), the sum over all tokens but padding, each with its own weight."""
     if outputs.dim() == 2:
         return outputs
     weight = (1 + torch.arange(outputs.shape[1], device=outputs.device) / 10).expand(outputs.shape[:2])
@@ -107,7 +109,7 @@ def _alone(batch: Batch, row: int) -> Batch:
 def _one_at_a_time(
     model: Classifier, batch: Batch, parameters: Sequence[nn.Parameter], index: Sequence[str]
 ) -> list[Tensor]:
-    """[(B, ...), ...] in the order of `parameters`, the first of which `index` names."""
+    """Reference gradients [(B, ...), ...] in the order of `parameters`; `index` names the first ones."""
     found = []
     for row in range(len(batch)):
         one = _alone(batch, row)
@@ -115,7 +117,7 @@ def _one_at_a_time(
         gradients = torch.autograd.grad(loss, list(parameters), allow_unused=True)
         for name, gradient in zip(index, gradients, strict=False):
             if gradient is None:
-                raise Unfit(f"{name} has no part in the outputs, so it would not be trained")
+                raise UnsupportedModel(f"{name} has no part in the outputs, so it would not be trained")
         found.append([g for g in gradients if g is not None])
     return [torch.stack(rows) for rows in zip(*found, strict=True)]
 
@@ -125,20 +127,20 @@ def _check(model: Classifier, batches: Sequence[Batch], found: Sequence[list[Ten
     for number, name in enumerate(index):
         parts = [gradients[number] for gradients in found]
         if not all(bool(torch.isfinite(p).all()) for p in parts):
-            raise Unfit(f"{name} has a gradient that is not finite")
+            raise UnsupportedModel(f"{name} has a gradient that is not finite")
         if not any(bool(p.any()) for p in parts):
-            raise Unfit(f"{name} gets no gradient, so it would not be trained")
+            raise UnsupportedModel(f"{name} gets no gradient, so it would not be trained")
     for batch in batches:
         together, rows = _summed(model(batch), batch), [_alone(batch, row) for row in range(len(batch))]
         if not torch.equal(together, _summed(model(batch), batch)):
-            raise Unfit("the same rows give other outputs each time")
+            raise UnsupportedModel("the same rows give other outputs each time")
         alone = torch.cat([_summed(model(row), row) for row in rows])
         if not torch.allclose(together, alone, rtol=_CLOSE, atol=_CLOSE * float(alone.abs().max())):
-            raise Unfit("an example's outputs depend on the others of its batch")
+            raise UnsupportedModel("an example's outputs depend on the others of its batch")
 
 
 def _by_hooks(model: Classifier, batch: Batch, index: Sequence[str], change: Copying) -> list[Tensor]:
-    """[(B, ...), ...]. Raises where a parameter has no gradient, or not one per row."""
+    """Gradients [(B, ...), ...]. Raises where a parameter has no gradient, or not one per row."""
     parameters: list[Any] = change(model, index)  # Opacus adds grad_sample
     model.per_example = True
     with warnings.catch_warnings():

@@ -20,9 +20,9 @@ from dpft.methods.peft.config_parsing import (
     types_known,
 )
 from dpft.methods.peft.config_parsing import fields as _fields
-from dpft.methods.peft.gradient_probe import Copying, Unfit, Way, way_found
-from dpft.methods.peft.per_example_copies import bare, taken_out, widen, with_copies
-from dpft.models.adapted import Adapted, CannotMerge, Traits, attached, plain
+from dpft.methods.peft.gradient_probe import Copying, UnsupportedModel, Way, find_gradient_mode
+from dpft.methods.peft.per_example_copies import bare, unwrapped, widen, with_copies
+from dpft.models.adapted import AdaptedModel, CannotMerge, Traits, attached, plain
 from dpft.models.architectures import replace
 from dpft.models.classifier import Classifier
 from dpft.models.sizes import skeleton
@@ -31,10 +31,10 @@ ADAPTER = "default"
 
 
 @dataclass(frozen=True)
-class Tuned(Adapted):
-    """`drawn`: what the tuner keeps beside its trained parameters, saved with them, by its name in the backbone.
+class PeftAdapted(AdaptedModel):
+    """`drawn`: names in the backbone of fixed tensors of the tuner, which are saved with its trained parameters.
 
-    It may have been drawn or computed in another precision or by another version than the one that loads it.
+    Another precision or version may draw or compute them differently.
     """
 
     drawn: tuple[str, ...] = ()
@@ -51,10 +51,9 @@ class Peft:
 
     type: the tuner. All other options are fields of that tuner's config, such as r, target_modules=query,value or
     init_weights; an unknown one lists them. Where peft has no target_modules for an architecture, they are its query
-    and value layers. Only what the tuner's forward pass does is trained: no rank schedule, no regulariser, no dropout.
-    How per-example gradients can be had is found out by comparing with one example at a time on made-up rows: by
-    hooks, on copies of each layer's parameters, in loops over them, or one example at a time. The public seed decides
-    what the tuner draws.
+    and value layers. Only the tuner's forward pass is used: no rank schedule, no regulariser, no dropout. Per-example
+    gradients are computed by hooks, on copies of each layer's parameters, in loops over them, or one example at a time;
+    a comparison with the last on placeholder rows decides. The public seed decides the tuner's random values.
     """
 
     type: str = "lora"
@@ -64,20 +63,20 @@ class Peft:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Peft:
-        """`type`, and all other options as settings of that tuner."""
+        """From `type` and all other options as settings of that tuner."""
         return cls(str(options.get("type", cls.type)), {k: v for k, v in options.items() if k != "type"})
 
     def listed(self) -> dict[str, list[str]]:
-        """What an installation takes: the tuners, and the options of the chosen one."""
+        """The tuners of the installed peft, and the options of the chosen one."""
         return {"types": types_known(), f"options of {self.type}": sorted(_fields(self.type))}
 
     def __post_init__(self) -> None:
         library()
         object.__setattr__(self, "settings", converted(self.type, self.settings))
 
-    def attach(self, model: Classifier, seed: int) -> Adapted:
+    def attach(self, model: Classifier, seed: int) -> AdaptedModel:
         device = model.head.weight.device
-        model.to("cpu")  # where a seed means the same numbers on every machine
+        model.to("cpu")  # where a seed gives the same numbers on every machine
         stock = {id(p): p.detach().clone() for p in model.backbone.parameters()}
         new = self.put(model.backbone, seed)
         kept = {id(p): p for p in model.backbone.parameters() if id(p) in stock}
@@ -95,20 +94,20 @@ class Peft:
         if way in ("copies", "loops"):
             values = _COPYING[way](model, _names(model, list(learned.values())))
             made = attached(model, zip(map(_stock_name, learned), values, strict=False))
-        return Tuned(model, made.named, gradients="single" if way == "single" else "hooks", drawn=drawn)
+        return PeftAdapted(model, made.named, gradients="single" if way == "single" else "hooks", drawn=drawn)
 
     def _way(self, model: Classifier, learned: Sequence[nn.Parameter]) -> Way:
-        """How gradients can be had. Where it does not run in bfloat16, the tuner's layers are put into float32."""
+        """The gradient mode. Where the tuner does not run in bfloat16, its layers are put into float32."""
         ids = self.settings.get("token_indices", ())
         try:
             try:
-                return way_found(model, _names(model, learned), _COPYING, ids)
+                return find_gradient_mode(model, _names(model, learned), _COPYING, ids)
             except RuntimeError:
                 if all(p.dtype == torch.float32 for p in model.parameters()):
                     raise
                 widen(model.backbone, tuner_layer())
-                return way_found(model, _names(model, learned), _COPYING, ids)
-        except Unfit as error:
+                return find_gradient_mode(model, _names(model, learned), _COPYING, ids)
+        except UnsupportedModel as error:
             said = str(error)
         except Exception as error:
             said = " ".join(str(error).split())[:200] or type(error).__name__
@@ -119,7 +118,7 @@ class Peft:
         )
 
     def put(self, backbone: Any, seed: int) -> dict[str, nn.Parameter]:
-        """Put the tuner's layers into `backbone`; its new parameters by name. Raises UserError."""
+        """Insert the tuner's layers into `backbone`. Returns its new parameters by name. Raises UserError."""
         before = {id(p) for p in backbone.requires_grad_(False).parameters()}
         try:
             self._put(backbone, seed, self.settings)
@@ -138,14 +137,14 @@ class Peft:
         backbone.peft_config = {ADAPTER: config}
 
     def merge(self, model: Classifier) -> nn.Module:
-        """A copy of the stock backbone with the tuner's layers merged, as far as peft can: the same outputs."""
+        """A copy of the stock backbone with the tuner's layers merged by peft: the same outputs."""
         return merged(model, self.type)
 
     def trainable(self, config: Any, labels: int) -> int:
         try:
             with torch.device("meta"):
                 new = self.put(skeleton(config), 0)
-        except UserError:  # some look at the weights they change, and need some
+        except UserError:  # some tuners read the weights they change, which the meta device lacks
             from transformers import AutoModel
 
             new = self.put(AutoModel.from_config(config, add_pooling_layer=False), 0)
@@ -154,7 +153,7 @@ class Peft:
 
 
 def tuner_layer() -> type[Any]:
-    """What all layers of peft's tuners are."""
+    """The base class of all tuner layers of peft."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     found: type[Any] = BaseTunerLayer
@@ -163,10 +162,10 @@ def tuner_layer() -> type[Any]:
 
 @torch.no_grad()
 def merged(model: Classifier, kind: str) -> nn.Module:
-    """A copy of the stock backbone with every tuner layer merged. Raises CannotMerge where peft has no way."""
+    """A copy of the stock backbone with every tuner layer merged. Raises CannotMerge where peft cannot."""
     if model.before is not None:
         model.before(torch.empty(1, 0, device=model.head.weight.device))
-    adapted, backbone = model.stock(), taken_out(model.stock())
+    adapted, backbone = model.stock(), unwrapped(model.stock())
     like = next(p for p in backbone.parameters())
     for path, layer in list(backbone.named_modules()):
         if isinstance(layer, tuner_layer()):
@@ -203,12 +202,12 @@ def _names(model: Classifier, parameters: Sequence[nn.Parameter]) -> list[str]:
 
 
 def _stock_name(name: str) -> str:
-    """A name inside the backbone, whatever the last block and the tuner's layers were put into."""
+    """A name in the backbone without wrappers of the last block and the tuner's layers."""
     return bare(plain(name))
 
 
 def _drawn(backbone: nn.Module, new: Mapping[str, nn.Parameter]) -> tuple[str, ...]:
-    """Names of what the tuner's layers hold and do not train, each tensor once."""
+    """Names of the fixed tensors of the tuner's layers, each tensor once."""
     names = [name for name, p in new.items() if not p.requires_grad]
     held = dict(backbone.named_buffers())  # a tensor that several layers share is in it once
     for path, layer in backbone.named_modules():

@@ -1,4 +1,4 @@
-"""Per-example gradients of layers that somebody else wrote: each example runs the layer with its own copy."""
+"""Per-example gradients of third-party layers: each example runs the layer with its own copy of the parameters."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dpft.models.classifier import Classifier
 from dpft.models.shared_vector import PerExample
 
 
-class Copied(nn.Module):
-    """A layer run with values from outside for some of its parameters: one set for all examples, or one for each.
+class CopiedLayer(nn.Module):
+    """A layer that takes some of its parameters from outside: one set for all examples, or one for each.
 
-    `copies`: (1 or B, *shape) by the parameter's name. With one for each, the layer is run on every example apart:
-    by torch.func.vmap, or `looped`, one after the other. Its own parameters are only places.
+    `copies`: (1 or B, *shape) by parameter name. With one set for each, the layer runs on every example separately:
+    by torch.func.vmap, or `looped`, one after the other. Its own parameters are placeholders.
     """
 
     def __init__(self, tuned: nn.Module, looped: bool = False) -> None:
@@ -43,16 +43,16 @@ class Copied(nn.Module):
 
     @torch.no_grad()
     def settled(self) -> nn.Module:
-        """The layer, with what it was run with in its own parameters."""
+        """The layer, with the outside values written to its own parameters."""
         for name, copy in self.copies.items():
             self.tuned.get_parameter(name).copy_(copy[0])
         return self.tuned
 
 
 class Copies(nn.Module):
-    """All values, each once, handed to the layers that use them as one copy per row: rows (B, 0)."""
+    """Hands each value to the layers that use it, one copy per row: rows (B, 0)."""
 
-    def __init__(self, values: Sequence[Tensor], uses: Sequence[tuple[Copied, dict[str, int]]]) -> None:
+    def __init__(self, values: Sequence[Tensor], uses: Sequence[tuple[CopiedLayer, dict[str, int]]]) -> None:
         super().__init__()
         self.values = nn.ModuleList(PerExample(value) for value in values)
         self._uses = tuple(uses)  # a tuple: they are registered in the backbone, and only there
@@ -63,7 +63,7 @@ class Copies(nn.Module):
             layer.copies = {name: made[number] for name, number in numbers.items()}
 
 
-class Wide(nn.Module):
+class Float32Layer(nn.Module):
     """A layer that computes in float32 inside a backbone that does not."""
 
     def __init__(self, wide: nn.Module) -> None:
@@ -76,32 +76,32 @@ class Wide(nn.Module):
 
 
 def widen(backbone: nn.Module, kind: type[Any]) -> None:
-    """Put every layer of `kind` into Wide."""
+    """Wrap every layer of `kind` in Wide."""
     for path, layer in list(backbone.named_modules()):
         if isinstance(layer, kind):
-            replace(backbone, path, Wide(layer))
+            replace(backbone, path, Float32Layer(layer))
 
 
-def taken_out(backbone: nn.Module) -> nn.Module:
-    """`backbone` without Copied and Wide around its layers, which hold what they were run with."""
+def unwrapped(backbone: nn.Module) -> nn.Module:
+    """`backbone` with Copied and Wide unwrapped; the layers hold their trained values."""
     for path, site in list(backbone.named_modules()):
-        if isinstance(site, Copied):
+        if isinstance(site, CopiedLayer):
             replace(backbone, path, site.settled())
     for path, site in list(backbone.named_modules()):
-        if isinstance(site, Wide):
+        if isinstance(site, Float32Layer):
             replace(backbone, path, site.wide)
     return backbone
 
 
 def bare(name: str) -> str:
-    """A parameter's name without Copied and Wide."""
+    """A parameter's name without the wrappers Copied and Wide."""
     return name.replace(".wide.", ".").replace(".tuned.", ".")
 
 
 def with_copies(model: Classifier, names: Sequence[str], kind: type[Any], looped: bool = False) -> list[nn.Parameter]:
-    """Put every layer of `kind` that holds one of the backbone's parameters `names` into Copied.
+    """Wrap every layer of `kind` that holds one of the backbone's parameters `names` in Copied.
 
-    Returns what is to be trained instead, in the order of `names`. Raises RuntimeError where a parameter is in no
+    Returns the parameters to train instead, in the order of `names`. Raises RuntimeError where a parameter is in no
     such layer.
     """
     parameters = dict(model.backbone.named_parameters())
@@ -112,7 +112,7 @@ def with_copies(model: Classifier, names: Sequence[str], kind: type[Any], looped
             continue
         inside = {n: numbers[id(p)] for n, p in layer.named_parameters() if id(p) in numbers}
         if inside:
-            site = Copied(layer, looped)
+            site = CopiedLayer(layer, looped)
             replace(model.backbone, path, site)
             uses.append((site, inside))
             used |= set(inside.values())

@@ -1,1 +1,1 @@
-"""Rows out of files, one file for each format."""
+"""Readers of rows, one file for each format."""

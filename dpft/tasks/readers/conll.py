@@ -1,4 +1,4 @@
-"""Column files: a token a line with its tag last, sentences apart by blank lines (CoNLL-2003, WNUT-17 and kin)."""
+"""CoNLL files: one token a line with its tag last, sentences separated by blank lines (CoNLL-2003, WNUT-17)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ DOCUMENT = "-DOCSTART-"
 
 
 @dataclass
-class Columns:
-    """Sentences of a file: their tokens, their tags, the line that each begins in, the number of its document."""
+class ConllSentences:
+    """The sentences of a file: tokens, tags, first line, and number of the document of each."""
 
     tokens: list[list[str]] = field(default_factory=list)
     tags: list[list[str]] = field(default_factory=list)
@@ -21,13 +21,13 @@ class Columns:
     documents: list[int] = field(default_factory=list)
 
 
-def read(file: Path) -> Columns:
-    """The sentences of a UTF-8 file. Raises UserError that names a line, and never what it holds.
+def read(file: Path) -> ConllSentences:
+    """Read the sentences of a UTF-8 file. Raises UserError that names a line, never its content.
 
     Columns are separated by tabs where a line has one, else by spaces; a line of spaces or tabs alone is blank.
     A line that starts with -DOCSTART- begins a document and is no token.
     """
-    found, width, documents = Columns(), 0, 0
+    found, width, documents = ConllSentences(), 0, 0
     fresh = True
     for number, line in enumerate(_lines(file), 1):
         if not line.strip(" \t"):
@@ -51,7 +51,7 @@ def read(file: Path) -> Columns:
 
 
 def _lines(file: Path) -> list[str]:
-    """Split at line feeds alone: other separators of Unicode may stand inside a token."""
+    """Lines, split at line feeds alone: other Unicode separators may be inside a token."""
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -69,10 +69,10 @@ def _check(parts: list[str], width: int, number: int, name: str) -> None:
     if any("\0" in part for part in parts):
         raise UserError(f"text must hold no NUL, got one in {where}; save the file as UTF-8 text")
     if len(parts) < 2 or not parts[0].strip(" ") or not parts[-1]:
-        raise UserError(f"each line must hold a token and its tag, got one without in {where}; mend the file")
+        raise UserError(f"each line must hold a token and its tag, got one without in {where}; fix the file")
     if len(parts) != width:
         raise UserError(
-            f"every line must have as many columns as the first, {width}, got {len(parts)} in {where}; mend the file"
+            f"every line must have as many columns as the first, {width}, got {len(parts)} in {where}; fix the file"
         )
     if not is_tag(parts[-1]):
         raise UserError(f"the last column must be O, B-TYPE or I-TYPE, got another in {where}; convert the tags")

@@ -1,4 +1,4 @@
-"""CSV and TSV with a header, by the standard library's reader."""
+"""CSV and TSV with a header, read by the standard library."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, ClassVar
 from dpft.errors import UserError
 from dpft.tasks.readers.source import File, Row, places_of
 
-_SWALLOWED = 20  # lines in one quoted cell, from which on it is looked at whether they are rows themselves
+_SWALLOWED = 20  # a quoted cell with this many lines is checked for swallowed rows
 
 
 @dataclass(frozen=True)
-class Delimited(File):
-    """CSV with a header (RFC 4180: a cell with commas, quotes or line ends stands in quotes).
+class CsvFile(File):
+    """CSV with a header (RFC 4180: a cell with commas, quotes or line ends is quoted).
 
-    A row is numbered by the line that it begins in.
+    Rows are numbered by their first line.
     """
 
     delimiter: ClassVar[str] = ","
@@ -31,9 +31,9 @@ class Delimited(File):
             if len(cells) != len(header):
                 raise UserError(
                     f"each row must have as many cells as the header, {len(header)}, got {len(cells)} in "
-                    f"{self.where(number)}; mend that row"
+                    f"{self.where(number)}; fix that row"
                 )
-            if all(_plain(cell) == name for cell, name in zip(cells, names, strict=True)):  # one file behind another
+            if all(_plain(cell) == name for cell, name in zip(cells, names, strict=True)):  # concatenated files
                 raise UserError(
                     f"the header must stand in the first line alone, got it again in {self.where(number)}; "
                     "remove that line"
@@ -44,7 +44,7 @@ class Delimited(File):
         return next(self._records(), (1, []))[1]
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
-        """Rows, the header first, with the line that each begins in; an empty line is none."""
+        """Rows with their first line, the header first; empty lines are skipped."""
         reader = csv.reader(self._plain(), delimiter=self.delimiter, quoting=self.quoting, strict=True)
         first, width = 1, 0
         try:
@@ -58,7 +58,7 @@ class Delimited(File):
         except csv.Error:
             raise UserError(
                 f"cells must have closed quotes, no bare carriage return and at most {csv.field_size_limit()} "
-                f"characters, got another in the row that begins in {self.where(first)}; mend that row, or write the "
+                f"characters, got another in the row that begins in {self.where(first)}; fix that row, or write the "
                 "file as .jsonl or .parquet"
             ) from None
 
@@ -69,7 +69,7 @@ class Delimited(File):
             yield line
 
     def _check_swallowed(self, cells: Sequence[str], width: int, first: int) -> None:
-        """Refuse a cell whose lines look like rows of the table: a quote was opened and not closed."""
+        """Raise UserError for a cell whose lines look like rows: a quote was opened and not closed."""
         for cell in cells:
             inner = cell.splitlines()[1:-1]
             alike = sum(line.count(self.delimiter) == width - 1 for line in inner)
@@ -81,13 +81,13 @@ class Delimited(File):
 
 
 @dataclass(frozen=True)
-class Tabbed(Delimited):
-    """TSV with a header: a cell ends at a tab, and quotes mean nothing (text/tab-separated-values of IANA)."""
+class TsvFile(CsvFile):
+    """TSV with a header: cells end at tabs, quotes have no meaning (IANA text/tab-separated-values)."""
 
     delimiter: ClassVar[str] = "\t"
     quoting: ClassVar[Any] = csv.QUOTE_NONE
 
 
 def _plain(cell: str) -> str:
-    """A cell as headers are compared: without blanks around it, a byte-order mark, and case."""
+    """A cell normalised to compare headers: without surrounding blanks, byte-order mark, and case."""
     return cell.strip("\ufeff \t").casefold()

@@ -1,4 +1,4 @@
-"""A data set of the Hugging Face hub as a table: it lies memory-mapped on the disk, where `datasets` keeps it."""
+"""A data set of the Hugging Face hub as a table, memory-mapped in the cache of `datasets`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _BATCH = 4096
 
 @dataclass(frozen=True)
 class HubSplit:
-    """One split; rows are counted from 1. A column of class labels is read by their names."""
+    """One split. Rows are counted from 1. Class labels are read as their names."""
 
     name: str
     split: str
     table: Any
-    digest: str | None = None  # nothing is kept of it: `datasets` does that
+    digest: str | None = None  # not cached by dpft: `datasets` caches it
 
     def columns(self) -> tuple[str, ...]:
         return tuple(self.table.column_names)
@@ -52,12 +52,12 @@ def _named(value: Any, names: list[str] | None) -> Any:
 
 
 def is_id(data: str) -> bool:
-    """Whether it reads like OWNER/NAME and nothing of that name lies here."""
+    """Whether `data` has the form OWNER/NAME and no such local path exists."""
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", data)) and not Path(data).exists() and not Path(data).suffix
 
 
 def split(name: str, of: str) -> HubSplit:
-    """A split of a data set. Raises UserError where it cannot be had."""
+    """A split of a data set. Raises UserError where it does not exist or cannot be fetched."""
     found = _load(name)
     if of not in found:
         raise UserError(f"a data set must have a split {of}, got {name!r} without; pass --data FILE")
@@ -65,7 +65,7 @@ def split(name: str, of: str) -> HubSplit:
 
 
 def validation(name: str) -> HubSplit | None:
-    """The split `validation`, where there is one."""
+    """The split `validation`, None where it does not exist."""
     return split(name, "validation") if "validation" in _load(name) else None
 
 
@@ -74,7 +74,7 @@ def _load(name: str) -> Any:
     from huggingface_hub.utils import logging as client
 
     level = client.get_verbosity()
-    client.set_verbosity(logging.CRITICAL)  # it tells of every retry on stderr
+    client.set_verbosity(logging.CRITICAL)  # it reports every retry on stderr
     try:
         return datasets.load_dataset(name)
     except (OSError, ValueError, RuntimeError):

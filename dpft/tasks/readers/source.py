@@ -1,7 +1,7 @@
-"""A table of a user's own, read row by row: what every format has in common. Nothing is held but the row at hand.
+"""The interface of tables, and what all file formats share. Tables are read row by row, never held in memory.
 
-What cannot be read is refused with the number of its line or row, never with its text; nor is a header quoted, for
-where a file has none it is somebody's row.
+Error messages give the number of a line or row, never its text. They do not quote a header either: in a file without a
+header it is a row.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from dpft.errors import UserError
 Row = tuple[int, tuple[Any, ...]]
 
 
-class Source(Protocol):
-    """A table. `rows`: the number of each row and its values in the columns that are named, in the table's order."""
+class TableSource(Protocol):
+    """A table. `rows` yields (row number, values of the given columns), in the table's order."""
 
     @property
     def name(self) -> str: ...
     @property
     def digest(self) -> str | None:
-        """Names the content; None where that would cost more than it saves."""
+        """A digest of the content; None where it would cost more than it saves."""
         ...
 
     def columns(self) -> tuple[str, ...]:
-        """All its columns."""
+        """The names of all columns."""
         ...
 
     def rows(self, columns: Sequence[str]) -> Iterator[Row]: ...
     def where(self, number: int) -> str:
-        """Where a row stands, for a message."""
+        """The position of a row, for messages."""
         ...
 
 
 @dataclass(frozen=True)
 class File:
-    """One file, which must stay as it was when it was first looked at."""
+    """One file. It must not change after it was opened first."""
 
     path: Path
     unit: ClassVar[str] = "line"
@@ -98,10 +98,10 @@ class File:
 
     def _check(self) -> None:
         if self._now() != self._stamp:
-            raise UserError(f"data must stay as they are while they are read, got {self.name} changed; start again")
+            raise UserError(f"data must not change while they are read, got {self.name} changed; start again")
 
     def _lines(self) -> Iterator[tuple[int, str]]:
-        """Lines with their numbers. Raises UserError at the first that is not UTF-8."""
+        """Numbered lines. Raises UserError at the first line that is not UTF-8."""
         with open(self.path, "rb") as file:
             for number, line in enumerate(file, 1):
                 try:
@@ -113,7 +113,7 @@ class File:
 
 
 def places_of(header: Sequence[str], columns: Sequence[str], name: str) -> list[int]:
-    """Where the columns stand. A header is not quoted, and a name that it has twice is refused."""
+    """Indices of the columns in the header. Raises UserError, which does not quote the header, for a duplicate name."""
     for column in columns:
         if list(header).count(column) != 1:
             found = f"none named {column!r} among {len(header)}" if column not in header else f"two named {column!r}"

@@ -1,4 +1,4 @@
-"""JSON lines, Parquet, several files as one table, and which reader the name of a file asks for."""
+"""JSON lines, Parquet, several files as one table, and the choice of a reader by file name."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from dpft.errors import UserError
-from dpft.tasks.readers.csv import Delimited, Tabbed
-from dpft.tasks.readers.source import File, Row, Source, places_of
+from dpft.tasks.readers.csv import CsvFile, TsvFile
+from dpft.tasks.readers.source import File, Row, TableSource, places_of
 
 _BATCH = 4096
 
 
 @dataclass(frozen=True)
 class JsonLines(File):
-    """One JSON object a line."""
+    """JSON lines: one object a line."""
 
     def _rows(self, columns: Sequence[str]) -> Iterator[Row]:
         for number, line in self._lines():
@@ -30,7 +30,7 @@ class JsonLines(File):
             if missing:
                 raise UserError(
                     f"each row must have the columns {', '.join(columns)}, got none named {missing[0]!r} in "
-                    f"{self.where(number)}; mend that row"
+                    f"{self.where(number)}; fix that row"
                 )
             yield number, tuple(values[name] for name in columns)
 
@@ -45,11 +45,11 @@ class JsonLines(File):
         if not isinstance(values, dict):
             raise UserError(
                 f"each line must be one JSON object, each key in it once, got another in {self.where(number)}; "
-                "mend that line"
+                "fix that line"
             )
         if "\\u" in line and not _is_unicode(values):
             raise UserError(
-                f"text must be Unicode, got half of a surrogate pair in {self.where(number)}; mend that line"
+                f"text must be Unicode, got half of a surrogate pair in {self.where(number)}; fix that line"
             )
         return values
 
@@ -104,18 +104,18 @@ class Parquet(File):
         return UserError(f"{self.name} must be a parquet file, got one that cannot be read; write it again")
 
     def _values(self, batch: Any, name: str, before: int) -> list[Any]:
-        """A column of a batch. Raises UserError that names the row of a value that Python has nothing like."""
+        """A column of a batch. Raises UserError with the row of a value that cannot be converted to Python."""
         column = batch.column(name)
         try:
             found: list[Any] = column.to_pylist()
-        except (ValueError, OverflowError):  # bytes that are no UTF-8, a time beyond the year 9999
+        except (ValueError, OverflowError):  # bytes that are not UTF-8, a time beyond the year 9999
             for number, value in enumerate(column, before + 1):
                 try:
                     value.as_py()
                 except (ValueError, OverflowError):
                     raise UserError(
                         f"the column {name!r} must hold UTF-8 text, numbers or lists of them, got another in "
-                        f"{self.where(number)}; mend that row"
+                        f"{self.where(number)}; fix that row"
                     ) from None
             raise
         return found
@@ -123,7 +123,7 @@ class Parquet(File):
 
 @dataclass(frozen=True)
 class Shards:
-    """Several files that are one table; rows are counted from 1 through all of them."""
+    """Several files as one table; rows are counted from 1 through all files."""
 
     files: tuple[File, ...]
     name: str
@@ -146,11 +146,11 @@ class Shards:
                 yield number, values
 
 
-FORMATS: dict[str, type[File]] = {".csv": Delimited, ".tsv": Tabbed, ".jsonl": JsonLines, ".parquet": Parquet}
+FORMATS: dict[str, type[File]] = {".csv": CsvFile, ".tsv": TsvFile, ".jsonl": JsonLines, ".parquet": Parquet}
 
 
 def of_file(path: Path) -> File:
-    """The reader of a file, by the end of its name. Raises UserError for another."""
+    """The reader of a file, by its suffix. Raises UserError for an unknown one."""
     kind = FORMATS.get(path.suffix.lower())
     if kind is None or not path.is_file():
         found = f"{str(path)!r}, which is another" if path.exists() else f"{str(path)!r}, which is not there"
@@ -158,8 +158,8 @@ def of_file(path: Path) -> File:
     return kind(path)
 
 
-def in_folder(folder: Path, split: str) -> Source | None:
-    """SPLIT.csv, .tsv, .jsonl or .parquet of a folder, or SPLIT-*.parquet; None where there is none."""
+def in_folder(folder: Path, split: str) -> TableSource | None:
+    """The table of a split in a folder: SPLIT.csv, .tsv, .jsonl or .parquet, or SPLIT-*.parquet; None without one."""
     found = [folder / f"{split}{end}" for end in FORMATS if (folder / f"{split}{end}").is_file()]
     if len(found) > 1:
         names = ", ".join(file.name for file in found)

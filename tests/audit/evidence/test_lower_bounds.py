@@ -114,7 +114,7 @@ def test_coins_alone_prove_nothing(lower: Callable[[Outcome], float]) -> None:
 
 
 def test_no_noise_is_the_most_that_can_be_said() -> None:
-    assert lower_bounds.gaussian(np.ones(9), np.zeros(9), DELTA, RISK) == lower_bounds.MOST
+    assert lower_bounds.gaussian(np.ones(9), np.zeros(9), DELTA, RISK) == lower_bounds.MAX_EPSILON
     assert lower_bounds.gaussian(np.ones(1), np.zeros(9), DELTA, RISK) == 0.0
 
 

@@ -9,13 +9,13 @@ import pytest
 from scipy import stats
 
 from dpft.audit.evidence import noise_statistics
-from dpft.audit.evidence.noise_statistics import Measured
+from dpft.audit.evidence.noise_statistics import Measurement
 
 RISK, RUNS = 0.05, 400
-Draw = Callable[[np.random.Generator], Measured]
+Draw = Callable[[np.random.Generator], Measurement]
 
 
-def outside(found: Measured) -> bool:
+def outside(found: Measurement) -> bool:
     return not found.low <= found.value <= found.high
 
 
@@ -83,7 +83,7 @@ def test_a_broken_path_leaves_it(name: str) -> None:
 
 def test_numbers_that_are_all_zero_are_like_anything() -> None:
     assert outside(noise_statistics.between_steps(np.zeros((3, 4)), RISK))
-    assert outside(noise_statistics.likeness([(np.zeros(4), np.ones(4))], RISK))
+    assert outside(noise_statistics.correlation([(np.zeros(4), np.ones(4))], RISK))
 
 
 def test_a_step_without_noise_is_outside() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dpft.audit.mechanism import checks, gradient_canaries
-from dpft.audit.mechanism.canary_gradients import Marked
+from dpft.audit.mechanism.canary_gradients import CanaryModel
 from dpft.audit.mechanism.driver import Path
 from dpft.inference.trained_model import Trained
 from dpft.tokens.microbatch import collate
@@ -35,15 +35,15 @@ def test_a_planted_rows_clipped_gradient_is_the_clip_along_its_own_axis(make_tra
     # The oracle is autograd, one row at a time, clipped by hand. Catches a label that the model finds likely (a short
     # gradient), a column off by one, gradients that leak into the method's own tensors.
     trained, clip = made(make_trained, way), 0.7
-    planted = gradient_canaries.plant(trained, clip)
+    planted = gradient_canaries.make_canaries(trained, clip)
     trained.adapted.begin(0)
     trained.adapted.model.per_example = True
     total = torch.zeros_like(trained.adapted.model.head.weight, dtype=torch.float64)
-    with Marked(trained.adapted, planted.marks, clip) as marked:
+    with CanaryModel(trained.adapted, planted.row_settings, clip) as canary_model:
         for row in (0, 5, len(planted) - 1):
             batch = collate(planted.data, np.array([row]))
-            loss = marked.losses(marked.model(batch), batch).sum()
-            found = dict(zip(trained.adapted.named, torch.autograd.grad(loss, list(marked.private)), strict=True))
+            loss = canary_model.losses(canary_model.model(batch), batch).sum()
+            found = dict(zip(trained.adapted.named, torch.autograd.grad(loss, list(canary_model.private)), strict=True))
             norm = math.sqrt(sum(float(g.double().square().sum()) for g in found.values()))
             assert norm > 1e3 * clip
             weight = found["head.weight"].double() / norm
@@ -63,7 +63,7 @@ def test_every_way_to_a_clipped_sum_passes(make_trained: MakeTrained, way: str) 
 
 def test_no_hook_stays_on_the_model(trained: Trained) -> None:
     model = trained.adapted.model
-    checks.play(trained, Path(), 8)
+    checks.run_attacks(trained, Path(), 8)
     assert not model._forward_pre_hooks
     assert not model.head._forward_pre_hooks
     assert not model.head._forward_hooks
@@ -72,5 +72,5 @@ def test_no_hook_stays_on_the_model(trained: Trained) -> None:
 
 def test_the_audit_moves_no_weight(trained: Trained) -> None:
     before = trained.adapted.state()
-    checks.play(trained, Path(), 8)
+    checks.run_attacks(trained, Path(), 8)
     assert all(torch.equal(before[name], tensor) for name, tensor in trained.adapted.state().items())

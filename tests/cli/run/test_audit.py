@@ -61,7 +61,7 @@ def test_what_concerns_people_stays_in_private(dpft: Command, run: Callable[...,
     path = run()
     code, out, _ = dpft("audit", path, "--level", "model")
     assert code == 0
-    name = "AUC, training beside validation rows"
+    name = "AUC, training against validation rows"
     assert name in out
     assert name not in (path / "audit.json").read_text()
     assert name in (path / "private" / "audit.json").read_text()

@@ -15,14 +15,14 @@ from dpft.benchmarks.search_attack import Attack
 
 from dpft.audit import bookkeeping
 from dpft.compare.cells import Cell
-from dpft.compare.events import Silent
-from dpft.compare.folder import Folder
-from dpft.compare.planning import outlook, plan_cell
+from dpft.compare.events import SilentListener
+from dpft.compare.folder import ComparisonFolder
+from dpft.compare.planning import comparison_plan, plan_cell
 from dpft.compare.running import random_search
-from dpft.compare.running.run_cells import OneByOne, conduct
+from dpft.compare.running.run_cells import LocalExecutor, run_all_cells
 from dpft.compare.running.work import Work
-from dpft.compare.search_folder import Corner
-from dpft.compare.search_space import Trials, around
+from dpft.compare.search_folder import SearchFolder
+from dpft.compare.search_space import SearchSpace, search_space_around
 from dpft.errors import UserError
 from dpft.inference.trained_model import load
 from dpft.machine.memo import CachingMemo
@@ -76,7 +76,7 @@ def other_people(folder: Path, *splits: str) -> str:
 def cell(cells: Cells) -> Cell:
     (found,) = cells(methods={"slash": {"options": {"dim": 12}, "learning_rate": 0.04}}, epsilons=[8])
     other_people(Path(str(found.spec.data)), "validation")
-    return replace(found, trials=around(found.spec, 4, {}, None, None))
+    return replace(found, trials=search_space_around(found.spec, 4, {}, None, None))
 
 
 def test_the_whole_search_stays_within_the_budget_and_wastes_little() -> None:
@@ -100,7 +100,7 @@ def test_a_charged_search_shows_its_best_run_alone_under_the_label_of_all(
     """
     values = iter([0.25, 0.75, 0.5, 0.5])  # of the second stage, the last
     monkeypatch.setattr("dpft.objectives.classification.measure", lambda *_: next(values))
-    (outcome,) = conduct([cell], work, OneByOne(), Silent())
+    (outcome,) = run_all_cells([cell], work, LocalExecutor(), SilentListener())
     assert outcome.error is None
     assert outcome.result is not None
     assert outcome.result.value == 0.75
@@ -151,7 +151,7 @@ def test_a_charged_search_shows_its_best_run_alone_under_the_label_of_all(
     with Ledger(work.place.ledger) as book:
         book.reserve(Run.open(run).id, rate=0.5, noise=1.0, steps=1, delta=1e-5, epsilon=8.0)
     assert failed(run) == {"charges beside the search"}
-    assert conduct([cell], work, OneByOne(), Silent())[0].how == "found"
+    assert run_all_cells([cell], work, LocalExecutor(), SilentListener())[0].how == "found"
 
 
 def test_a_search_that_was_broken_off_goes_on_with_the_same_k(
@@ -170,8 +170,8 @@ def test_a_search_that_was_broken_off_goes_on_with_the_same_k(
     with monkeypatch.context() as patched:
         patched.setattr(module, "train", stops)
         with pytest.raises(KeyboardInterrupt):
-            conduct([cell], work, OneByOne(), Silent())
-    (outcome,) = conduct([cell], work, OneByOne(), Silent())
+            run_all_cells([cell], work, LocalExecutor(), SilentListener())
+    (outcome,) = run_all_cells([cell], work, LocalExecutor(), SilentListener())
     assert outcome.error is None
     assert k_is_three == [4.0]
     assert len(reserved(Path(work.place.ledger))) == 1
@@ -182,10 +182,10 @@ def test_a_search_on_public_rows_is_not_charged_and_tunes_every_seed_alike(
 ) -> None:
     public = other_people(glue_folder("sst2", seed=5))
     every = [
-        replace(one, trials=around(one.spec, 2, {}, "glue/sst2", public))
+        replace(one, trials=search_space_around(one.spec, 2, {}, "glue/sst2", public))
         for one in cells(methods={"slash": {"options": {"dim": 12}, "learning_rate": 0.04}}, epsilons=[8], seeds=2)
     ]
-    outcomes = conduct(every, work, OneByOne(), Silent())
+    outcomes = run_all_cells(every, work, LocalExecutor(), SilentListener())
     assert [one.error for one in outcomes] == [None, None]
     assert len(reserved(Path(work.place.ledger))) == 2
     runs = list(work.folder.runs.iterdir())
@@ -196,21 +196,21 @@ def test_a_search_on_public_rows_is_not_charged_and_tunes_every_seed_alike(
     assert rates <= {every[0].trials.public_spec(every[0].spec, n).learning_rate for n in range(2)}
     card = json.loads((runs[0] / "privacy.json").read_text())
     assert "declared public" in card["tuning"]["statement"]
-    assert [one.how for one in conduct(every, work, OneByOne(), Silent())] == ["found", "found"]
+    assert [one.how for one in run_all_cells(every, work, LocalExecutor(), SilentListener())] == ["found", "found"]
 
 
 def test_the_cells_own_rows_are_never_taken_for_public(cells: Cells, work: Work) -> None:
     """Catches: an uncharged search on the private rows under another name."""
     (one,) = cells(methods={"slash": {"options": {"dim": 12}, "learning_rate": 0.04}}, epsilons=[8])
-    own = replace(one, trials=around(one.spec, 2, {}, "glue/sst2", one.spec.data))
-    (outcome,) = conduct([own], work, OneByOne(), Silent())
+    own = replace(one, trials=search_space_around(one.spec, 2, {}, "glue/sst2", one.spec.data))
+    (outcome,) = run_all_cells([own], work, LocalExecutor(), SilentListener())
     assert outcome.error is not None
     assert "must not see the cell's own" in outcome.error
     assert not Path(work.place.ledger).exists()
 
 
 def test_a_search_is_planned_at_its_own_noise_and_charged_as_one(cell: Cell, work: Work) -> None:
-    found = outlook([cell], work.place, {}, CachingMemo(), Silent(), measured=False)
+    found = comparison_plan([cell], work.place, {}, CachingMemo(), SilentListener(), measured=False)
     alone = plan_cell(replace(cell, trials=None), 400)
     assert found.cells[0].plan.noise > 1.2 * alone.noise
     assert found.charges[0].epsilon == pytest.approx(found.cells[0].plan.epsilon_upper, rel=1e-6)
@@ -224,8 +224,8 @@ def test_rows_that_the_ledger_protects_are_never_taken_for_public(
     public = other_people(glue_folder("sst2", seed=5))
     (theirs,) = cells(methods={"linear": {"learning_rate": 0.1}}, epsilons=[2], data=public)
     train(theirs.spec, runs=work.folder.path / "theirs", ledger=work.place.ledger, population="theirs", machine=FP32)
-    searched = replace(one, trials=around(one.spec, 2, {}, "glue/sst2", public))
-    (outcome,) = conduct([searched], work, OneByOne(), Silent())
+    searched = replace(one, trials=search_space_around(one.spec, 2, {}, "glue/sst2", public))
+    (outcome,) = run_all_cells([searched], work, LocalExecutor(), SilentListener())
     assert outcome.error is not None
     assert "declared public must not be those of a population" in outcome.error
     assert len(reserved(Path(work.place.ledger))) == 1
@@ -236,7 +236,7 @@ def test_rows_that_the_ledger_protects_are_never_taken_for_public(
 def test_of_errors_the_least_wins(cell: Cell, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     # Catches a maximum over whatever the metric is: by perplexity it would publish the worst run.
     trained(monkeypatch, 0.5, 0.25, 0.75)
-    (outcome,) = conduct([cell], work, OneByOne(), Silent())
+    (outcome,) = run_all_cells([cell], work, LocalExecutor(), SilentListener())
     assert outcome.result is not None
     assert outcome.result.value == 0.25
     assert json.loads((outcome.result.path / "result.json").read_text())["higher_is_better"] is False
@@ -246,9 +246,9 @@ def test_of_errors_the_least_wins(cell: Cell, work: Work, monkeypatch: pytest.Mo
 def test_of_errors_the_least_wins_on_public_rows_too(
     cell: Cell, work: Work, glue_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    elsewhere = around(cell.spec, 3, {}, "glue/sst2", other_people(glue_folder("sst2", seed=5)))
+    elsewhere = search_space_around(cell.spec, 3, {}, "glue/sst2", other_people(glue_folder("sst2", seed=5)))
     rates = trained(monkeypatch, 0.5, 0.25, 0.75, 0.5)
-    (outcome,) = conduct([replace(cell, trials=elsewhere)], work, OneByOne(), Silent())
+    (outcome,) = run_all_cells([replace(cell, trials=elsewhere)], work, LocalExecutor(), SilentListener())
     assert outcome.error is None
     assert rates[3] == rates[1]
 
@@ -279,9 +279,11 @@ def test_each_trial_draws_for_itself_whatever_the_seed(
 ) -> None:
     """Catches: draws by the spec's seed and the trial's number, so that the published rate tells which trial won."""
     rates = trained(monkeypatch, *[0.5] * 6)
-    conduct([cell], work, OneByOne(), Silent())
-    elsewhere = replace(work, folder=Folder(tmp_path / "again"), place=replace(work.place, ledger=tmp_path / "other"))
-    conduct([cell], elsewhere, OneByOne(), Silent())
+    run_all_cells([cell], work, LocalExecutor(), SilentListener())
+    elsewhere = replace(
+        work, folder=ComparisonFolder(tmp_path / "again"), place=replace(work.place, ledger=tmp_path / "other")
+    )
+    run_all_cells([cell], elsewhere, LocalExecutor(), SilentListener())
     assert len(rates) == 6
     assert not set(rates[:3]) <= set(rates[3:])
     assert all(cell.spec.learning_rate / 4 <= rate <= cell.spec.learning_rate * 4 for rate in rates)  # type: ignore[operator]
@@ -293,7 +295,7 @@ def test_nothing_that_is_published_tells_which_trial_won_or_when(
 ) -> None:
     """Catches: files with the time of their trial or of the search's end, a later ledger head, a trial's seconds."""
     trained(monkeypatch, *[0.9 if n == winner else 0.1 for n in range(3)])
-    (outcome,) = conduct([cell], work, OneByOne(), Silent())
+    (outcome,) = run_all_cells([cell], work, LocalExecutor(), SilentListener())
     assert outcome.result is not None
     assert outcome.result.value == 0.9
     (run,) = work.folder.runs.iterdir()
@@ -319,7 +321,7 @@ def test_searches_are_reserved_before_all_trials_and_done_last(
     """Catches: the next cell's reservation, with its time, just after a search's end."""
     (plain,) = cells(methods={"linear": {"learning_rate": 0.1}}, epsilons=[8])
     second = replace(cell, spec=replace(cell.spec, seed=1))
-    outcomes = conduct([cell, plain, second], work, OneByOne(), Silent())
+    outcomes = run_all_cells([cell, plain, second], work, LocalExecutor(), SilentListener())
     assert [one.error for one in outcomes] == [None] * 3
     assert [one.cell for one in outcomes] == [cell, plain, second]
     with Ledger(work.place.ledger) as book:
@@ -332,7 +334,12 @@ def test_trials_that_draw_alike_are_runs_of_their_own(cell: Cell, work: Work, mo
     """Catches: a trial with the rates of an earlier one that is taken for it, so that one noise serves twice."""
     rates = trained(monkeypatch, 0.5, 0.75, 0.25)
     narrow = {"learning_rate": [0.1, 0.100001]}
-    (outcome,) = conduct([replace(cell, trials=around(cell.spec, 4, narrow, None, None))], work, OneByOne(), Silent())
+    (outcome,) = run_all_cells(
+        [replace(cell, trials=search_space_around(cell.spec, 4, narrow, None, None))],
+        work,
+        LocalExecutor(),
+        SilentListener(),
+    )
     assert rates == [0.1] * 3
     assert outcome.result is not None
     assert outcome.result.value == 0.75
@@ -343,7 +350,7 @@ def test_a_trial_that_fails_is_the_worst_and_never_run_again(
 ) -> None:
     """Catches: a search that ends with a failed trial and, taken up again, looks at the rows once more."""
     rates = trained(monkeypatch, None, 0.25, None)
-    (outcome,) = conduct([cell], work, OneByOne(), Silent())
+    (outcome,) = run_all_cells([cell], work, LocalExecutor(), SilentListener())
     assert outcome.error is None
     assert outcome.result is not None
     assert outcome.result.value == 0.25
@@ -356,12 +363,12 @@ def test_what_is_refused_before_a_trial_begins_costs_no_trial(
     """Catches: a model that is not there, counted as so many failed trials of a search that is paid for."""
     moved = tiny_bert.rename(tiny_bert.with_name("moved"))
     try:
-        (outcome,) = conduct([cell], work, OneByOne(), Silent())
+        (outcome,) = run_all_cells([cell], work, LocalExecutor(), SilentListener())
     finally:
         moved.rename(tiny_bert)
     assert outcome.error is not None
-    assert "that comes to its end" not in outcome.error
-    (outcome,) = conduct([cell], work, OneByOne(), Silent())
+    assert "that finishes" not in outcome.error
+    (outcome,) = run_all_cells([cell], work, LocalExecutor(), SilentListener())
     assert outcome.error is None
     assert len(reserved(Path(work.place.ledger))) == 1
 
@@ -370,27 +377,27 @@ def test_a_search_of_failures_alone_says_so_without_their_words(
     cell: Cell, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained(monkeypatch, None, None, None)
-    (outcome,) = conduct([cell], work, OneByOne(), Silent())
+    (outcome,) = run_all_cells([cell], work, LocalExecutor(), SilentListener())
     assert outcome.error is not None
-    assert "a trial that comes to its end, got none (ArithmeticError)" in outcome.error
+    assert "a trial that finishes, got none (ArithmeticError)" in outcome.error
     assert "not to be seen" not in outcome.error
 
 
 def test_ties_are_broken_by_coins_and_not_by_the_order(tmp_path: Path, cell: Cell) -> None:
     """Catches: of equal values the first or the last, which shifts the winner's number."""
-    corner = Corner(tmp_path, "0" * 64)
-    corner.open(plan_cell(cell, 400))
+    search_folder = SearchFolder(tmp_path, "0" * 64)
+    search_folder.open(plan_cell(cell, 400))
     for tie, run in ((7, "first"), (9, "second"), (8, "third")):
-        trial = corner.begin(cell.spec, tie)
-        (corner.place(trial.number) / run).mkdir(parents=True)
-        corner.end(corner.place(trial.number) / run, 0.5)
-        assert corner.state.best is not None
-        assert (corner.path / str(corner.state.best.run)).exists()
-    assert corner.state.best.run == "trial-1/second"
-    assert sorted(path.name for path in corner.path.glob("trial-*")) == ["trial-1"], "a loser was kept"
-    again = Corner(tmp_path, "0" * 64)
+        trial = search_folder.begin(cell.spec, tie)
+        (search_folder.place(trial.number) / run).mkdir(parents=True)
+        search_folder.end(search_folder.place(trial.number) / run, 0.5)
+        assert search_folder.state.best is not None
+        assert (search_folder.path / str(search_folder.state.best.run)).exists()
+    assert search_folder.state.best.run == "trial-1/second"
+    assert sorted(path.name for path in search_folder.path.glob("trial-*")) == ["trial-1"], "a loser was kept"
+    again = SearchFolder(tmp_path, "0" * 64)
     again.open(plan_cell(cell, 400))
-    assert again.state == corner.state
+    assert again.state == search_folder.state
 
 
 def test_a_search_goes_on_with_its_encoder_and_machine_alone(
@@ -409,12 +416,12 @@ def test_a_search_goes_on_with_its_encoder_and_machine_alone(
     with monkeypatch.context() as patched:
         patched.setattr(module, "train", stops)
         with pytest.raises(KeyboardInterrupt):
-            conduct([cell], work, OneByOne(), Silent())
+            run_all_cells([cell], work, LocalExecutor(), SilentListener())
     bf16 = replace(work, place=replace(work.place, machine=replace(FP32, precision="bf16")))
-    (outcome,) = conduct([cell], bf16, OneByOne(), Silent())
+    (outcome,) = run_all_cells([cell], bf16, LocalExecutor(), SilentListener())
     assert outcome.error is not None
     assert "same encoder, precision and device" in outcome.error
-    (outcome,) = conduct([cell], work, OneByOne(), Silent())
+    (outcome,) = run_all_cells([cell], work, LocalExecutor(), SilentListener())
     assert outcome.error is None
 
 
@@ -422,10 +429,10 @@ def test_trials_that_stay_are_told(cell: Cell, work: Work, monkeypatch: pytest.M
     """Catches: private trials left on the disk in silence; the command that is repeated removes them."""
     with monkeypatch.context() as patched:
         patched.setattr("dpft.compare.search_folder.shutil.rmtree", lambda *_, **__: None)
-        (outcome,) = conduct([cell], work, OneByOne(), Silent())
+        (outcome,) = run_all_cells([cell], work, LocalExecutor(), SilentListener())
         assert outcome.error is not None
         assert "other runs must be deleted" in outcome.error
-    (outcome,) = conduct([cell], work, OneByOne(), Silent())
+    (outcome,) = run_all_cells([cell], work, LocalExecutor(), SilentListener())
     assert outcome.how == "found"
     assert not list((work.folder.path / "private").iterdir())
 
@@ -442,17 +449,17 @@ def test_a_search_is_taken_up_again_as_it_was_reserved_or_not_at_all(
     with monkeypatch.context() as patched:
         patched.setattr(module, "train", stops)
         with pytest.raises(KeyboardInterrupt):
-            conduct([cell], work, OneByOne(), Silent())
+            run_all_cells([cell], work, LocalExecutor(), SilentListener())
     assert oct((work.folder.path / "private").stat().st_mode)[-3:] == "700"
     file = Path(str(cell.spec.data)) / "train.parquet"
     rows = pd.read_parquet(file)
     for changed in (rows.iloc[:300], rows.assign(sentence="again " + rows["sentence"])):
         changed.to_parquet(file)
-        (outcome,) = conduct([cell], replace(work, memo=CachingMemo()), OneByOne(), Silent())
+        (outcome,) = run_all_cells([cell], replace(work, memo=CachingMemo()), LocalExecutor(), SilentListener())
         assert outcome.error is not None
         assert "rows that it was reserved for" in outcome.error
     rows.to_parquet(file)
-    (outcome,) = conduct([cell], replace(work, memo=CachingMemo()), OneByOne(), Silent())
+    (outcome,) = run_all_cells([cell], replace(work, memo=CachingMemo()), LocalExecutor(), SilentListener())
     assert outcome.error is None
     assert len(reserved(Path(work.place.ledger))) == 1
 
@@ -462,8 +469,8 @@ def test_trials_are_not_judged_by_the_protected_rows(cells: Cells, work: Work) -
     (one,) = cells(methods={"slash": {"options": {"dim": 12}, "learning_rate": 0.04}}, epsilons=[8])
     folder = Path(str(one.spec.data))
     pd.read_parquet(folder / "train.parquet").iloc[:100].to_parquet(folder / "validation.parquet")
-    (outcome,) = conduct(
-        [replace(one, trials=around(one.spec, 4, {}, None, None))], work, OneByOne(), Silent()
+    (outcome,) = run_all_cells(
+        [replace(one, trials=search_space_around(one.spec, 4, {}, None, None))], work, LocalExecutor(), SilentListener()
     )  # fmt: skip
     assert outcome.error is not None
     assert "must not be training rows" in outcome.error
@@ -490,7 +497,7 @@ def test_searches_by_earlier_versions_have_no_bound_and_are_not_gone_on_with(tmp
             Spending.of(population).bound(Limit(8.0, 1e-5))
     planned = {**cell.trials.to_json(), "seed": 3} if cell.trials else {}
     with pytest.raises(UserError, match="an earlier version planned"):
-        Trials.from_json({key: planned[key] for key in planned if key != "draws"})
+        SearchSpace.from_json({key: planned[key] for key in planned if key != "draws"})
 
 
 def test_the_attack_that_a_published_number_allows_is_beyond_the_claim_and_ours_within() -> None:
@@ -503,6 +510,6 @@ def test_the_attack_that_a_published_number_allows_is_beyond_the_claim_and_ours_
 
 def test_a_search_without_anything_to_draw_is_refused(cell: Cell) -> None:
     with pytest.raises(UserError, match="something to draw"):
-        around(cell.spec, 3, {"learning_rate": [0.1, 0.1]}, None, None)
+        search_space_around(cell.spec, 3, {"learning_rate": [0.1, 0.1]}, None, None)
     with pytest.raises(UserError, match="trials must be"):
-        around(cell.spec, 0, {}, None, None)
+        search_space_around(cell.spec, 0, {}, None, None)

@@ -18,13 +18,13 @@ import pytest
 
 from dpft.compare import folder as folders
 from dpft.compare.cells import Cell
-from dpft.compare.events import Silent
-from dpft.compare.folder import Folder
-from dpft.compare.planning import outlook
+from dpft.compare.events import SilentListener
+from dpft.compare.folder import ComparisonFolder
+from dpft.compare.planning import comparison_plan
 from dpft.compare.running import ray_executor
-from dpft.compare.running.ray_executor import OnRay
-from dpft.compare.running.run_cell import OutOfRoom
-from dpft.compare.running.run_cells import OneByOne, conduct
+from dpft.compare.running.ray_executor import RayExecutor
+from dpft.compare.running.run_cell import DiskFull
+from dpft.compare.running.run_cells import LocalExecutor, run_all_cells
 from dpft.compare.running.work import Work
 from dpft.errors import UserError
 from dpft.machine.memo import CachingMemo
@@ -51,8 +51,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture
-def executor(cluster: Any) -> OnRay:
-    return OnRay(cluster.address)
+def executor(cluster: Any) -> RayExecutor:
+    return RayExecutor(cluster.address)
 
 
 class JsonResult(Progress):
@@ -68,20 +68,20 @@ class Order(Heard):
 
     def __init__(self, act: Callable[[int], None] = lambda _: None) -> None:
         super().__init__()
-        self.act, self.at_work, self.most = act, 0, 0
+        self.act, self.spec_lock, self.most = act, 0, 0
 
     def began(self, cell: Cell, number: int, count: int) -> Progress:
-        self.at_work += 1
-        self.most = max(self.most, self.at_work)
+        self.spec_lock += 1
+        self.most = max(self.most, self.spec_lock)
         return JsonResult(self.act)
 
     def ended(self, outcome: Any) -> None:
-        self.at_work -= 1
+        self.spec_lock -= 1
         super().ended(outcome)
 
 
 def planned(cells: tuple[Cell, ...], work: Work) -> None:
-    found = outlook(cells, work.place, {}, CachingMemo(), Silent(), measured=False)
+    found = comparison_plan(cells, work.place, {}, CachingMemo(), SilentListener(), measured=False)
     work.folder.write({**work.place.to_json(), **found.to_json()})
 
 
@@ -100,7 +100,7 @@ def workers(cluster: Any) -> list[int]:
 
 
 def test_two_workers_find_what_one_process_finds_and_charge_each_cell_once(
-    cells: Cells, work: Work, executor: OnRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cells: Cells, work: Work, executor: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At rate 1, without privacy, a spec decides its result. Catches: one after the other, charged twice, mixed."""
 
@@ -120,20 +120,22 @@ def test_two_workers_find_what_one_process_finds_and_charge_each_cell_once(
     private = cells(epsilons=[8])
     planned((*private, *bare), work)
     heard = Order()
-    outcomes = conduct((*private, *bare), work, executor, heard)
+    outcomes = run_all_cells((*private, *bare), work, executor, heard)
     assert [one.error for one in outcomes] == [None] * 6
     assert [one.cell for one in outcomes] == [*private, *bare]
     assert heard.most == 2, "two cells must be at work at once"
     assert len(heard.outcomes) == 6
     assert [(run.charged, run.settled) for run in reserved(Path(work.place.ledger))] == [(5, True)] * 2
-    alone = conduct(bare, Work(Folder(tmp_path / "alone"), work.place), OneByOne(), Silent())
+    alone = run_all_cells(
+        bare, Work(ComparisonFolder(tmp_path / "alone"), work.place), LocalExecutor(), SilentListener()
+    )
     assert [o.result and o.result.value for o in outcomes[2:]] == [o.result and o.result.value for o in alone]
-    again = conduct((*private, *bare), replace(work, memo=CachingMemo()), executor, Silent())
+    again = run_all_cells((*private, *bare), replace(work, memo=CachingMemo()), executor, SilentListener())
     assert [one.how for one in again] == ["found"] * 6
 
 
 def test_a_worker_that_dies_costs_no_budget_twice(
-    cells: Cells, work: Work, executor: OnRay, cluster: Any, monkeypatch: pytest.MonkeyPatch
+    cells: Cells, work: Work, executor: RayExecutor, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches: a cell that is trained anew after its worker's death; a death that ends the comparison."""
 
@@ -166,7 +168,7 @@ def test_a_worker_that_dies_costs_no_budget_twice(
             for process in killed:
                 os.kill(process, signal.SIGKILL)
 
-    outcomes = conduct(every, work, executor, Order(kill))
+    outcomes = run_all_cells(every, work, executor, Order(kill))
     assert killed, "no worker was at work"
     assert [(one.error, one.how) for one in outcomes] == [(None, "resumed")]
     assert [(run.charged, run.settled) for run in reserved(Path(work.place.ledger))] == [(20, True)]
@@ -174,7 +176,7 @@ def test_a_worker_that_dies_costs_no_budget_twice(
 
 @pytest.mark.slow
 def test_a_cell_that_kills_its_workers_is_told_and_the_rest_go_on(
-    cells: Cells, work: Work, executor: OnRay, monkeypatch: pytest.MonkeyPatch
+    cells: Cells, work: Work, executor: RayExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, *_ = every = cells(epsilons=["inf"], seeds=2)
 
@@ -186,7 +188,7 @@ def test_a_cell_that_kills_its_workers_is_told_and_the_rest_go_on(
 
     monkeypatch.setattr(ray_executor, "Worker", Deadly)
     planned(every, work)
-    outcomes = conduct(every, work, executor, Silent())
+    outcomes = run_all_cells(every, work, executor, SilentListener())
     assert outcomes[0].cell == first
     assert [one.how for one in outcomes] == ["failed", "trained", "trained", "trained"]
     assert "died 2 times" in str(outcomes[0].error)
@@ -194,16 +196,16 @@ def test_a_cell_that_kills_its_workers_is_told_and_the_rest_go_on(
 
 @pytest.mark.slow
 def test_a_full_disk_at_a_worker_stops_all_in_one_line(
-    cells: Cells, work: Work, executor: OnRay, monkeypatch: pytest.MonkeyPatch
+    cells: Cells, work: Work, executor: RayExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Full(ray_executor.Worker):
         def do(self, cell: Any, number: int) -> Any:
-            raise OutOfRoom("the disk must have room, got none left")
+            raise DiskFull("the disk must have room, got none left")
 
     monkeypatch.setattr(ray_executor, "Worker", Full)
     planned(cells(), work)
-    with pytest.raises(OutOfRoom, match=r"^the disk must have room, got none left$"):
-        conduct(cells(), work, executor, Silent())
+    with pytest.raises(DiskFull, match=r"^the disk must have room, got none left$"):
+        run_all_cells(cells(), work, executor, SilentListener())
 
 
 @pytest.mark.slow
@@ -236,22 +238,22 @@ def test_a_comparison_killed_with_its_workers_at_work_goes_on(
 
 @pytest.mark.slow
 def test_a_worker_of_another_dpft_or_folder_is_refused(
-    cells: Cells, work: Work, executor: OnRay, monkeypatch: pytest.MonkeyPatch
+    cells: Cells, work: Work, executor: RayExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned(cells(), work)
     monkeypatch.setattr(ray_executor, "facts", lambda _: ("dpft 9.9", ""))
     with pytest.raises(UserError, match=r"must have this dpft and see .* got a worker with dpft 0"):
-        conduct(cells(), work, executor, Silent())
+        run_all_cells(cells(), work, executor, SilentListener())
     assert not Path(work.place.ledger).exists()
 
 
 @pytest.mark.slow
-def test_the_same_trials_for_two_seeds_are_trained_once(cells: Cells, work: Work, executor: OnRay) -> None:
+def test_the_same_trials_for_two_seeds_are_trained_once(cells: Cells, work: Work, executor: RayExecutor) -> None:
     """Catches: two workers at one run, where both need what a spec finds."""
     one = cells(methods={"linear": {}}, epsilons=["inf"])[0]
     twins = (one, replace(one, arm="twin"))
     planned((one,), work)
-    assert sorted(o.how for o in conduct(twins, work, executor, Silent())) == ["found", "trained"]
+    assert sorted(o.how for o in run_all_cells(twins, work, executor, SilentListener())) == ["found", "trained"]
 
 
 def test_a_comparison_waits_for_the_workers_of_one_that_was_killed(
@@ -263,17 +265,19 @@ def test_a_comparison_waits_for_the_workers_of_one_that_was_killed(
     half.mkdir(parents=True)
     (half / "intent.json").write_text("{}")
     with work.folder.joined(), pytest.raises(UserError, match="got workers of another"):
-        conduct(cells(), work, OneByOne(), Silent())
+        run_all_cells(cells(), work, LocalExecutor(), SilentListener())
     assert half.exists()
     work.folder.wait_for_workers()
 
 
-def test_no_password_goes_to_the_cluster(cells: Cells, work: Work, executor: OnRay) -> None:
+def test_no_password_goes_to_the_cluster(cells: Cells, work: Work, executor: RayExecutor) -> None:
     """Ray keeps what an actor was made with."""
     url = "postgresql+psycopg://me:hush@localhost/book"
     planned(cells(), work)
     with executor._cluster():
-        crew = ray_executor.Crew(executor, cells(), replace(work, place=replace(work.place, ledger=url)), Silent())
+        crew = ray_executor.WorkerPool(
+            executor, cells(), replace(work, place=replace(work.place, ledger=url)), SilentListener()
+        )
         assert "hush" not in repr(crew.words)
         crew.events.shutdown(force=True)
 
@@ -281,7 +285,7 @@ def test_no_password_goes_to_the_cluster(cells: Cells, work: Work, executor: OnR
 def test_a_cell_that_no_machine_has_room_for_is_refused(cells: Cells, work: Work, cluster: Any) -> None:
     planned(cells(), work)
     with pytest.raises(UserError, match="must fit on a machine of the cluster, got 64 cores"):
-        conduct(cells(), work, OnRay(cluster.address, cpus=64), Silent())
+        run_all_cells(cells(), work, RayExecutor(cluster.address, cpus=64), SilentListener())
 
 
 def test_cells_on_two_machines_need_a_ledger_that_both_reach(cells: Cells, work: Work, cluster: Any) -> None:
@@ -289,7 +293,7 @@ def test_cells_on_two_machines_need_a_ledger_that_both_reach(cells: Cells, work:
     second = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
     try:
         with pytest.raises(UserError, match="cells on 2 machines must share a ledger in PostgreSQL"):
-            conduct(cells(), work, OnRay(cluster.address), Silent())
+            run_all_cells(cells(), work, RayExecutor(cluster.address), SilentListener())
     finally:
         cluster.remove_node(second)
     assert not Path(work.place.ledger).exists()
@@ -301,7 +305,7 @@ def test_an_address_where_nobody_answers_is_told_at_once() -> None:
         port = free.getsockname()[1]
     started = time.monotonic()
     with pytest.raises(UserError, match=r"running cluster's, got '127.0.0.1:\d+' \(Connection refused\)") as caught:
-        OnRay(f"127.0.0.1:{port}")
+        RayExecutor(f"127.0.0.1:{port}")
     assert "\n" not in str(caught.value)
     assert time.monotonic() - started < 10
 
@@ -309,11 +313,11 @@ def test_an_address_where_nobody_answers_is_told_at_once() -> None:
 @pytest.mark.parametrize("address", ["nowhere", "ray://head:10001", "head:", ":6379", "head:0", "head:99999"])
 def test_an_address_must_be_a_host_and_a_port(address: str) -> None:
     with pytest.raises(UserError, match="must be HOST:PORT"):
-        OnRay(address)
+        RayExecutor(address)
 
 
 def test_no_cluster_at_all_is_told_in_a_line(work: Work, cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
-    executor = OnRay()
+    executor = RayExecutor()
     monkeypatch.setattr(executor.ray, "is_initialized", lambda: False)
 
     def none(**_: object) -> None:
@@ -321,16 +325,16 @@ def test_no_cluster_at_all_is_told_in_a_line(work: Work, cells: Cells, monkeypat
 
     monkeypatch.setattr(executor.ray, "init", none)
     with pytest.raises(UserError, match=r"got 'auto' \(Could not find any running Ray instance\.\)") as caught:
-        conduct(cells(), work, executor, Silent())
+        run_all_cells(cells(), work, executor, SilentListener())
     assert "\n" not in str(caught.value)
 
 
 def test_without_the_extra_a_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'dpft\[ray\]'"):
-        OnRay()
+        RayExecutor()
 
 
 def test_a_cell_needs_a_core() -> None:
     with pytest.raises(UserError, match="a core or more, got 0"):
-        OnRay(cpus=0)
+        RayExecutor(cpus=0)

@@ -17,10 +17,10 @@ from dpft import methods
 from dpft.data.batch import Batch
 from dpft.errors import UserError
 from dpft.methods.peft import config_parsing
-from dpft.methods.peft.gradient_probe import Unfit, way_found
+from dpft.methods.peft.gradient_probe import UnsupportedModel, find_gradient_mode
 from dpft.methods.peft.method import Peft
-from dpft.methods.peft.per_example_copies import Copied, with_copies
-from dpft.models.adapted import Adapted
+from dpft.methods.peft.per_example_copies import CopiedLayer, with_copies
+from dpft.models.adapted import AdaptedModel
 from dpft.models.classifier import Classifier, initialise_head
 from dpft.privacy.mechanism.clipping import clipper
 
@@ -77,7 +77,7 @@ def classifier(representation: str = "mask", seed: int = 0) -> Classifier:
     return model
 
 
-def made(kind: str, representation: str = "mask") -> Adapted:
+def made(kind: str, representation: str = "mask") -> AdaptedModel:
     """A tuner away from its start, where gradients may vanish."""
     found = methods.load("peft", {"type": kind, **TABLE[kind][1]}).attach(classifier(representation), seed=4)
     generator = torch.Generator().manual_seed(1)
@@ -103,7 +103,7 @@ def row(of: Batch, index: int) -> Batch:
     return Batch(of.ids[one, :long], None, None, of.read[one], of.labels[one])
 
 
-def together(of: Adapted, rows: Batch) -> list[Tensor]:
+def together(of: AdaptedModel, rows: Batch) -> list[Tensor]:
     twin = copy.deepcopy(of)
     twin.model.per_example = True
     wrapped = GradSampleModule(twin.model, loss_reduction="sum", strict=True)
@@ -111,12 +111,12 @@ def together(of: Adapted, rows: Batch) -> list[Tensor]:
     return [p.grad_sample for p in twin.private]
 
 
-def alone(of: Adapted, rows: Batch) -> list[Tensor]:
+def alone(of: AdaptedModel, rows: Batch) -> list[Tensor]:
     return list(torch.autograd.grad(of.losses(of.model(rows), rows).sum(), list(of.private)))
 
 
-def way(of: Adapted) -> str:
-    sites = [m for m in of.model.modules() if isinstance(m, Copied)]
+def way(of: AdaptedModel) -> str:
+    sites = [m for m in of.model.modules() if isinstance(m, CopiedLayer)]
     return of.gradients if not sites else "loops" if sites[0]._looped else "copies"
 
 
@@ -295,8 +295,8 @@ def test_the_probe_refuses_layers_whose_gradients_would_mean_nothing(wrong: str,
     model = classifier()
     dense = model.backbone.encoder.layer[0].output
     dense.dense = Odd(dense.dense, wrong)
-    with pytest.raises(Unfit, match=said):
-        way_found(model, ["encoder.layer.0.output.dense.vector"], {}, ())
+    with pytest.raises(UnsupportedModel, match=said):
+        find_gradient_mode(model, ["encoder.layer.0.output.dense.vector"], {}, ())
 
 
 class Outside(nn.Module):
@@ -315,7 +315,7 @@ def test_the_probe_does_not_believe_hooks_that_are_never_called() -> None:
     model = classifier()
     block = model.backbone.encoder.layer[0].output
     block.dense = Outside(block.dense)
-    assert way_found(model, ["encoder.layer.0.output.dense.held.v"], {}, ()) == "single"
+    assert find_gradient_mode(model, ["encoder.layer.0.output.dense.held.v"], {}, ()) == "single"
 
 
 def test_the_probe_does_not_believe_copies_that_give_other_gradients() -> None:
@@ -323,7 +323,7 @@ def test_the_probe_does_not_believe_copies_that_give_other_gradients() -> None:
     def doubled(model: Classifier, names: list[str]) -> list[nn.Parameter]:
         found = with_copies(model, names, Outside)
         for site in model.backbone.modules():
-            if isinstance(site, Copied):
+            if isinstance(site, CopiedLayer):
                 site.register_forward_hook(lambda _module, _inputs, out: out + (out - out.detach()))
         return found + list(model.head.parameters())
 
@@ -331,7 +331,7 @@ def test_the_probe_does_not_believe_copies_that_give_other_gradients() -> None:
     block = model.backbone.encoder.layer[0].output
     block.dense = Outside(block.dense)
     names = ["encoder.layer.0.output.dense.held.v"]
-    assert way_found(model, names, {"copies": doubled}, ()) == "single"
+    assert find_gradient_mode(model, names, {"copies": doubled}, ()) == "single"
 
 
 def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

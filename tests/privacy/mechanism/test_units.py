@@ -145,7 +145,7 @@ def test_a_units_rows_come_in_one_batch_within_the_token_budget(rows: list[tuple
     labels = np.arange(len(rows))
     data = Encoded(zeros, starts, labels.astype(np.int32), labels.astype(np.int32) * 0, labels, 0, False, None,
                    Units.of(numbers))  # fmt: skip
-    drawn = np.arange(0, data.protected, 2)
+    drawn = np.arange(0, data.unit_count, 2)
     found: list[int] = []
     for batch in microbatches(data, drawn, tokens):
         assert batch.units is not None
@@ -209,7 +209,7 @@ def test_a_run_plans_samples_and_promises_by_unit(spec: Spec, tmp_path: Path, mo
         ({"unit": "example", "max_per_unit": 3}, "max-per-unit goes with a unit"),
         ({"max_per_unit": 0}, "max-per-unit must be a whole number above 0"),
         ({"unit": ""}, "unit must be a name"),
-        ({"task": "sample", "data": None}, "no column but its text"),
+        ({"task": "sample", "data": None}, "no unit column"),
     ],
     ids=str,
 )
