@@ -98,7 +98,7 @@ class Sample(Family):
                 f"the task sample brings its own data, got --data {spec.data!r}; drop --data or name a --task"
             )
         if spec.unit != EXAMPLE:
-            raise UserError(f"the task sample has no column but its text, got --unit {spec.unit!r}; name a --task")
+            raise UserError(f"the task sample has no unit column, got --unit {spec.unit!r}; name a --task")
         super().check(spec)
 
     def load(self, spec: Spec) -> Task:

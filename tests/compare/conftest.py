@@ -12,7 +12,7 @@ from dpft import Machine
 from dpft.compare.cells import Cell
 from dpft.compare.events import Outcome, SilentListener
 from dpft.compare.folder import ComparisonFolder
-from dpft.compare.grid import made
+from dpft.compare.grid import grid_from
 from dpft.compare.planning import Placement
 from dpft.compare.running.work import Work
 from dpft.machine.memo import CachingMemo
@@ -34,7 +34,7 @@ def values(tiny_bert: Path, glue_folder: Callable[..., Path]) -> dict[str, Any]:
 
 @pytest.fixture
 def cells(values: dict[str, Any]) -> Cells:
-    return lambda **changes: made({**values, **changes}).cells()
+    return lambda **changes: grid_from({**values, **changes}).cells()
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_a_comparison_plans_runs_prints_and_goes_on(dpft: Command, common: list[
         (["--methods", "slash", "--epsilons", "inf", "--search", "random", "--trials", "3", "--search-on", "glue/rte"],
          "public:TASK"),
         (["--grid", "nowhere.toml"], "TOML"),
-        (["--to", "nowhere"], "pass --methods too"),
+        (["--to", "nowhere"], "without; pass --methods"),
         ([], "methods must be names"),
     ],
 )  # fmt: skip
