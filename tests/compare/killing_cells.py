@@ -29,7 +29,7 @@ def forked(words: list[str], releases: Path, point: str | None, step: int, secon
 
             killing.count_releases(releases)
             if point is not None:
-                killing.before(dpft.compare.running.run_cells, "conduct", lambda *_: killing.arm(point, step))
+                killing.before(dpft.compare.running.run_cells, "run_all_cells", lambda *_: killing.arm(point, step))
             sys.argv = ["dpft", *words]
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
                 main()
