@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 
 _MOST_SHOWN, _FEW = 200, 8
 
@@ -36,3 +38,32 @@ def shown(value: object) -> str:
 
 def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, (bool, int, float))
+
+
+def is_positive(value: object) -> bool:
+    """True for a finite number above zero; False for NaN, infinities, booleans and non-numbers."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value) and value > 0
+
+
+def is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def are_numbers(value: object) -> bool:
+    """True for a non-empty mapping whose values are all finite numbers above zero."""
+    return isinstance(value, Mapping) and len(value) > 0 and all(map(is_positive, value.values()))
+
+
+def require_one_of(value: object, choices: tuple[str, ...], name: str) -> None:
+    known = isinstance(value, str) and value in choices
+    require(known, f"{name} must be one of {', '.join(choices)}", value, f"pass --{name}")
+
+
+def require_name(value: object, flag: str) -> None:
+    require(isinstance(value, str) and value != "", f"{flag} must be a name", value, f"pass --{flag}")
+
+
+def require_whole(value: object, least: int, rule: str, remedy: str) -> None:
+    require(is_whole(value, least), rule, value, remedy)

@@ -11,8 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from dpft.errors import UserError as UserError
-from dpft.errors import require
+from dpft.errors import are_numbers, is_positive, is_whole, require, require_name, require_one_of, require_whole
 
 Representation = Literal["mask", "cls", "mean", "token"]
 Schedule = Literal["constant", "linear", "cosine"]
@@ -38,9 +37,9 @@ class Budget:
     delta: float
 
     def __post_init__(self) -> None:
-        require(_is_positive(self.epsilon), "epsilon must be a finite number above 0", self.epsilon, "pass --epsilon")
+        require(is_positive(self.epsilon), "epsilon must be a finite number above 0", self.epsilon, "pass --epsilon")
         require(
-            _is_positive(self.delta) and self.delta < 1,
+            is_positive(self.delta) and self.delta < 1,
             "delta must lie between 0 and 1 (and below 1/examples)",
             self.delta,
             "pass --delta",
@@ -82,14 +81,14 @@ class DataFields:
     canaries: int = 0
 
     def _check_data(self) -> None:
-        _name(self.task, "task")
+        require_name(self.task, "task")
         rule = "data must be a file or a folder"
         require(self.data is None or isinstance(self.data, str), rule, self.data, "pass --data PATH")
         for flag in ("text", "pair", "label", "validation", "kind"):
             if getattr(self, flag) is not None:
-                _name(getattr(self, flag), flag)
-        _whole(self.max_length, 8, "max-length must be a whole number of at least 8 tokens", "pass --max-length")
-        few = _is_whole(self.canaries, 0) and (self.canaries == 0 or self.canaries >= 8)
+                require_name(getattr(self, flag), flag)
+        require_whole(self.max_length, 8, "max-length must be a whole number of at least 8 tokens", "pass --max-length")
+        few = is_whole(self.canaries, 0) and (self.canaries == 0 or self.canaries >= 8)
         require(few, "canaries must be 0, or a whole number of at least 8", self.canaries, "pass --canaries")
         self._settle_labels()
         self._check_weights()
@@ -108,19 +107,19 @@ class DataFields:
         balanced = isinstance(weights, str) and weights == "balanced"
         if weights is not None and not balanced:
             rule = "class-weights must be balanced, or a number above 0 for each class"
-            require(_are_numbers(weights), rule, weights, "pass --class-weights a=1,b=20")
+            require(are_numbers(weights), rule, weights, "pass --class-weights a=1,b=20")
         if shares is None:
             rule = "balanced class-weights follow from the classes' shares, which nobody may count in private rows"
             require(not balanced, rule, None, "state them: --shares a=0.95,b=0.05")
             return
         require(balanced, "shares go with balanced class-weights", weights, "pass --class-weights balanced")
         rule = "shares must be a number above 0 for each class"
-        require(_are_numbers(shares), rule, shares, "pass --shares a=0.95,b=0.05")
+        require(are_numbers(shares), rule, shares, "pass --shares a=0.95,b=0.05")
         total = round(sum(shares.values()), 6)
         require(abs(total - 1) <= 0.001, "shares must sum to 1", total, "mend --shares")
 
     def _settle_unit(self) -> None:
-        _name(self.unit, "unit")
+        require_name(self.unit, "unit")
         alone = self.canaries == 0 or self.unit == EXAMPLE
         rule = "canaries are single examples, so that the unit must be one"
         require(alone, rule, self.unit, "drop --unit or --canaries")
@@ -132,7 +131,7 @@ class DataFields:
         elif self.max_per_unit is None:
             object.__setattr__(self, "max_per_unit", MAX_PER_UNIT)
         require(
-            self.max_per_unit is None or _is_whole(self.max_per_unit, 1), "max-per-unit must be a whole number above 0",
+            self.max_per_unit is None or is_whole(self.max_per_unit, 1), "max-per-unit must be a whole number above 0",
             self.max_per_unit, "pass --max-per-unit",
         )  # fmt: skip
 
@@ -161,12 +160,12 @@ class ModelFields:
     start_public: bool = False
 
     def _check_model(self) -> None:
-        _name(self.model, "model")
-        _name(self.method, "method")
+        require_name(self.model, "model")
+        require_name(self.method, "method")
         require(isinstance(self.options, Mapping), "options must be key=value", self.options, "pass --option")
         object.__setattr__(self, "options", dict(self.options))
-        _one_of(self.representation, get_args(Representation), "representation")
-        seed = _is_whole(self.seed, 0) and self.seed < 2**63
+        require_one_of(self.representation, get_args(Representation), "representation")
+        seed = is_whole(self.seed, 0) and self.seed < 2**63
         require(seed, "seed must be a whole number from 0 to 2^63 - 1", self.seed, "pass --seed")
         require(self.start is None or isinstance(self.start, str), "from must be a run", self.start, "pass --from RUN")
         public = self.start_public
@@ -202,23 +201,23 @@ class OptimisationFields:
         for name in ("epochs", "clip", "learning_rate", "head_learning_rate"):
             flag, value = name.replace("_", "-"), getattr(self, name)
             if value is not None:
-                require(_is_positive(value), f"{flag} must be a finite number above 0", value, f"pass --{flag}")
+                require(is_positive(value), f"{flag} must be a finite number above 0", value, f"pass --{flag}")
             if value is not None and name.endswith("rate"):
                 require(1e-12 <= value <= 100, f"{flag} must lie between 1e-12 and 100", value, f"pass --{flag}")
         if self.clip is not None:
             require(1e-6 <= self.clip <= 1e6, "clip must lie between 1e-6 and 1e6", self.clip, "pass --clip")
         if self.batch_size is not None:
-            _whole(self.batch_size, 1, "batch-size must be a whole number above 0", "pass --batch-size")
-        _one_of(self.schedule, get_args(Schedule), "schedule")
+            require_whole(self.batch_size, 1, "batch-size must be a whole number above 0", "pass --batch-size")
+        require_one_of(self.schedule, get_args(Schedule), "schedule")
         if self.optimizer is not None:
-            _one_of(self.optimizer, get_args(Optimizer), "optimizer")
-        _one_of(self.clipping, get_args(Clipping), "clipping")
+            require_one_of(self.optimizer, get_args(Optimizer), "optimizer")
+        require_one_of(self.clipping, get_args(Clipping), "clipping")
         none = isinstance(self.warmup, (int, float)) and not isinstance(self.warmup, bool) and self.warmup == 0
-        share = none or (_is_positive(self.warmup) and self.warmup < 1)
+        share = none or (is_positive(self.warmup) and self.warmup < 1)
         require(share, "warmup must be a share of the steps, from 0 to below 1", self.warmup, "pass --warmup 0.1")
         scales = self.tensor_scales
         rule = "tensor_scales must be a number above 0 for each tensor"
-        require(scales is None or _are_numbers(scales), rule, scales, "mend the spec file")
+        require(scales is None or are_numbers(scales), rule, scales, "mend the spec file")
         require({*self.chosen} <= {*RECIPE}, "chosen must name what a recipe chooses", self.chosen, "mend the spec")
         object.__setattr__(self, "chosen", tuple(self.chosen))
 
@@ -299,41 +298,12 @@ class Machine:
     tokens_per_microbatch: int | None = None
 
     def __post_init__(self) -> None:
-        _one_of(self.precision, get_args(Precision), "precision")
+        require_one_of(self.precision, get_args(Precision), "precision")
         require(
-            self.tokens_per_microbatch is None or _is_whole(self.tokens_per_microbatch, 1),
+            self.tokens_per_microbatch is None or is_whole(self.tokens_per_microbatch, 1),
             "tokens-per-microbatch must be a whole number above 0", self.tokens_per_microbatch,
             "pass --tokens-per-microbatch",
         )  # fmt: skip
-
-
-def _is_positive(value: object) -> bool:
-    """True for a finite number above zero; False for NaN, infinities, booleans and non-numbers."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return math.isfinite(value) and value > 0
-
-
-def _is_whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _are_numbers(value: object) -> bool:
-    """True for a non-empty mapping whose values are all finite numbers above zero."""
-    return isinstance(value, Mapping) and len(value) > 0 and all(map(_is_positive, value.values()))
-
-
-def _one_of(value: object, choices: tuple[str, ...], name: str) -> None:
-    known = isinstance(value, str) and value in choices
-    require(known, f"{name} must be one of {', '.join(choices)}", value, f"pass --{name}")
-
-
-def _name(value: object, flag: str) -> None:
-    require(isinstance(value, str) and value != "", f"{flag} must be a name", value, f"pass --{flag}")
-
-
-def _whole(value: object, least: int, rule: str, remedy: str) -> None:
-    require(_is_whole(value, least), rule, value, remedy)
 
 
 def canonical_json(value: Any) -> str:

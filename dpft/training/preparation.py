@@ -109,7 +109,7 @@ def prepare(
     spec: Spec,
     steps: int,
     task: tasks.Task,
-    settled: Hardware,
+    resolved: Hardware,
     progress: Progress,
     memo: Memo,
     ranks: Team = SINGLE_PROCESS,
@@ -120,7 +120,7 @@ def prepare(
     """
     progress.stage("loading the model")
     start = starts.read(spec)
-    model = build_model(spec, len(task.labels), task.paired, settled, objective=task.objective, check_trainable=True)
+    model = build_model(spec, len(task.labels), task.paired, resolved, objective=task.objective, check_trainable=True)
     taken = start is not None and start.put(model.adapted, spec, task.labels)
     if spec.learning_rate is None:
         progress.stage("measuring learning rates on synthetic texts")
@@ -138,13 +138,13 @@ def prepare(
         progress.note(f"gradients are computed for one {spec.unit} at a time here: exact, but many times slower")
     ranks.check_equal("data", *(array for rows in encoded for array in rows.arrays))
     ranks.check_equal(
-        "encoder and device", f"{model.adapted.model.digest} {settled.precision} {settled.device.type}".encode()
+        "encoder and device", f"{model.adapted.model.digest} {resolved.precision} {resolved.device.type}".encode()
     )
     if model.adapted.frozen:
         progress.stage("computing the frozen features")
-        encoded = frozen_features(spec, encoded, model, settled, memo, ranks)
+        encoded = frozen_features(spec, encoded, model, resolved, memo, ranks)
     train_rows, *judged = encoded
     return Prepared(
-        chosen.spec, task, train_rows, dict(zip(task.judged, judged, strict=True)), model.adapted, settled, start,
+        chosen.spec, task, train_rows, dict(zip(task.judged, judged, strict=True)), model.adapted, resolved, start,
         taken, shared, chosen.reasons,
     )  # fmt: skip

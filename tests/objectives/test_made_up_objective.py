@@ -31,7 +31,7 @@ import torch
 from torch import nn
 
 from dpft.objectives import ExportTarget, Metric, Objective, Prediction, Wording
-from dpft.spec import UserError
+from dpft.errors import UserError
 
 
 @dataclass(frozen=True)

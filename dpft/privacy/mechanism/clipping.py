@@ -16,7 +16,7 @@ Gradients = Literal["hooks", "ghost", "single"]
 GAMMA = 0.01  # Bu et al. 2023
 
 
-class Examples(Protocol):
+class Microbatch(Protocol):
     """A micro-batch that can be sliced by rows.
 
     If it has `units`, (B,) numbers from 0 to K - 1, the rows of each unit are clipped together; else each row is a
@@ -27,7 +27,7 @@ class Examples(Protocol):
     def rows(self, which: Tensor | slice) -> Self: ...
 
 
-Batch = TypeVar("Batch", bound=Examples)
+Batch = TypeVar("Batch", bound=Microbatch)
 Batch_contra = TypeVar("Batch_contra", contravariant=True)
 
 
@@ -230,7 +230,7 @@ def clipper(adapted: Trainable[Batch], clip: float, clipping: Clipping = "cut") 
     return made
 
 
-def _units(batch: Examples) -> Tensor | None:
+def _units(batch: Microbatch) -> Tensor | None:
     return getattr(batch, "units", None)
 
 

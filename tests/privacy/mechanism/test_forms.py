@@ -20,7 +20,7 @@ from tests.privacy.mechanism.test_step import CLIP, EXPECTED, Book, Example, Sil
 WAYS = ["hooks", "ghost", "single"]
 
 
-class Examples(Tensor):
+class Microbatch(Tensor):
     """A micro-batch that can be taken apart."""
 
     def rows(self, which: Any) -> Tensor:
@@ -82,7 +82,7 @@ def test_normalised_gradients_add_up_to_the_oracle_whatever_the_microbatches(way
     wanted = one_at_a_time(example(), batch, lambda norm: CLIP / (norm + GAMMA))
     for micro in (1, 7, 23):
         clip = clipper(adapted, CLIP, "normalise")
-        parts = [clip(part.as_subclass(Examples)) for part in batch.split(micro)]
+        parts = [clip(part.as_subclass(Microbatch)) for part in batch.split(micro)]
         clip.close()
         for found, expected in zip(map(sum, zip(*parts, strict=True)), wanted, strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
@@ -139,7 +139,7 @@ def test_a_scaled_sum_is_that_of_gradients_scaled_and_clipped_one_at_a_time(way:
     batch, scales = rows(23), some_scales(example(), torch.float64)
     wanted = one_at_a_time(example(), batch, lambda norm: min(1.0, CLIP / norm), scales)
     for micro in (1, 7, 23):
-        parts = [part.as_subclass(Examples) for part in batch.split(micro)]
+        parts = [part.as_subclass(Microbatch) for part in batch.split(micro)]
         found = taken(replace(example(), gradients=way), parts, scales)
         for f, w in zip(found, wanted, strict=True):
             torch.testing.assert_close(f, w, rtol=1e-9, atol=1e-12)
