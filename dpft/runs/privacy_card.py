@@ -63,8 +63,8 @@ def card(
 ) -> dict[str, Any]:
     """The content of privacy.json.
 
-    units: the number of protected units. taken: what was read from the training data without noise (label names, say).
-    shared: the statement to add if some validation rows are training rows.
+    units: the number of protected units. read_from_training: what was read from the training data without noise (label
+    names, say). shared: the statement to add if some validation rows are training rows.
     """
     common: dict[str, Any] = {"versions": versions(), "python": platform.python_version(), "precision": precision}
     if spec.canaries:

@@ -72,57 +72,9 @@ def _chosen(texts: Iterable[str], kept: NDArray[np.int64]) -> Iterator[str]:
             following = next(wanted, None)
 
 
-def check(spec: Spec) -> None:
-    """Raise UserError where flags for columns or data are missing, before anything is read."""
-    for flag, value in (("data PATH", spec.data), ("text COLUMN", spec.text), ("label COLUMN", spec.label)):
-        if value is None:
-            raise UserError(
-                f"the task files needs --data, --text and --label, got no --{flag.split()[0]}; pass --{flag}"
-            )
-    flags = label_columns(spec)
-    named = [column for column in (spec.text, spec.pair, *flags) if column is not None]
-    if len(set(named)) != len(named):
-        raise UserError("text, pair and label must be different columns, got one twice; pass --text, --pair, --label")
-    if spec.kind is not None:
-        objectives.of_column(spec.kind)
-    several = objectives.of_columns().kind
-    if len(flags) > 1 and (spec.kind not in (None, several) or spec.labels is not None):
-        raise UserError(
-            f"several label columns are {several} and name their labels, got --kind or --labels too; drop them"
-        )
-    if spec.labels is not None and len(spec.labels) < 2:
-        raise UserError(f"labels must be at least two, got {len(spec.labels)}; pass --labels a,b")
-
-
 def label_columns(spec: Spec) -> tuple[str, ...]:
     """The columns of `--label`: one name is the column of labels; `toxic,insult` are columns of 0 and 1, one each."""
     return tuple(part.strip() for part in (spec.label or "").split(","))
-
-
-def load(spec: Spec) -> Task:
-    """The task of the user's files. Raises UserError with the number of the first invalid row."""
-    source, judged = _sources(spec)
-    read = _Read.of(source, spec, spec.unit)
-    flags = label_columns(spec)
-    several = len(flags) > 1
-    objective, labels = _objective(spec, several, read.labels).named(read.labels, flags if several else spec.labels)
-    train = read.rows(spec, objective, labels, "train")
-    validation = None
-    if judged is not None:
-        validation = _Read.of(judged, spec).rows(spec, objective, labels, "validation")
-    notes, read_from_training = _read_notes(spec, objective, labels, validation is None)
-    metric, *further = (one.name for one in objective.metrics)
-    return Task(
-        NAME,
-        train,
-        validation,
-        labels,
-        metric,
-        objective,
-        tuple(further),
-        notes=notes,
-        read_from_training=read_from_training,
-    )
 
 
 def _objective(spec: Spec, several: bool, column: LabelColumn) -> Objective:
@@ -130,12 +82,6 @@ def _objective(spec: Spec, several: bool, column: LabelColumn) -> Objective:
     if several:
         return objectives.of_columns()
     return objectives.found_in(column) if spec.kind is None else objectives.of_column(spec.kind)
-
-
-def judged(spec: Spec, data: str | None, objective: Objective, labels: tuple[str, ...]) -> Examples | None:
-    """The validation set of a run, or that of `data`, with the run's columns, kind and labels; None without any."""
-    source = _sources(spec)[1] if data is None else _other(Path(data))
-    return None if source is None else _Read.of(source, spec).rows(spec, objective, labels, "validation")
 
 
 def _other(path: Path) -> TableSource:
@@ -240,16 +186,59 @@ class Files(Family):
     flags = FLAGS
 
     def check(self, spec: Spec) -> None:
-        check(spec)
+        """Raise UserError where flags for columns or data are missing, before anything is read."""
+        for flag, value in (("data PATH", spec.data), ("text COLUMN", spec.text), ("label COLUMN", spec.label)):
+            if value is None:
+                raise UserError(
+                    f"the task files needs --data, --text and --label, got no --{flag.split()[0]}; pass --{flag}"
+                )
+        flags = label_columns(spec)
+        named = [column for column in (spec.text, spec.pair, *flags) if column is not None]
+        if len(set(named)) != len(named):
+            raise UserError(
+                "text, pair and label must be different columns, got one twice; pass --text, --pair, --label"
+            )
+        if spec.kind is not None:
+            objectives.of_column(spec.kind)
+        several = objectives.of_columns().kind
+        if len(flags) > 1 and (spec.kind not in (None, several) or spec.labels is not None):
+            raise UserError(
+                f"several label columns are {several} and name their labels, got --kind or --labels too; drop them"
+            )
+        if spec.labels is not None and len(spec.labels) < 2:
+            raise UserError(f"labels must be at least two, got {len(spec.labels)}; pass --labels a,b")
 
     def load(self, spec: Spec) -> Task:
-        return load(spec)
+        """The task of the user's files. Raises UserError with the number of the first invalid row."""
+        source, judged = _sources(spec)
+        read = _Read.of(source, spec, spec.unit)
+        flags = label_columns(spec)
+        several = len(flags) > 1
+        objective, labels = _objective(spec, several, read.labels).named(read.labels, flags if several else spec.labels)
+        train = read.rows(spec, objective, labels, "train")
+        validation = None
+        if judged is not None:
+            validation = _Read.of(judged, spec).rows(spec, objective, labels, "validation")
+        notes, read_from_training = _read_notes(spec, objective, labels, validation is None)
+        metric, *further = (one.name for one in objective.metrics)
+        return Task(
+            NAME,
+            train,
+            validation,
+            labels,
+            metric,
+            objective,
+            tuple(further),
+            notes=notes,
+            read_from_training=read_from_training,
+        )
 
     def validation(
         self, spec: Spec, data: str | None, objective: Objective, labels: tuple[str, ...]
     ) -> dict[str, Examples]:
-        rows = judged(spec, data, objective, labels)
-        return {} if rows is None else {"": rows}
+        """The validation rows of a run, or those of `data`, with the run's columns, kind and labels."""
+        source = _sources(spec)[1] if data is None else _other(Path(data))
+        return {} if source is None else {"": _Read.of(source, spec).rows(spec, objective, labels, "validation")}
 
 
 FAMILY = Files()

@@ -55,44 +55,6 @@ NAMES = {
 }
 
 
-def load(spec: Spec) -> Task:
-    """The task `ner/NAME`. Raises UserError on missing files, and on what is no sentence with a tag for each token."""
-    config = CONFIGS.get(spec.task.removeprefix("ner/"))
-    train, validation = _sentences(spec, config, "train"), _sentences(spec, config, "validation")
-    assert train is not None
-    stated = config.types if config else _types(spec.labels)
-    types = stated or bio_tags.types_in(train.tags)
-    if not any(train.tokens):
-        raise UserError("training data must hold at least one row with a token, got none; check --data")
-    if not types:
-        raise UserError("training data must hold an entity, got tags of O alone; check --data")
-    labels = bio_tags.names(types)
-    notes, read_from_training = [], []
-    if stated is None:
-        read_from_training.append("the entity types")
-        notes.append(f"took {len(types)} entity types from the data: they are not private (--labels states them)")
-    if validation is None:
-        notes.append("no validation set: all sentences are trained on, none is held out; judge with dpft evaluate RUN "
-                     "--data FILE")  # fmt: skip
-    judged = None if validation is None else _rows(validation, labels, "validation")
-    metric, *further = (one.name for one in OBJECTIVE.metrics)
-    return Task(
-        spec.task, _rows(_limited(train, spec), labels, "train"), judged, labels, metric, OBJECTIVE, tuple(further),
-        notes=tuple(notes), read_from_training=tuple(read_from_training),
-    )  # fmt: skip
-
-
-def judged(spec: Spec, data: str | None, labels: tuple[str, ...]) -> Examples | None:
-    """The validation rows of a run, or those of `data`, a file or a folder, with the run's tags; None without any."""
-    config = CONFIGS.get(spec.task.removeprefix("ner/"))
-    other = spec
-    if data is not None:
-        file = None if Path(data).is_dir() else str(_file(Path(data), "--data"))
-        other = replace(spec, data=data, validation=file)
-    found = _sentences(other, config, "validation")
-    return None if found is None else _rows(found, labels, "validation")
-
-
 def _sentences(spec: Spec, config: Config | None, split: str) -> Sentences | None:
     """A split; None for validation where one's own data have none."""
     unit = spec.unit if split == "train" and spec.unit != Spec.unit else None
@@ -212,13 +174,43 @@ class NamedEntities(Family):
         return OBJECTIVE
 
     def load(self, spec: Spec) -> Task:
-        return load(spec)
+        """The task `ner/NAME`. Raises UserError on missing files, and on tokens that have no tag each."""
+        config = CONFIGS.get(spec.task.removeprefix("ner/"))
+        train, validation = _sentences(spec, config, "train"), _sentences(spec, config, "validation")
+        assert train is not None
+        stated = config.types if config else _types(spec.labels)
+        types = stated or bio_tags.types_in(train.tags)
+        if not any(train.tokens):
+            raise UserError("training data must hold at least one row with a token, got none; check --data")
+        if not types:
+            raise UserError("training data must hold an entity, got tags of O alone; check --data")
+        labels = bio_tags.names(types)
+        notes, read_from_training = [], []
+        if stated is None:
+            read_from_training.append("the entity types")
+            notes.append(f"took {len(types)} entity types from the data: they are not private (--labels states them)")
+        if validation is None:
+            notes.append(
+                "no validation set: all sentences are trained on, none is held out; evaluate with dpft evaluate RUN "
+                "--data FILE"
+            )
+        evaluated = None if validation is None else _rows(validation, labels, "validation")
+        metric, *further = (one.name for one in OBJECTIVE.metrics)
+        return Task(
+            spec.task, _rows(_limited(train, spec), labels, "train"), evaluated, labels, metric, OBJECTIVE,
+            tuple(further), notes=tuple(notes), read_from_training=tuple(read_from_training),
+        )  # fmt: skip
 
     def validation(
         self, spec: Spec, data: str | None, objective: Objective, labels: tuple[str, ...]
     ) -> dict[str, Examples]:
-        rows = judged(spec, data, labels)
-        return {} if rows is None else {"": rows}
+        """The validation rows of a run, or those of `data`, a file or a folder, with the run's tags."""
+        other = spec
+        if data is not None:
+            file = None if Path(data).is_dir() else str(_file(Path(data), "--data"))
+            other = replace(spec, data=data, validation=file)
+        found = _sentences(other, CONFIGS.get(spec.task.removeprefix("ner/")), "validation")
+        return {} if found is None else {"": _rows(found, labels, "validation")}
 
 
 FAMILY = NamedEntities()

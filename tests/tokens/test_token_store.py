@@ -113,7 +113,7 @@ def test_only_large_files_have_a_digest_and_it_is_their_contents(
     def digest(content: str) -> str | None:
         (tmp_path / "own.csv").write_text("text,label\n" + content)
         spec = Spec(task="files", data=str(tmp_path / "own.csv"), text="text", label="label")
-        return files.load(spec).train.digest
+        return files.FAMILY.load(spec).train.digest
 
     assert digest("x,a\ny,b\n") is None
     monkeypatch.setattr(files, "STORED_ROWS", 2)
