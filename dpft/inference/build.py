@@ -50,8 +50,8 @@ def build_model(
     """Load `spec.model` and attach `spec.method`, on the device of `resolved`.
 
     labels: number of labels, 0 for a score. paired: texts come in pairs. objective: that of the task; None for the
-    default one for this number of labels. rehearsed: run a forward and backward pass on synthetic texts, so that a
-    model that cannot be trained is refused before any budget is spent. Raises UserError.
+    default one for this number of labels. check_trainable: run a forward and backward pass on synthetic texts, so that
+    a model that cannot be trained is refused before any budget is spent. Raises UserError.
 
     The head's input is standardised with the encoder's outputs on synthetic texts, which are public. If more than the
     head is trained, the head starts with outputs of the size of the targets: a head near zero passes almost no gradient

@@ -77,7 +77,7 @@ class Ledger:
     ) -> None:  # fmt: skip
         """Reserve everything that the run may release. A run reserves once.
 
-        claim: the matched population of its data. data: keyed digest of its rows, to recognise them on a resume.
+        data_identity: whose data these are. data: keyed digest of its rows, to recognise them on a resume.
         Raises OverLimit if the population's limit does not leave enough. If several runs ask at the same time for
         budget that suffices for one, one of them gets it.
         """
