@@ -13,18 +13,25 @@ from typing import Any, Literal, get_args
 
 from dpft.errors import are_numbers, is_positive, is_whole, require, require_name, require_one_of, require_whole
 
-Representation = Literal["mask", "cls", "mean", "token"]
+Representation = Literal["mask", "cls", "mean", "token", "none"]
 Schedule = Literal["constant", "linear", "cosine"]
 Optimizer = Literal["adam", "adam_scaled", "sgd"]
 Clipping = Literal["cut", "normalise"]
 Precision = Literal["auto", "fp32", "bf16"]
+TokenLoss = Literal["mean", "sum"]
 ClassWeights = Mapping[str, float] | Literal["balanced"]
 
 EXAMPLE = "example"  # the default unit of privacy
+BUILTIN_LM = "builtin-lm"  # the built-in model of tasks that write
 HEAD = "head."  # prefix of the names of the head's tensors
 MAX_PER_UNIT = 32  # as many short texts as fit into a micro-batch or two
 # Fields that the recipe chooses if the spec leaves them open.
 RECIPE = ("batch_size", "epochs", "clip", "learning_rate", "head_learning_rate", "optimizer")
+# Fields that later versions added: not in the JSON at their defaults, so that digests of older specs do not change.
+_ADDED = (
+    "head_learning_rate", "start_public", "class_weights", "shares", "tensor_scales", "chosen", "prompt", "messages",
+    "max_windows", "token_loss",
+)  # fmt: skip
 # Fields of earlier versions, with the value at which they had no effect: a spec with that value is read without them.
 _GONE = {"average": "none", "probe_first": 0.0}
 
@@ -58,8 +65,10 @@ class DataFields:
     task, data: the task and the path of its files (None: the task's own source).
     text, pair, label: columns of the user's own files (label: a,b,c for one column per label); validation: a second
     file; kind, labels: stated instead of read from the training labels (names, or the lowest and highest score).
+    prompt, messages: where the model writes, the columns of what goes before the text, and of whole chats.
     class_weights: the cost of a mistake on each class, or "balanced": 1 / share, from the stated `shares`.
-    max_length: tokens per text, at most.
+    max_length: tokens per text, at most; where the model writes, per window, of which a text has at most `max_windows`.
+    token_loss: whether a text's loss is the mean or the sum over its tokens.
     unit: an example, or a column: then all examples with the same value in it are one unit, of which the first
     `max_per_unit` are used. Batch size and epochs count units.
     canaries: number of synthetic rows for an audit; a fair coin decides for each whether it is trained on.
@@ -69,6 +78,8 @@ class DataFields:
     data: str | None = None
     text: str | None = None
     pair: str | None = None
+    prompt: str | None = None
+    messages: str | None = None
     label: str | None = None
     validation: str | None = None
     kind: str | None = None
@@ -76,6 +87,8 @@ class DataFields:
     class_weights: ClassWeights | None = None
     shares: Mapping[str, float] | None = None
     max_length: int = 128
+    max_windows: int = 8
+    token_loss: TokenLoss = "mean"
     unit: str = EXAMPLE
     max_per_unit: int | None = None
     canaries: int = 0
@@ -84,10 +97,12 @@ class DataFields:
         require_name(self.task, "task")
         rule = "data must be a file or a folder"
         require(self.data is None or isinstance(self.data, str), rule, self.data, "pass --data PATH")
-        for flag in ("text", "pair", "label", "validation", "kind"):
+        for flag in ("text", "pair", "prompt", "messages", "label", "validation", "kind"):
             if getattr(self, flag) is not None:
                 require_name(getattr(self, flag), flag)
         require_whole(self.max_length, 8, "max-length must be a whole number of at least 8 tokens", "pass --max-length")
+        require_whole(self.max_windows, 1, "max-windows must be a whole number above 0", "pass --max-windows")
+        require_one_of(self.token_loss, get_args(TokenLoss), "token-loss")
         few = is_whole(self.canaries, 0) and (self.canaries == 0 or self.canaries >= 8)
         require(few, "canaries must be 0, or a whole number of at least 8", self.canaries, "pass --canaries")
         self._settle_labels()
@@ -253,18 +268,12 @@ class Spec(OptimisationFields, ModelFields, DataFields):
     def to_json(self) -> dict[str, Any]:
         """A plain dict with a `budget` of {epsilon, delta} or None, which `from_json` reads.
 
-        Fields that later versions added are left out if unset, so that the digests of older specs do not change.
+        The fields of _ADDED are left out at their defaults.
         """
         values = dataclasses.asdict(self)
-        if values["head_learning_rate"] is None:
-            del values["head_learning_rate"]
-        if not values["start_public"]:
-            del values["start_public"]
-        for name in ("class_weights", "shares", "tensor_scales"):
-            if values[name] is None:
+        for name in _ADDED:
+            if values[name] == getattr(type(self), name):
                 del values[name]
-        if not values["chosen"]:
-            del values["chosen"]
         return values
 
     @classmethod

@@ -15,7 +15,8 @@ class Batch:
     read: (B,) int64, the index of the token that the head reads. labels: (B, ...), as defined by the objective.
     features: precomputed outputs of a frozen encoder, (B, D), or (B, T, D) where words are labelled; the tokens are
     then unused. units: (B,) int64 from 0 to K - 1, the unit of each row among the K units of the batch; None where
-    each row is its own unit.
+    each row is its own unit. shares: (B,) float32, where rows are windows of longer texts: each window's share of its
+    text's judged tokens; None where each row is a whole text.
     """
 
     ids: Tensor
@@ -25,6 +26,7 @@ class Batch:
     labels: Tensor
     features: Tensor | None = None
     units: Tensor | None = None
+    shares: Tensor | None = None
 
     def __len__(self) -> int:
         return self.ids.shape[0]
@@ -37,5 +39,5 @@ class Batch:
 
         return Batch(
             self.ids[which], of(self.allowed), of(self.types), self.read[which], self.labels[which], of(self.features),
-            of(self.units),
+            of(self.units), of(self.shares),
         )  # fmt: skip

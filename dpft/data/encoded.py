@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,27 @@ class OutputPositions:
     """Output positions: where a model's outputs for some rows go in the array for all rows. One a row, or some a row.
 
     count: number of positions. tokens: (total,) the position of each token, -1 for none; None where each row has
-    exactly one. starts: (N + 1,) where each row's tokens start.
+    exactly one. starts: (N + 1,) where each row's tokens start. owners: (M,) the position of each window, where rows
+    are windows of texts: the outputs of a text's windows are added.
     """
 
     count: int
     starts: NDArray[np.int64]
     tokens: NDArray[np.int64] | None = None
+    owners: NDArray[np.int64] | None = None
+
+    def blank(self, width: int, unknown: float) -> NDArray[np.float32]:
+        """Outputs before any is put, (count, width): zeros to add to; where none may be put, 0 then `unknown`."""
+        out = np.zeros((self.count, width), np.float32)
+        if self.owners is None:
+            out[:, 1:] = unknown
+        return out
 
     def put(self, out: NDArray[np.float32], rows: NDArray[np.int64], found: NDArray[np.float32]) -> None:
         """Write `found`, the outputs of `rows`, (B, width) or (B, T, width), into `out`, (count, width)."""
+        if self.owners is not None:
+            np.add.at(out, self.owners[rows], found)
+            return
         if self.tokens is None:
             out[rows] = found
             return
@@ -40,12 +53,15 @@ class OutputPositions:
 class Encoded:
     """N encoded rows, their tokens end to end: row i is `ids[starts[i] : starts[i + 1]]`.
 
+    Where texts are written, each of the N rows is a window of a text.
+
     ids: (total,) int32. starts: (N + 1,) int64. second: (N,) where the second segment starts (its length where
     there is none). read: (N,) index of the token that the head reads. labels: (N, ...), as defined by the objective.
     padding: id of the pad token. typed: whether the model takes segment ids. features: (N, D) float32, precomputed
     outputs of a frozen encoder; each row is then one unused token. units: the rows of each unit, None where each row is
     its own unit. words: the tokens that have labels, where words are labelled; labels are then (total,), IGNORED at
-    other tokens, and features (total, D).
+    other tokens, and features (total, D). owners: (N,) ascending, the text of each window, where texts are written;
+    labels are then (total,), at each token the id of the next, IGNORED where that one is not judged.
     """
 
     ids: NDArray[np.int32]
@@ -58,12 +74,19 @@ class Encoded:
     features: NDArray[np.float32] | None = None
     units: Units | None = None
     words: WordTokens | None = None
+    owners: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
+    @property
+    def text_count(self) -> int:
+        """Number of texts: of rows, unless rows are windows."""
+        return len(self) if self.owners is None else int(self.owners.max(initial=-1)) + 1
+
     def with_features(self, features: NDArray[np.float32]) -> Encoded:
         """The same rows with `features` (N, D) instead of tokens; where words are labelled, (K, D) of `kept` ones."""
+        assert self.owners is None, "a model that writes reads tokens"
         if self.words is not None:
             return self._with_features_of(self.words, features)
         rows = np.zeros(len(self), np.int32)
@@ -71,9 +94,10 @@ class Encoded:
 
     @property
     def judged(self) -> OutputPositions:
-        """Positions of outputs: one a row; where words are labelled, one a word (some words have no token)."""
+        """Positions of outputs: one a row; where words are labelled, one a word (some words have no token); where texts
+        are written, one a text."""
         if self.words is None:
-            return OutputPositions(len(self), self.starts)
+            return OutputPositions(self.text_count, self.starts, owners=self.owners)
         return OutputPositions(self.words.count, self.starts, self.words.at)
 
     @property
@@ -91,9 +115,18 @@ class Encoded:
         return replace(self, words=WordTokens(np.arange(len(self.ids)), len(self.ids)))
 
     def labels_of(self, rows: NDArray[np.int64], inside: NDArray[np.bool_], source: NDArray[np.int64]) -> NDArray[Any]:
-        """Labels of padded rows: (B, ...), or (B, T) where words are labelled. inside: (B, T) true but at padding.
-        source: (B, T) the index of each token."""
-        return self.labels[rows] if self.words is None else np.where(inside, self.labels[source], IGNORED)
+        """Labels of padded rows: (B, ...), or (B, T) where words are labelled or texts written. inside: (B, T) true but
+        at padding. source: (B, T) the index of each token."""
+        at_rows = self.words is None and self.owners is None
+        return self.labels[rows] if at_rows else np.where(inside, self.labels[source], IGNORED)
+
+    @cached_property
+    def shares(self) -> NDArray[np.float32] | None:
+        """(N,) each window's share of its text's judged tokens; None where every row is a whole text."""
+        if self.owners is None or self.text_count == len(self):
+            return None
+        judged = np.add.reduceat(self.labels != IGNORED, self.starts[:-1], dtype=np.int64)
+        return (judged / np.bincount(self.owners, judged)[self.owners]).astype(np.float32)
 
     def frozen_features(self, rows: NDArray[np.int64], source: NDArray[np.int64]) -> NDArray[np.float32] | None:
         """Features of padded rows: (B, D), or (B, T, D) where words are labelled; None without features."""
@@ -130,7 +163,8 @@ class Encoded:
     def arrays(self) -> list[NDArray[Any]]:
         """All arrays that identify these rows, before features are computed."""
         units = [] if self.units is None else [self.units.rows, self.units.starts]
-        return [self.ids, self.starts, self.second, self.read, self.labels, *units]
+        owners = [] if self.owners is None else [self.owners]
+        return [self.ids, self.starts, self.second, self.read, self.labels, *units, *owners]
 
     @property
     def tokens(self) -> NDArray[np.int64]:
@@ -171,6 +205,14 @@ class SpecialTokens:
 def clean(texts: Sequence[str]) -> list[str]:
     """Texts with lone surrogates replaced, so that UTF-8 can encode them; lengths are unchanged."""
     return [t.encode("utf-8", "replace").decode("utf-8") if not t.isascii() else t for t in texts]
+
+
+def tokens_of(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """The token ids of each text, without special tokens; a lone surrogate becomes a question mark."""
+    found: list[list[int]] = tokenizer(
+        clean(texts), add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+    )["input_ids"]
+    return found
 
 
 def _find(ids: list[int], word: list[int], start: int) -> int:

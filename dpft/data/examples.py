@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dpft.data.documents import Documents
 from dpft.data.words import Words
 
 T = TypeVar("T")
@@ -20,8 +21,9 @@ class Examples:
 
     Texts may be on disk: iterate in order. units: (N,) the number of each row's unit, from 0; None where each row is
     its own unit. digest: identifies the texts and their order, as a cache key; None to cache nothing. words: the words
-    of each text, where they are labelled; labels are then (W,), of the words of all texts end to end. Use the methods
-    instead of testing for words.
+    of each text, where they are labelled; labels are then (W,), of the words of all texts end to end. documents: how
+    texts are read, where the model writes them; `pairs` are then prompts, and labels (N,) the numbers of control codes.
+    Use the methods instead of testing for words or documents.
     """
 
     texts: Sequence[str]
@@ -30,6 +32,7 @@ class Examples:
     units: NDArray[np.int64] | None = None
     digest: str | None = None
     words: Words | None = None
+    documents: Documents | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -50,12 +53,20 @@ class Examples:
         pairs = None if self.pairs is None else self.pairs[:count]
         words = None if self.words is None else self.words.first(count)
         labels = self.labels[: count if words is None else len(words.spans)]
-        return Examples(self.texts[:count], pairs, labels, words=words)
+        return Examples(self.texts[:count], pairs, labels, words=words, documents=self.documents)
 
     def labelled(self, values: NDArray[Any]) -> Examples:
         """The same texts with `values` (N, ...) as labels; where words are labelled, at each word of a text."""
         return replace(self, labels=values if self.words is None else np.repeat(values, np.diff(self.words.starts)))
 
-    def by_text_or_word(self, texts: Callable[[Examples], T], words: Callable[[Examples, Words], T]) -> T:
-        """Call `texts(rows)` where texts are labelled, `words(rows, words)` where words are labelled."""
+    def by_kind(
+        self,
+        texts: Callable[[Examples], T],
+        words: Callable[[Examples, Words], T],
+        documents: Callable[[Examples, Documents], T],
+    ) -> T:
+        """Call `texts(rows)` where texts are labelled, `words(rows, words)` where words are labelled, and
+        `documents(rows, documents)` where texts are written."""
+        if self.documents is not None:
+            return documents(self, self.documents)
         return texts(self) if self.words is None else words(self, self.words)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import chain, islice
 from typing import Any
@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpft.data.encoded import Encoded, SpecialTokens, clean
+from dpft.data.encoded import Encoded, SpecialTokens, tokens_of
 from dpft.data.examples import Examples
 from dpft.data.units import Units
 from dpft.errors import UserError
 from dpft.spec import Representation
+from dpft.tokens.encode_documents import encode_documents
 from dpft.tokens.encode_words import encode_words
 
 _CHUNK = 4096
@@ -32,9 +33,10 @@ class Chunk:
 
 def encode(rows: Examples, tokenizer: Any, representation: Representation, max_length: int) -> Encoded:
     """Encode `rows` in memory, each with at most `max_length` tokens, special tokens included."""
-    return rows.by_text_or_word(
+    return rows.by_kind(
         lambda _: _encode_texts(rows, tokenizer, representation, max_length),
         lambda _, words: encode_words(rows, words, tokenizer, max_length),
+        lambda _, documents: encode_documents(rows, documents, tokenizer, max_length),
     )
 
 
@@ -65,10 +67,10 @@ def chunks(rows: Examples, tokenizer: Any, representation: Representation, max_l
     room = max_length - len(template.before) - len(template.between) - len(template.after) - len(mask)
     texts, pairs = iter(rows.texts), None if rows.pairs is None else iter(rows.pairs)
     while some := list(islice(texts, _CHUNK)):
-        others = None if pairs is None else _tokens(list(islice(pairs, len(some))), tokenizer)
+        others = None if pairs is None else tokens_of(list(islice(pairs, len(some))), tokenizer)
         pieces: list[list[int]] = []
         second, read = [], []
-        for i, text in enumerate(_tokens(some, tokenizer)):
+        for i, text in enumerate(tokens_of(some, tokenizer)):
             a, b = _shorten(text, others[i] if others else [], room)
             head = template.before + a
             read.append(len(head) if mask else 0)
@@ -93,13 +95,6 @@ def _mask(tokenizer: Any, representation: Representation) -> list[int]:
             "pass --representation cls or mean"
         )
     return [int(tokenizer.mask_token_id)]
-
-
-def _tokens(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    found: list[list[int]] = tokenizer(
-        clean(texts), add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
-    )["input_ids"]
-    return found
 
 
 def _shorten(a: list[int], b: list[int], room: int) -> tuple[list[int], list[int]]:

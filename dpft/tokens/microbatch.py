@@ -29,7 +29,8 @@ def microbatches(
     """Yield the rows of the sampled units as padded batches, longest first. The order in a batch changes no result.
 
     drawn: (n,) unit numbers, which are row numbers where each row is its own unit; n may be 0. tokens: limit on rows
-    times longest row of a batch. The rows of a unit stay together, because they are clipped together.
+    times longest row of a batch. The rows of a unit stay together, because they are clipped together: so do the windows
+    of a text.
     """
     if data.units is not None:
         yield from _whole_units(data, data.units, drawn, tokens, device)
@@ -70,7 +71,7 @@ def collate(data: Encoded, rows: NDArray[np.int64], device: torch.device | str =
     source = np.where(inside, data.starts[rows][:, None] + columns, 0)
     ids = np.where(inside, data.ids[source], data.padding).astype(np.int64)
     types = (inside & (columns >= data.second[rows][:, None])).astype(np.int64) if data.typed else None
-    features = data.frozen_features(rows, source)
+    features, shares = data.frozen_features(rows, source), data.shares
     return Batch(
         ids=torch.from_numpy(ids).to(device),
         allowed=None if inside.all() else torch.from_numpy(inside).to(device),
@@ -78,4 +79,5 @@ def collate(data: Encoded, rows: NDArray[np.int64], device: torch.device | str =
         read=torch.from_numpy(data.read[rows].astype(np.int64)).to(device),
         labels=torch.from_numpy(data.labels_of(rows, inside, source)).to(device),
         features=None if features is None else torch.from_numpy(features).to(device),
+        shares=None if shares is None else torch.from_numpy(shares[rows]).to(device),
     )

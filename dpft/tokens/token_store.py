@@ -30,7 +30,10 @@ _DONE = "whole.json"
 
 
 def encoded(rows: Examples, tokenizer: Any, representation: Representation, max_length: int, folder: Path) -> Encoded:
-    """`encode`, cached below `folder` where the rows have a digest; token ids are then memory-mapped from the disk."""
+    """`encode`, cached below `folder` where the rows have a digest; token ids are then memory-mapped from the disk.
+
+    Documents are not cached: a chat template, and the cut into windows, would decide their tokens too.
+    """
     key = _key(rows, tokenizer, representation, max_length)
     if key is None:
         return encode(rows, tokenizer, representation, max_length)
@@ -50,7 +53,7 @@ def encoded(rows: Examples, tokenizer: Any, representation: Representation, max_
 def _key(rows: Examples, tokenizer: Any, representation: Representation, max_length: int) -> str | None:
     """The cache key: a digest of everything that decides the tokens; None where something has no digest."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if rows.digest is None or backend is None:
+    if rows.digest is None or rows.documents is not None or backend is None:
         return None
     words = hashlib.sha256(backend.to_str().encode("utf-8", "surrogatepass")).hexdigest()
     special = [tokenizer.mask_token_id, tokenizer.pad_token_id, type(tokenizer).__name__]
