@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from dpft.errors import are_numbers, is_positive, is_whole, require, require_name, require_one_of, require_whole
 
-Representation = Literal["mask", "cls", "mean", "token"]
+Representation = Literal["mask", "cls", "mean", "token", "none"]
 Schedule = Literal["constant", "linear", "cosine"]
 Optimizer = Literal["adam", "adam_scaled", "sgd"]
 Clipping = Literal["cut", "normalise"]
