@@ -35,6 +35,7 @@ INSIDE: dict[str, list[set[str]]] = {
         {"dpft.privacy.mechanism"},
     ],
     "dpft.tasks": [{"dpft.tasks.readers"}, {"dpft.tasks"}],
+    "dpft.models": [{"dpft.models.architectures"}, {"dpft.models.loading"}],
     "dpft.methods": [{"dpft.methods.peft"}, {"dpft.methods"}],
     "dpft.compare": [{"dpft.compare"}, {"dpft.compare.running"}],
     "dpft.audit": [{"dpft.audit.evidence"}, {"dpft.audit.mechanism"}, {"dpft.audit"}],

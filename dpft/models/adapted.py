@@ -13,7 +13,7 @@ from dpft import objectives
 from dpft.data.batch import Batch
 from dpft.errors import UserError
 from dpft.models.architectures import Dense, architecture, replace
-from dpft.models.classifier import Classifier
+from dpft.models.base import AdaptableModel
 from dpft.objectives import Objective
 
 Gradients = Literal["hooks", "ghost", "single"]
@@ -42,7 +42,7 @@ class AdaptedModel:
     be cached.
     """
 
-    model: Classifier
+    model: AdaptableModel
     named: dict[str, nn.Parameter]
     objective: Objective = field(default_factory=lambda: objectives.plain(1))
     gradients: Gradients = "hooks"
@@ -84,7 +84,7 @@ class AdaptedModel:
                 tensor.copy_(state[name])
 
     def _saved(self) -> dict[str, Tensor]:
-        return {**self.updated, "head.center": self.model.center, "head.spread": self.model.spread}
+        return {**self.updated, **self.model.statistics()}
 
 
 class Method(Protocol):
@@ -99,8 +99,8 @@ class Method(Protocol):
     def traits(self) -> Traits: ...
     @property
     def non_private_rate(self) -> float: ...
-    def attach(self, model: Classifier, seed: int) -> AdaptedModel: ...
-    def merge(self, model: Classifier) -> nn.Module: ...
+    def attach(self, model: AdaptableModel, seed: int) -> AdaptedModel: ...
+    def merge(self, model: AdaptableModel) -> nn.Module: ...
     def trainable(self, config: Any, labels: int) -> int: ...
 
 
@@ -112,10 +112,10 @@ class FoldableModule(Protocol):
 
 
 def attached(
-    model: Classifier, learned: Iterable[tuple[str, nn.Parameter]], *, gradients: Gradients = "hooks"
+    model: AdaptableModel, learned: Iterable[tuple[str, nn.Parameter]], *, gradients: Gradients = "hooks"
 ) -> AdaptedModel:
-    """The adapted model, where only the head and `learned` are trainable."""
-    named = {**dict(learned), **dict(model.head.named_parameters(prefix="head"))}
+    """The adapted model, where only `learned` and the head (if there is one) are trainable."""
+    named = {**dict(learned), **model.head_parameters()}
     model.requires_grad_(False)
     for parameter in named.values():
         parameter.requires_grad_(True)
@@ -123,7 +123,7 @@ def attached(
     return AdaptedModel(model, named, gradients=gradients)
 
 
-def modules_named(model: Classifier, kind: type[nn.Module]) -> dict[str, Any]:
+def modules_named(model: AdaptableModel, kind: type[nn.Module]) -> dict[str, Any]:
     """All modules of a type in the backbone, by their stock names."""
     return {plain(name): module for name, module in model.backbone.named_modules() if isinstance(module, kind)}
 
@@ -133,27 +133,32 @@ def plain(name: str) -> str:
     return name.replace(".block.", ".")
 
 
-def way(model: Classifier, denses: Iterable[Dense]) -> Gradients:
+def way(model: AdaptableModel, denses: Iterable[Dense]) -> Gradients:
     """The gradient mode: hooks, but one example at a time where a dense layer also reads a table shared by examples."""
     return "single" if architecture(model.backbone.config).tables & set(denses) else "hooks"
 
 
 @torch.no_grad()
-def fold(model: Classifier) -> nn.Module:
-    """A copy of the stock backbone with every `FoldableModule` module folded: the same outputs as `model`."""
+def fold(model: AdaptableModel, biased: Dense | None = None) -> nn.Module:
+    """A copy of the stock model with every `FoldableModule` module folded: the same outputs as `model`.
+
+    biased: the dense layers that get a bias by it.
+    """
     if model.before is not None:
         model.before(torch.empty(1, 0))
-    backbone = model.stock()
-    for name, module in list(backbone.named_modules()):
+    stock = model.stock()
+    if biased is not None:
+        model.with_biases(stock, biased)
+    for name, module in list(stock.named_modules()):
         if isinstance(module, FoldableModule):
-            replace(backbone, name, module.folded())
-    return backbone
+            replace(stock, name, module.folded())
+    return model.completed(stock)
 
 
 def with_bias(dense: nn.Linear, bias: Tensor) -> nn.Linear:
     """`dense` with `bias` added. Raises CannotMerge where the stock layer has none."""
     if dense.bias is None:
-        raise CannotMerge("this architecture's dense layers have no bias to merge it into")
+        raise CannotMerge("the stock class has no place for a bias in these dense layers")
     dense.bias.add_(bias.to(dense.bias.dtype))
     return dense
 
