@@ -57,7 +57,8 @@ class AdaptedModel:
         return self.named
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        return self.objective.losses(outputs, batch.labels)
+        found = self.objective.losses(outputs, batch.labels)
+        return found if batch.shares is None else self.objective.of_windows(found, batch.shares)
 
     def begin(self, step: int) -> None:
         """Hook before each step, with its number from 0."""

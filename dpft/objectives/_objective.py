@@ -77,7 +77,7 @@ class Wording:
 
     inputs: str = "single texts"
     outputs: str = "labels: {labels}"
-    verb: Literal["predict", "tag"] = "predict"
+    verb: Literal["predict", "tag", "write"] = "predict"
     gives: str = "gives one answer a text"
 
 
@@ -88,7 +88,8 @@ class Objective(ABC):
     `representations`: what the head may read, the default first. `drift`: how far noise may move the outputs over all
     steps, which decides the head's learning rate; `drift_alone`: the same where only the head is trained.
     `from_column`: its labels may be a column of a table; `from_columns`: a column of 0 and 1 for each label; `rule`:
-    which columns without a stated kind are of this one, for messages; "" for none.
+    which columns without a stated kind are of this one, for messages; "" for none. `has_control_codes`: labels are
+    written before texts, so that a run releases their shares.
     """
 
     kind: ClassVar[str]
@@ -102,6 +103,11 @@ class Objective(ABC):
     from_column: ClassVar[bool] = True
     from_columns: ClassVar[bool] = False
     rule: ClassVar[str] = ""
+    has_control_codes: ClassVar[bool] = False
+
+    def configured(self, spec: Spec) -> Objective:
+        """The objective with what a spec says of it."""
+        return self
 
     # Labels
 
@@ -173,6 +179,11 @@ class Objective(ABC):
     @abstractmethod
     def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """One loss per example, independent of other examples: (B, ..., outputs), (B, ...) -> (B,)."""
+
+    def of_windows(self, losses: Tensor, shares: Tensor) -> Tensor:
+        """Losses of windows that add up to the losses of their texts: (B,). losses: (B,), of each window as if it were
+        a text. shares: (B,), each window's share of its text's judged tokens."""
+        return losses * shares
 
     # Evaluation and prediction
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from dpft.data.examples import Examples
 from dpft.errors import UserError
 from dpft.objectives import Objective
-from dpft.spec import Spec
+from dpft.spec import BUILTIN_LM, Spec
 from dpft.tasks._family import Family
 from dpft.tasks.task import Task, check_rows
 
@@ -59,9 +59,14 @@ def weighted(task: Task, spec: Spec) -> Task:
 
 
 def settled(spec: Spec) -> Spec:
-    """`spec` with the representation that its task needs. Raises UserError for one that it cannot use."""
+    """`spec` with the representation, and the built-in model, that its task needs.
+
+    Raises UserError for a representation that it cannot use.
+    """
     objective = _family(spec).objective(spec)
-    return replace(spec, representation=objective.representation_for(spec.representation, spec.task))
+    spec = replace(spec, representation=objective.representation_for(spec.representation, spec.task))
+    writes = objective.representations == ("none",) and spec.model == Spec.model
+    return replace(spec, model=BUILTIN_LM) if writes else spec
 
 
 def judged(spec: Spec, data: str | None, objective: Objective, labels: tuple[str, ...]) -> dict[str, Examples]:

@@ -13,16 +13,25 @@ from dpft.objectives import Objective
 from dpft.spec import Spec
 from dpft.tasks.task import Task
 
-FLAGS = ("text", "pair", "label", "validation", "kind", "labels")
+TABLE_FLAGS = ("text", "pair", "label", "validation", "kind", "labels")
+_WRITING_FLAGS = ("prompt", "messages")
+FLAGS = (*TABLE_FLAGS, *_WRITING_FLAGS)
+UNJUDGED = "no validation set: all rows are trained on, none is held out; evaluate with dpft evaluate RUN --data FILE"
+
+
+def names_note(labels: tuple[str, ...]) -> str:
+    """The note on label names that nobody stated."""
+    return f"read {len(labels)} label names from the data: they are not private (--labels states them beforehand)"
 
 
 class Family(ABC):
     """Tasks that are read alike. `tasks`: each name, with a line about it; `place`: where they stand in lists; `flags`:
-    which of FLAGS they take."""
+    which of FLAGS they take; `writes`: the model learns to write their texts."""
 
     tasks: ClassVar[Mapping[str, str]]
     place: ClassVar[int]
     flags: ClassVar[tuple[str, ...]] = ()
+    writes: ClassVar[bool] = False
 
     def flags_of(self, task: str) -> tuple[str, ...]:
         """Which of FLAGS `task` takes."""
@@ -32,9 +41,15 @@ class Family(ABC):
         """Raise UserError for a spec that no such task can be made of, before anything is read."""
         for flag in FLAGS:
             if getattr(spec, flag) is not None and flag not in self.flags_of(spec.task):
+                own = "text/files" if flag in _WRITING_FLAGS else "files"
                 raise UserError(
-                    f"only the task files takes --{flag}, got the task {spec.task}; pass --task files or drop it"
+                    f"only the task {own} takes --{flag}, got the task {spec.task}; pass --task {own} or drop it"
                 )
+        if not self.writes and (spec.max_windows, spec.token_loss) != (Spec.max_windows, Spec.token_loss):
+            raise UserError(
+                f"max-windows and token-loss go with tasks that write, got the task {spec.task}; pass --task "
+                "text/files or drop them"
+            )
 
     def objective(self, spec: Spec) -> Objective:
         """What the head has to read, as far as it is known before the data are read."""

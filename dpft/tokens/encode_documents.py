@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dpft.data.documents import Documents
+from dpft.data.documents import ASSISTANT, Documents, messages_of
 from dpft.data.encoded import Encoded, clean, tokens_of
 from dpft.data.examples import Examples
 from dpft.data.units import Units
 from dpft.data.words import IGNORED
 from dpft.errors import UserError
 
-ASSISTANT = "assistant"
-ROLES = ("system", "user", ASSISTANT)
 _CHUNK = 4096
 
 # A text's token ids, and which of them are judged.
@@ -131,7 +128,10 @@ def _chats(rows: Examples, tokenizer: Any) -> Iterator[_Sequence]:
         raise UserError("chats hold their prompts themselves, got prompts beside them; drop --prompt and --label")
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     for number, text in enumerate(rows.texts, 1):
-        parts = _turns(_messages(text, number), tokenizer, number)
+        messages = [
+            {key: clean([value])[0] for key, value in one.items()} for one in messages_of(text, f"row {number}")
+        ]
+        parts = _turns(messages, tokenizer, number)
         ids: list[int] = []
         judged: list[bool] = []
         for part, tokens in enumerate(tokens_of(parts, tokenizer)):
@@ -145,22 +145,6 @@ def _until_end(tokens: Sequence[int], special: set[int]) -> list[bool]:
     """Which tokens of an assistant's turn are judged: all up to the special token that ends it, if there is one."""
     last = max((at for at, token in enumerate(tokens) if token in special), default=len(tokens) - 1)
     return [at <= last for at in range(len(tokens))]
-
-
-def _messages(text: str, number: int) -> list[dict[str, str]]:
-    """The messages of a chat. Raises UserError for a text that is none, with the row's number."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    listed = isinstance(found, list) and all(isinstance(one, dict) for one in found)
-    if not listed or not all(isinstance(one.get(key), str) for one in found for key in ("role", "content")):
-        raise UserError(f"a chat must be a list of messages with role and content, got another in row {number}; fix it")
-    if not {one["role"] for one in found} <= {*ROLES}:
-        raise UserError(f"roles of a chat must be {', '.join(ROLES)}, got another in row {number}; rename it")
-    if not any(one["role"] == ASSISTANT and one["content"].strip() for one in found):
-        raise UserError(f"a chat must have an assistant's turn to learn, got none in row {number}; drop the row")
-    return [{key: clean([one[key]])[0] for key in ("role", "content")} for one in found]
 
 
 def _turns(messages: list[dict[str, str]], tokenizer: Any, number: int) -> list[str]:
