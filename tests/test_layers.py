@@ -22,7 +22,7 @@ FLOORS: list[set[str]] = [
     {"dpft.runs", "dpft.methods"},
     {"dpft.inference"},
     {"dpft.training", "dpft.exports"},
-    {"dpft.compare", "dpft.audit", "dpft.reports"},
+    {"dpft.compare", "dpft.audit", "dpft.reports", "dpft.generation"},
     {"dpft.benchmarks", "dpft"},
     {"dpft.cli", "dpft.__main__"},
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -83,6 +84,27 @@ class AdaptedModel:
         with torch.no_grad():
             for name, tensor in self._saved().items():
                 tensor.copy_(state[name])
+
+    def frozen_digest(self) -> str:
+        """sha256 over all parameters that are not trained."""
+        trained = {id(p) for p in (*self.private, *self.updated.values())}
+        total = hashlib.sha256()
+        for name, parameter in self.model.named_parameters():
+            if id(parameter) not in trained:
+                total.update(name.encode())
+                total.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return total.hexdigest()
+
+    def check_moved(self, initial: dict[str, Tensor], frozen: str) -> None:
+        """Raise RuntimeError unless trained tensors differ from `initial`, a state, and all others from before do not.
+
+        frozen: `frozen_digest` before the first step.
+        """
+        now = self.state()
+        if all(torch.equal(initial[name], now[name]) for name in self.updated):
+            raise RuntimeError("training must move the trained parameters, got the initial ones: nothing was learned")
+        if self.frozen_digest() != frozen:
+            raise RuntimeError("training must not change frozen parameters, got others than before the first step")
 
     def _saved(self) -> dict[str, Tensor]:
         return {**self.updated, **self.model.statistics()}
