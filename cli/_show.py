@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,18 @@ class Bar(dpft.progress.Progress):
         if self._bar:
             self._bar.stop()
         self._status = self._bar = None
+
+
+@contextlib.contextmanager
+def counter(verb: str, things: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that counts things: call the yielded function with how many are done, and of how many."""
+    bar = Progress(
+        TextColumn(verb), BarColumn(), MofNCompleteColumn(), TextColumn(f"{things} ·"), TimeRemainingColumn(),
+        TextColumn("left"), console=Console(stderr=True), disable=not sys.stderr.isatty(),
+    )  # fmt: skip
+    task = bar.add_task("")
+    with bar:
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def follow(bar: Bar, work: Callable[[], Result], as_json: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 from dpft.cli.comparison import compare, report, reproduce
 from dpft.cli.planning import budget, ledger, methods, tasks
-from dpft.cli.run import audit, evaluate, export, predict, resume, train
+from dpft.cli.run import audit, evaluate, export, generate, predict, resume, train
 
 app = typer.Typer(
     name="dpft",
@@ -22,6 +22,7 @@ app.command("evaluate", short_help="Evaluate a finished run on its validation se
     evaluate.evaluate
 )
 app.command("predict", short_help="Label texts with a finished run.")(predict.predict)
+app.command("generate", short_help="Write synthetic rows with a finished run.")(generate.generate)
 app.command("export", short_help="Export a run as an ordinary model, with its privacy card.")(export.export)
 app.command("compare", short_help="Compare methods over budgets and seeds.")(compare.compare)
 app.command("reproduce", short_help="Run the paper's experiments and compare with its figures.")(reproduce.reproduce)

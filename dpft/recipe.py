@@ -71,14 +71,15 @@ def choose_schedule(spec: Spec, units: int, *, speed: float | None = None, limit
 
 
 def choose_rates(
-    spec: Spec, steps: int, tolerances: Mapping[str, float], *, drift: float, free_rate: float = 1e-3,
+    spec: Spec, steps: int, tolerances: Mapping[str, float], *, drift: float | None, free_rate: float = 1e-3,
     scalable: bool = True,
 ) -> Choice:  # fmt: skip
     """Choose the optimizer and the learning rates for a run of `steps`.
 
-    tolerances: of each trainable tensor except the head's (dpft.inference.drift); empty if only the head is trained.
-    drift: how far the head's noise of all steps may move the outputs. free_rate: the method's learning rate without
-    privacy. scalable: gradients can be privatised in the optimizer's geometry.
+    tolerances: of each trainable tensor except the head's (dpft.inference.drift); empty if only the head is trained, or
+    without privacy. drift: how far the head's noise of all steps may move the outputs; None if the model has no head
+    beside other tensors. free_rate: the method's learning rate without privacy. scalable: gradients can be privatised
+    in the optimizer's geometry.
 
     Adam turns noise into steps of about the learning rate: with a decaying schedule, a coordinate wanders by
     rate * sqrt(steps / 3) over all steps. The rates are chosen so that all tensors together would move the head's
@@ -86,30 +87,42 @@ def choose_rates(
     do better if noise dominates, and equal shares of the drift, which do better if it does not. If the spec sets a
     learning rate, it is kept.
     """
-    spec, told = _optimizer(spec, scalable=scalable)
+    spec, why = _optimizer(spec, scalable=scalable)
     if spec.learning_rate is not None:
-        return Choice(spec, told)
+        return Choice(spec, why)
     if spec.budget is None:
-        return _free(spec, free_rate, alone=not tolerances)
+        head = {} if drift is None else {"head_learning_rate": max(free_rate, FREE_HEAD)}
+        reason = f"learning rate {free_rate:g}: the default without noise"
+        return Choice(_filled(spec, learning_rate=free_rate, **head), (reason,))
     wander = math.sqrt(max(1.0, steps / _THIRD))
-    head = spec.head_learning_rate or _round(drift / wander)
     if not tolerances:
-        why = f"learning rate {head:g}: over {steps} steps noise moves the outputs by {drift:g} at most"
-        return Choice(_filled(spec, learning_rate=head), (why, *told))
+        assert drift is not None
+        rate = _round(drift / wander)
+        moves = f"learning rate {rate:g}: over {steps} steps noise moves the outputs by {drift:g} at most"
+        return Choice(_filled(spec, learning_rate=rate), (moves, *why))
+    spec, reasons = _rates_by_tolerance(spec, steps, wander, tolerances)
+    if drift is not None:
+        rate = spec.head_learning_rate or _round(drift / wander)
+        reasons += (f"head's learning rate {rate:g}: over {steps} steps noise moves the outputs by {drift:g}",)
+        spec = _filled(spec, head_learning_rate=rate)
+    return Choice(spec, (*reasons, *why))
+
+
+def _rates_by_tolerance(
+    spec: Spec, steps: int, wander: float, tolerances: Mapping[str, float]
+) -> tuple[Spec, tuple[str, ...]]:
+    """`spec` with a typical learning rate and each tensor's factor on it, and the reason."""
     shapes = {name: math.sqrt(size) for name, size in tolerances.items()}
     together = math.sqrt(sum((PROBE * shapes[name] / size) ** 2 for name, size in tolerances.items()))
     rates = {name: DRIFT * shape / (together * wander) for name, shape in shapes.items()}
     typical = _round(math.exp(sum(map(math.log, rates.values())) / len(rates)))
     scales = {name: _round(rate / typical) for name, rate in rates.items()}
     low, high = (f"{bound(rates.values()):.2g}" for bound in (min, max))
-    reasons = (
+    reason = (
         f"learning rate{f's {low} to {high}' if low != high else f' {low}'}: over {steps} steps noise moves the "
-        f"head's input by {DRIFT:g} of its spread (measured on synthetic texts)",
-        f"head's learning rate {head:g}: over {steps} steps noise moves the outputs by {drift:g}",
-        *told,
+        f"last layer's output by {DRIFT:g} of its spread (measured on synthetic texts)"
     )
-    filled = _filled(spec, learning_rate=typical, head_learning_rate=head)
-    return Choice(dataclasses.replace(filled, tensor_scales=scales), reasons)
+    return dataclasses.replace(_filled(spec, learning_rate=typical), tensor_scales=scales), (reason,)
 
 
 def _optimizer(spec: Spec, *, scalable: bool) -> tuple[Spec, tuple[str, ...]]:
@@ -126,12 +139,6 @@ def _filled(spec: Spec, **values: Any) -> Spec:
     """`spec` with `values` in fields that are None; `chosen` names them."""
     new: dict[str, Any] = {name: value for name, value in values.items() if getattr(spec, name) is None}
     return dataclasses.replace(spec, **new, chosen=(*spec.chosen, *new))
-
-
-def _free(spec: Spec, rate: float, *, alone: bool) -> Choice:
-    """Learning rates without privacy: the method's own, and at least FREE_HEAD for the head."""
-    head = {} if alone else {"head_learning_rate": max(rate, FREE_HEAD)}
-    return Choice(_filled(spec, learning_rate=rate, **head), (f"learning rate {rate:g}: the default without noise",))
 
 
 def learning_rates(spec: Spec, names: Iterable[str]) -> dict[str, float]:

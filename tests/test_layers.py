@@ -22,7 +22,7 @@ FLOORS: list[set[str]] = [
     {"dpft.runs", "dpft.methods"},
     {"dpft.inference"},
     {"dpft.training", "dpft.exports"},
-    {"dpft.compare", "dpft.audit", "dpft.reports"},
+    {"dpft.compare", "dpft.audit", "dpft.reports", "dpft.generation"},
     {"dpft.benchmarks", "dpft"},
     {"dpft.cli", "dpft.__main__"},
 ]
@@ -35,6 +35,7 @@ INSIDE: dict[str, list[set[str]]] = {
         {"dpft.privacy.mechanism"},
     ],
     "dpft.tasks": [{"dpft.tasks.readers", "dpft.tasks.vocabulary"}, {"dpft.tasks"}],
+    "dpft.models": [{"dpft.models.architectures"}, {"dpft.models.loading"}],
     "dpft.methods": [{"dpft.methods.peft"}, {"dpft.methods"}],
     "dpft.compare": [{"dpft.compare"}, {"dpft.compare.running"}],
     "dpft.audit": [{"dpft.audit.evidence"}, {"dpft.audit.mechanism"}, {"dpft.audit"}],

@@ -22,7 +22,7 @@ def predict(
     as_json: _flags.Json = False,
 ) -> None:
     """Label texts: one line each, the label, its probability, the text. A model of words: a line for each word, with
-    its tag, and an empty line after each text."""
+    its tag, and an empty line after each text. A model that writes continues each text with its likeliest words."""
     if bool(text) == bool(file):
         raise UserError("predict needs texts, got both or neither of --text and --file; pass one of them")
     texts = _lines(file) if file else list(text or [])
@@ -30,7 +30,7 @@ def predict(
     from dpft.runs.privacy_card import NOT_PRIVATE
 
     trained = load(run, machine=_flags.machine(device, precision, tokens_per_microbatch))
-    if file and trained.paired:
+    if file and trained.takes_pairs:
         texts, pair = _halves(texts)
     if not trained.private:
         _show.say(f"this model is {NOT_PRIVATE}: trained without clipping and noise")

@@ -16,7 +16,6 @@ from dpft.errors import UserError
 from dpft.machine import hardware
 from dpft.machine.hardware import Hardware
 from dpft.models.adapted import AdaptedModel
-from dpft.models.classifier import initialise_head
 from dpft.objectives import Objective
 from dpft.spec import Machine, Spec
 from dpft.tasks import sample
@@ -67,14 +66,11 @@ def build_model(
     model = models.load(spec, objective.outputs(labels), resolved, batches)
     method = methods.load(spec.method, spec.options)
     adapted = method.attach(model, spec.seed)
-    if not methods.head_alone(method):
-        initialise_head(model.head, spec.seed, objective.reach)
+    model.initialise(spec.seed, None if methods.head_alone(method) else objective.reach, objective.start)
     models.check_length(model.backbone, spec.max_length, model.prompts)
     adapted = dataclasses.replace(adapted, objective=objective)
     if spec.unit != Spec.unit and adapted.gradients == "ghost":
         adapted = dataclasses.replace(adapted, gradients="single")  # ghost norms exist for single rows only
-    with torch.no_grad():
-        adapted.model.head.bias.fill_(objective.start)
     adapted.model.to(resolved.device)
     if check_trainable:
         first = next(microbatches(public, np.arange(2), resolved.tokens, resolved.device))

@@ -19,7 +19,7 @@ _LEAST = 1e-2  # share of the drift below which a change may be rounding
 
 
 def tolerances(adapted: AdaptedModel, public: Sequence[Batch], drift: float) -> dict[str, float]:
-    """For each trainable tensor, the deviation of noise on its coordinates that moves the head's input by `drift`.
+    """For each trainable tensor, the deviation of noise on its coordinates that moves what the head reads by `drift`.
 
     `drift` is the root mean square change over the public texts, in units of their spread. A shift that is common to
     all texts does not count, because the head learns to remove it. First the tensors that have an effect by themselves
@@ -94,13 +94,5 @@ def _move(tensors: Mapping[str, nn.Parameter], noise: Mapping[str, Tensor], size
 
 @torch.no_grad()
 def _reads(adapted: AdaptedModel, public: Sequence[Batch]) -> Tensor:
-    """The head's input for every text (or token), standardised by its spread: (N, D)."""
-    model, found = adapted.model, []
-    for batch in public:
-        if model.before is not None:
-            model.before(batch.ids.new_empty(len(batch) if model.per_example else 1, 0))
-        read = (model.represent(batch).float() - model.center) * model.spread
-        if read.dim() == 3:
-            read = read.flatten(0, 1) if batch.allowed is None else read[batch.allowed]
-        found.append(read)
-    return torch.cat(found)
+    """What the head reads of every text or token, standardised (`AdaptableModel.read_for_drift`): (N, D)."""
+    return torch.cat([adapted.model.read_for_drift(batch) for batch in public])

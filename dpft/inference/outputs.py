@@ -14,6 +14,7 @@ from dpft.data.encoded import Encoded
 from dpft.data.examples import Examples
 from dpft.machine.hardware import Hardware
 from dpft.machine.team import SINGLE_PROCESS, Team
+from dpft.models.base import AdaptableModel
 from dpft.models.classifier import Classifier
 from dpft.objectives import Objective
 from dpft.tokens.microbatch import collate, cut
@@ -21,13 +22,14 @@ from dpft.tokens.microbatch import collate, cut
 _NEVER = -30.0  # a logit that, next to 0, means a probability of almost 0
 
 
-def logits(model: Classifier, data: Encoded, hardware: Hardware) -> NDArray[np.float32]:
+def logits(model: AdaptableModel, data: Encoded, hardware: Hardware) -> NDArray[np.float32]:
     """The model's outputs for every row, in the rows' order: (N, outputs). N may be 0.
 
     If the task labels words, for every word: (W, outputs). A word without a token gets the first label, "outside".
     """
     places = data.judged
-    out = np.full((places.count, model.head.out_features), _NEVER, np.float32)
+    none = 0.0 if model.representation == "none" else _NEVER  # sums over windows start at 0
+    out = np.full((places.count, model.output_count), none, np.float32)
     out[:, 0] = 0.0
     for rows, found in _in_turn(model, model, data, hardware, SINGLE_PROCESS):
         places.put(out, rows, found)
@@ -48,7 +50,7 @@ def features(model: Classifier, data: Encoded, hardware: Hardware, ranks: Team =
 
 @torch.inference_mode()
 def _in_turn(
-    model: Classifier, of: Callable[[Batch], Tensor], data: Encoded, hardware: Hardware, ranks: Team
+    model: AdaptableModel, of: Callable[[Batch], Tensor], data: Encoded, hardware: Hardware, ranks: Team
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Apply `of` to this rank's share of all rows, longest first. Yields row numbers (B,) and the result (B, ...)."""
     order = np.argsort(-data.lengths, kind="stable")

@@ -16,21 +16,25 @@ from dpft.data.examples import Examples
 from dpft.errors import UserError
 from dpft.inference import outputs
 from dpft.inference.build import build_model, resolve_hardware
+from dpft.inference.writing import GREEDY, Sampling, Writer
 from dpft.machine.hardware import Hardware
 from dpft.models.adapted import AdaptedModel
+from dpft.models.language_model import LanguageModel
 from dpft.objectives import Objective, Prediction
+from dpft.objectives.language import Continuation
 from dpft.objectives.tagging import Tagged
 from dpft.runs.folder import Run
 from dpft.runs.past_data import PastData
 from dpft.spec import Machine
 from dpft.tokens.encode import encode
 
-_ASKED = {"predict": "one answer a text", "tag": "tags of words"}
+_ASKED = {"predict": "one answer a text", "tag": "tags of words", "write": "continuations of prompts"}
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The trained model of a run: `predict` texts, `tag` their words, or `evaluate` it on validation rows."""
+    """The trained model of a run: `predict` texts, `tag` their words, `write` after prompts, or `evaluate` it on
+    validation rows."""
 
     run: Run
     adapted: AdaptedModel
@@ -42,6 +46,11 @@ class Trained:
     @property
     def private(self) -> bool:
         return self.run.plan.budget is not None
+
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether a prediction is of a pair of texts; a model that writes takes prompts alone."""
+        return self.paired and self.objective.wording.verb != "write"
 
     @property
     def objective(self) -> Objective:
@@ -63,19 +72,37 @@ class Trained:
         """Split each text into words and tag them: tags and entities. Raises UserError if the run tags no words."""
         return list(self._asked("tag", texts))
 
+    def write(self, prompts: Sequence[str], sampling: Sampling = GREEDY) -> list[Continuation]:
+        """Continue each prompt. Raises UserError if the run does not write."""
+        self._check_verb("write")
+        return self.writer.write(prompts, sampling)
+
+    @property
+    def writer(self) -> Writer:
+        """The language model of the run, to write in batches. Raises UserError if the run does not write."""
+        model = self.adapted.model
+        if not isinstance(model, LanguageModel):
+            raise UserError(f"this run {self.objective.wording.gives}, got a call to write; train on a text task")
+        return Writer(model, self.tokenizer, self.hardware, chat=self.run.spec.messages is not None)
+
     def _asked(self, verb: str, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Sequence[Any]:
+        self._check_verb(verb)
+        return self.predictions(texts, pairs)
+
+    def _check_verb(self, verb: str) -> None:
         own = self.objective.wording
         if verb != own.verb:
             raise UserError(f"this run {own.gives}, got a call for {_ASKED[verb]}; call `{own.verb}` instead")
-        return self.predictions(texts, pairs)
 
     def predictions(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Sequence[Any]:
         """The prediction of the run's objective for each text (or pair), whatever its type."""
-        if self.paired != (pairs is not None):
-            rule = "this run takes pairs of texts" if self.paired else "this run takes single texts"
+        if self.takes_pairs != (pairs is not None):
+            rule = "this run takes pairs of texts" if self.takes_pairs else "this run takes single texts"
             raise UserError(f"{rule}, got {'single ones' if self.paired else 'pairs'}; see `dpft predict --help`")
         if pairs is not None and len(pairs) != len(texts):
             raise UserError(f"texts and pairs must be as many, got {len(texts)} and {len(pairs)}; pair them up")
+        if self.objective.wording.verb == "write":
+            return self.write(texts)
         rows = self.objective.placeholder_rows(texts, pairs, len(self.labels))
         return self.objective.read(self.logits(rows), rows, self.labels)
 
@@ -121,7 +148,7 @@ def load(path: str | Path, *, machine: Machine | None = None) -> Trained:
     labels, paired = tuple(json.loads(about["labels"])), bool(json.loads(about["paired"]))
     resolved = resolve_hardware(run.spec, machine or Machine())
     kind = json.loads(about["kind"]) if "kind" in about else None
-    objective = objectives.plain(len(labels)) if kind is None else objectives.load(kind)
+    objective = objectives.plain(len(labels)) if kind is None else objectives.load(kind).configured(run.spec)
     made = build_model(run.spec, len(labels), paired, resolved, objective=objective)
     model = made.adapted.model
     if model.digest != about["backbone_sha256"]:

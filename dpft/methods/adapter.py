@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from dpft.models.adapted import AdaptedModel, CannotMerge, Traits, attached, check_choice, check_count
 from dpft.models.architectures import Dense, dense_layers, replace
-from dpft.models.classifier import Classifier
+from dpft.models.architectures.sizes import dense_sizes
+from dpft.models.base import AdaptableModel
 from dpft.models.dense_modules import Dense as Trained
-from dpft.models.sizes import dense_sizes
 
 Style = Literal["houlsby", "pfeiffer"]
 PLACES: dict[str, tuple[Dense, ...]] = {"houlsby": ("attention", "output"), "pfeiffer": ("output",)}
@@ -62,7 +62,7 @@ class Adapter:
         check_count("bottleneck", self.bottleneck, example=16)
         check_choice("style", self.style, get_args(Style))
 
-    def attach(self, model: Classifier, seed: int) -> AdaptedModel:
+    def attach(self, model: AdaptableModel, seed: int) -> AdaptedModel:
         check_count("bottleneck", self.bottleneck, int(model.backbone.config.hidden_size), example=16)
         generator = torch.Generator().manual_seed(seed)
         learned = insert_adapters(
@@ -70,7 +70,7 @@ class Adapter:
         )
         return attached(model, learned)
 
-    def merge(self, model: Classifier) -> nn.Module:
+    def merge(self, model: AdaptableModel) -> nn.Module:
         raise CannotMerge("an adapter computes something that the stock layers cannot")
 
     def trainable(self, config: Any, labels: int) -> int:
@@ -80,7 +80,7 @@ class Adapter:
         return each + labels * (int(config.hidden_size) + 1)
 
 
-def insert_adapters(model: Classifier, places: tuple[Dense, ...], make: Any) -> list[tuple[str, nn.Parameter]]:
+def insert_adapters(model: AdaptableModel, places: tuple[Dense, ...], make: Any) -> list[tuple[str, nn.Parameter]]:
     """Insert `make(width)` after each block's dense layers at `places`. Returns its parameters by name."""
     learned = []
     for number, (block, path) in enumerate(dense_layers(model.backbone, places)):

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from dpft.errors import UserError
 from dpft.models.adapted import AdaptedModel, Traits, attached, fold, modules_named, way
 from dpft.models.architectures import replace
-from dpft.models.classifier import Classifier
+from dpft.models.architectures.sizes import skeleton
+from dpft.models.base import AdaptableModel
 from dpft.models.dense_modules import Shift
-from dpft.models.sizes import skeleton
 
 
 class BiasedLayer(nn.Module):
@@ -42,14 +42,14 @@ class Bitfit:
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
     non_private_rate: ClassVar[float] = 0.002
 
-    def attach(self, model: Classifier, seed: int) -> AdaptedModel:
+    def attach(self, model: AdaptableModel, seed: int) -> AdaptedModel:
         layers = _biased(model.backbone)
         for path, layer in layers.items():
             replace(model.backbone, path, BiasedLayer(layer))
         learned = [(name, site.shift.value) for name, site in modules_named(model, BiasedLayer).items()]
         return attached(model, learned, gradients=way(model, ("query", "key")))
 
-    def merge(self, model: Classifier) -> nn.Module:
+    def merge(self, model: AdaptableModel) -> nn.Module:
         """A copy of the stock backbone with the changed biases: the same outputs."""
         return fold(model)
 

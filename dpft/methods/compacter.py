@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from dpft.errors import UserError
 from dpft.methods.adapter import PLACES, Style, insert_adapters
 from dpft.models.adapted import AdaptedModel, CannotMerge, Traits, attached, check_choice, check_count
-from dpft.models.classifier import Classifier
+from dpft.models.architectures.sizes import dense_sizes
+from dpft.models.base import AdaptableModel
 from dpft.models.dense_modules import Dense, Shift
 from dpft.models.shared_vector import PerExample
-from dpft.models.sizes import dense_sizes
 
 
 class Rules(nn.Module):
@@ -96,7 +96,7 @@ class Compacter:
                 f"terms must divide the bottleneck {self.bottleneck}, got {self.terms}; pass --option terms=4"
             )
 
-    def attach(self, model: Classifier, seed: int) -> AdaptedModel:
+    def attach(self, model: AdaptableModel, seed: int) -> AdaptedModel:
         self._check(model.backbone.config)
         generator = torch.Generator().manual_seed(seed)
         n = self.terms
@@ -115,7 +115,7 @@ class Compacter:
         if width % self.terms:
             raise UserError(f"terms must divide the model's width {width}, got {self.terms}; pass --option terms=4")
 
-    def merge(self, model: Classifier) -> nn.Module:
+    def merge(self, model: AdaptableModel) -> nn.Module:
         raise CannotMerge("an adapter computes something that the stock layers cannot")
 
     def trainable(self, config: Any, labels: int) -> int:

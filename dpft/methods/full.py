@@ -9,8 +9,8 @@ from torch import nn
 
 from dpft.models.adapted import AdaptedModel, Traits, attached, fold, plain
 from dpft.models.architectures import architecture
-from dpft.models.classifier import Classifier
-from dpft.models.sizes import skeleton
+from dpft.models.architectures.sizes import skeleton
+from dpft.models.base import AdaptableModel
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Full:
     traits: ClassVar[Traits] = Traits(parameter_sharing=False, efficient_inference=True, multi_layer=True)
     non_private_rate: ClassVar[float] = 0.0001
 
-    def attach(self, model: Classifier, seed: int) -> AdaptedModel:
+    def attach(self, model: AdaptableModel, seed: int) -> AdaptedModel:
         row = architecture(model.backbone.config)
         learned = [(plain(name), p) for name, p in model.backbone.named_parameters()]
         return attached(model, learned, gradients="single" if row.shared or row.common else "ghost")
 
-    def merge(self, model: Classifier) -> nn.Module:
+    def merge(self, model: AdaptableModel) -> nn.Module:
         """A copy of the trained encoder."""
         return fold(model)
 

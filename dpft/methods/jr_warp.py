@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from dpft.methods.slash import Init, check_dim, fitting, precision, start
 from dpft.models.adapted import AdaptedModel, CannotMerge, Traits, attached, check_choice, check_count, check_size
 from dpft.models.architectures import architecture, block_modules, replace
-from dpft.models.classifier import Classifier
-from dpft.models.prompt_slots import PromptedEmbedding, check_prompt_slots, filled
+from dpft.models.architectures.sizes import skeleton
+from dpft.models.base import AdaptableModel
+from dpft.models.prompt_slots import PromptedEmbedding, check_prompt_slots, filled, is_decoding
 from dpft.models.random_projections import Projection
 from dpft.models.shared_vector import PerExample
-from dpft.models.sizes import skeleton
 
 
 class Addition:
@@ -27,6 +27,8 @@ class Addition:
     def __call__(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         assert self.shift is not None
         hidden = args[0]
+        if is_decoding(hidden, self.shift):
+            return args, kwargs
         places = slice(1, 1 + self.shift.shape[1])
         return (filled(hidden, hidden[:, places] + self.shift.to(hidden.dtype)), *args[1:]), kwargs
 
@@ -75,7 +77,7 @@ class JrWarp:
         check_choice("init", self.init, get_args(Init))
         check_size("scale", self.scale, "1")
 
-    def attach(self, model: Classifier, seed: int) -> AdaptedModel:
+    def attach(self, model: AdaptableModel, seed: int) -> AdaptedModel:
         check_prompt_slots(model.backbone, self.tokens)
         path = architecture(model.backbone.config).words
         words = model.backbone.get_submodule(path)
@@ -92,7 +94,7 @@ class JrWarp:
         model.before = prompt
         return attached(model, [("z", prompt.z.value)])
 
-    def merge(self, model: Classifier) -> nn.Module:
+    def merge(self, model: AdaptableModel) -> nn.Module:
         raise CannotMerge("a prompt needs input positions that the stock model does not have")
 
     def fitted(self, config: Any) -> JrWarp:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from dpft.models.adapted import AdaptedModel, Traits, attached, fold
-from dpft.models.classifier import Classifier
+from dpft.models.base import AdaptableModel
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Linear:
     non_private_rate: ClassVar[float] = 0.03
     head_alone: ClassVar[bool] = True
 
-    def attach(self, model: Classifier, seed: int) -> AdaptedModel:
+    def attach(self, model: AdaptableModel, seed: int) -> AdaptedModel:
         return replace(attached(model, []), frozen=True)
 
-    def merge(self, model: Classifier) -> nn.Module:
+    def merge(self, model: AdaptableModel) -> nn.Module:
         """The unchanged stock backbone."""
         return fold(model)
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from dpft.errors import UserError
 from dpft.models.adapted import AdaptedModel, Traits, attached, check_count, fold, modules_named, way
 from dpft.models.architectures import DENSE, Dense, dense_layers, replace
-from dpft.models.classifier import Classifier
+from dpft.models.architectures.sizes import dense_sizes
+from dpft.models.base import AdaptableModel
 from dpft.models.dense_modules import Dense as Trained
-from dpft.models.sizes import dense_sizes
 
 
 class LowRankDense(nn.Module):
@@ -62,7 +62,7 @@ class Lora:
         """The targets, in the order of a block. Raises UserError for one that is no dense layer of a block."""
         return dense_names(self.targets)
 
-    def attach(self, model: Classifier, seed: int) -> AdaptedModel:
+    def attach(self, model: AdaptableModel, seed: int) -> AdaptedModel:
         generator = torch.Generator().manual_seed(seed)
         sites = dense_layers(model.backbone, self.names())
         for block, path in sites:
@@ -78,7 +78,7 @@ class Lora:
             learned += [(f"{name}.up", site.up.weight)]
         return attached(model, learned, gradients=way(model, self.names()))
 
-    def merge(self, model: Classifier) -> nn.Module:
+    def merge(self, model: AdaptableModel) -> nn.Module:
         """A copy of the stock backbone with (alpha / rank) B A added to the weights: the same outputs."""
         return fold(model)
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from dpft.methods.lora import dense_names
 from dpft.models.adapted import AdaptedModel, Traits, attached, check_count, fold, modules_named, way
 from dpft.models.architectures import dense_layers, replace
-from dpft.models.classifier import Classifier
+from dpft.models.architectures.sizes import dense_sizes
+from dpft.models.base import AdaptableModel
 from dpft.models.dense_modules import Dense as Trained
-from dpft.models.sizes import dense_sizes
 from dpft.spec import HEAD
 
 
@@ -117,7 +117,7 @@ class Rgp:
         check_count("rank", self.rank)
         dense_names(self.targets)
 
-    def attach(self, model: Classifier, seed: int) -> AdaptedModel:
+    def attach(self, model: AdaptableModel, seed: int) -> AdaptedModel:
         names = dense_names(self.targets)
         for block, path in dense_layers(model.backbone, names):
             dense = block.get_submodule(path)
@@ -132,7 +132,7 @@ class Rgp:
         common = {f.name: getattr(adapted, f.name) for f in fields(adapted)}
         return CarriedModel(**common, sites=tuple(sites.values()), moved=moved, seed=seed)
 
-    def merge(self, model: Classifier) -> nn.Module:
+    def merge(self, model: AdaptableModel) -> nn.Module:
         """A copy of the stock backbone with the changes added to the weights: the same outputs."""
         return fold(model)
 

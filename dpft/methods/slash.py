@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from dpft.errors import UserError
 from dpft.models.adapted import AdaptedModel, Traits, attached, check_choice, check_count, check_size, fold, with_bias
 from dpft.models.architectures import Position, dense_layers, replace
-from dpft.models.classifier import Classifier
+from dpft.models.architectures.sizes import dense_sizes
+from dpft.models.base import AdaptableModel
 from dpft.models.random_projections import (
     IdentityProjection,
     Projection,
@@ -22,7 +23,6 @@ from dpft.models.random_projections import (
     StoredProjection,
 )
 from dpft.models.shared_vector import PerExample
-from dpft.models.sizes import dense_sizes
 
 Init = Literal["normal", "uniform", "zeros", "identity"]
 
@@ -86,7 +86,7 @@ class Slash:
         check_choice("init", self.init, get_args(Init))
         check_choice("position", self.position, get_args(Position))
 
-    def attach(self, model: Classifier, seed: int) -> AdaptedModel:
+    def attach(self, model: AdaptableModel, seed: int) -> AdaptedModel:
         sites = []
         for block, path in dense_layers(model.backbone, (self.position,)):
             dense = block.get_submodule(path)
@@ -100,9 +100,9 @@ class Slash:
         model.before = shift
         return attached(model, [("z", shift.z.value)])
 
-    def merge(self, model: Classifier) -> nn.Module:
+    def merge(self, model: AdaptableModel) -> nn.Module:
         """A copy of the stock backbone with W_l z folded into the dense biases: the same outputs."""
-        return fold(model)
+        return fold(model, self.position)
 
     def fitted(self, config: Any) -> Slash:
         """The same method with z cut to the largest length this model allows."""
@@ -113,7 +113,7 @@ class Slash:
         return self.dim + labels * (int(config.hidden_size) + 1)
 
 
-def precision(model: Classifier) -> torch.dtype:
+def precision(model: AdaptableModel) -> torch.dtype:
     """The dtype of the backbone."""
     parameter: Tensor = next(model.backbone.parameters())
     return parameter.dtype

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from dpft.models.adapted import AdaptedModel, CannotMerge, Traits, attached, check_count
 from dpft.models.architectures import architecture, replace
-from dpft.models.classifier import Classifier
+from dpft.models.architectures.sizes import skeleton
+from dpft.models.base import AdaptableModel
 from dpft.models.prompt_slots import PromptedEmbedding, check_prompt_slots
 from dpft.models.shared_vector import PerExample
-from dpft.models.sizes import skeleton
 
 
 class Prompt(nn.Module):
@@ -43,7 +43,7 @@ class Warp:
     def __post_init__(self) -> None:
         check_count("tokens", self.tokens, example=20)
 
-    def attach(self, model: Classifier, seed: int) -> AdaptedModel:
+    def attach(self, model: AdaptableModel, seed: int) -> AdaptedModel:
         check_prompt_slots(model.backbone, self.tokens)
         path = architecture(model.backbone.config).words
         words = model.backbone.get_submodule(path)
@@ -57,7 +57,7 @@ class Warp:
         model.before = prompt
         return attached(model, [("prompt", prompt.vectors.value)])
 
-    def merge(self, model: Classifier) -> nn.Module:
+    def merge(self, model: AdaptableModel) -> nn.Module:
         raise CannotMerge("a prompt needs input positions that the stock model does not have")
 
     def trainable(self, config: Any, labels: int) -> int:

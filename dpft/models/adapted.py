@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -13,7 +14,7 @@ from dpft import objectives
 from dpft.data.batch import Batch
 from dpft.errors import UserError
 from dpft.models.architectures import Dense, architecture, replace
-from dpft.models.classifier import Classifier
+from dpft.models.base import AdaptableModel
 from dpft.objectives import Objective
 
 Gradients = Literal["hooks", "ghost", "single"]
@@ -42,7 +43,7 @@ class AdaptedModel:
     be cached.
     """
 
-    model: Classifier
+    model: AdaptableModel
     named: dict[str, nn.Parameter]
     objective: Objective = field(default_factory=lambda: objectives.plain(1))
     gradients: Gradients = "hooks"
@@ -84,8 +85,29 @@ class AdaptedModel:
             for name, tensor in self._saved().items():
                 tensor.copy_(state[name])
 
+    def frozen_digest(self) -> str:
+        """sha256 over all parameters that are not trained."""
+        trained = {id(p) for p in (*self.private, *self.updated.values())}
+        total = hashlib.sha256()
+        for name, parameter in self.model.named_parameters():
+            if id(parameter) not in trained:
+                total.update(name.encode())
+                total.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return total.hexdigest()
+
+    def check_moved(self, initial: dict[str, Tensor], frozen: str) -> None:
+        """Raise RuntimeError unless trained tensors differ from `initial`, a state, and all others from before do not.
+
+        frozen: `frozen_digest` before the first step.
+        """
+        now = self.state()
+        if all(torch.equal(initial[name], now[name]) for name in self.updated):
+            raise RuntimeError("training must move the trained parameters, got the initial ones: nothing was learned")
+        if self.frozen_digest() != frozen:
+            raise RuntimeError("training must not change frozen parameters, got others than before the first step")
+
     def _saved(self) -> dict[str, Tensor]:
-        return {**self.updated, "head.center": self.model.center, "head.spread": self.model.spread}
+        return {**self.updated, **self.model.statistics()}
 
 
 class Method(Protocol):
@@ -100,8 +122,8 @@ class Method(Protocol):
     def traits(self) -> Traits: ...
     @property
     def non_private_rate(self) -> float: ...
-    def attach(self, model: Classifier, seed: int) -> AdaptedModel: ...
-    def merge(self, model: Classifier) -> nn.Module: ...
+    def attach(self, model: AdaptableModel, seed: int) -> AdaptedModel: ...
+    def merge(self, model: AdaptableModel) -> nn.Module: ...
     def trainable(self, config: Any, labels: int) -> int: ...
 
 
@@ -113,10 +135,10 @@ class FoldableModule(Protocol):
 
 
 def attached(
-    model: Classifier, learned: Iterable[tuple[str, nn.Parameter]], *, gradients: Gradients = "hooks"
+    model: AdaptableModel, learned: Iterable[tuple[str, nn.Parameter]], *, gradients: Gradients = "hooks"
 ) -> AdaptedModel:
-    """The adapted model, where only the head and `learned` are trainable."""
-    named = {**dict(learned), **dict(model.head.named_parameters(prefix="head"))}
+    """The adapted model, where only `learned` and the head (if there is one) are trainable."""
+    named = {**dict(learned), **model.head_parameters()}
     model.requires_grad_(False)
     for parameter in named.values():
         parameter.requires_grad_(True)
@@ -124,7 +146,7 @@ def attached(
     return AdaptedModel(model, named, gradients=gradients)
 
 
-def modules_named(model: Classifier, kind: type[nn.Module]) -> dict[str, Any]:
+def modules_named(model: AdaptableModel, kind: type[nn.Module]) -> dict[str, Any]:
     """All modules of a type in the backbone, by their stock names."""
     return {plain(name): module for name, module in model.backbone.named_modules() if isinstance(module, kind)}
 
@@ -134,27 +156,32 @@ def plain(name: str) -> str:
     return name.replace(".block.", ".")
 
 
-def way(model: Classifier, denses: Iterable[Dense]) -> Gradients:
+def way(model: AdaptableModel, denses: Iterable[Dense]) -> Gradients:
     """The gradient mode: hooks, but one example at a time where a dense layer also reads a table shared by examples."""
     return "single" if architecture(model.backbone.config).tables & set(denses) else "hooks"
 
 
 @torch.no_grad()
-def fold(model: Classifier) -> nn.Module:
-    """A copy of the stock backbone with every `FoldableModule` module folded: the same outputs as `model`."""
+def fold(model: AdaptableModel, biased: Dense | None = None) -> nn.Module:
+    """A copy of the stock model with every `FoldableModule` module folded: the same outputs as `model`.
+
+    biased: the dense layers that get a bias by it.
+    """
     if model.before is not None:
         model.before(torch.empty(1, 0))
-    backbone = model.stock()
-    for name, module in list(backbone.named_modules()):
+    stock = model.stock()
+    if biased is not None:
+        model.with_biases(stock, biased)
+    for name, module in list(stock.named_modules()):
         if isinstance(module, FoldableModule):
-            replace(backbone, name, module.folded())
-    return backbone
+            replace(stock, name, module.folded())
+    return model.completed(stock)
 
 
 def with_bias(dense: nn.Linear, bias: Tensor) -> nn.Linear:
     """`dense` with `bias` added. Raises CannotMerge where the stock layer has none."""
     if dense.bias is None:
-        raise CannotMerge("this architecture's dense layers have no bias to merge it into")
+        raise CannotMerge("the stock class has no place for a bias in these dense layers")
     dense.bias.add_(bias.to(dense.bias.dtype))
     return dense
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Iterable
 from typing import Any
@@ -12,36 +11,27 @@ from torch import Tensor, nn
 
 from dpft.data.batch import Batch
 from dpft.models.architectures import architecture, block_paths, replace
+from dpft.models.base import AdaptableModel
 from dpft.models.one_token_block import OneTokenBlock
 from dpft.models.prompt_slots import with_prompt_slots, without_prompt_slots
 from dpft.spec import Representation
 
 
-class Classifier(nn.Module):
+class Classifier(AdaptableModel):
     """Batch -> logits in float32: (B, outputs), or (B, T, outputs) where the head reads every `token`.
 
-    A method inserts its modules into `backbone` and, where they need per-batch input, one module into `before`, which
-    is called with one row per example (one row in all where gradients are not per example).
-    `prompts` is the number of slots after the first token that a method fills.
-    The backbone is always in eval mode: no dropout, nothing that couples examples. `digest` names the
-    pretrained weights it came with. The head reads `(representation - center) * spread`, public vectors that
-    fold into its weights: see `standardise`.
+    The head reads `(representation - center) * spread`, public vectors that fold into its weights: see `standardise`.
     """
 
     def __init__(self, backbone: Any, outputs: int, representation: Representation, digest: str = "") -> None:
-        super().__init__()
+        super().__init__(representation, digest)
         self.backbone = backbone.requires_grad_(False)
-        self.digest = digest
         width = backbone.config.hidden_size
         self.center: Tensor
         self.spread: Tensor
         self.register_buffer("center", torch.zeros(width), persistent=False)
         self.register_buffer("spread", torch.ones(width), persistent=False)
-        self.representation = representation
         self.head = nn.Linear(width, outputs)
-        self.before: nn.Module | None = None
-        self.per_example = False
-        self.prompts = 0
         row = architecture(backbone.config)
         taken = inspect.signature(backbone.forward).parameters
         self._typed, self._counted = "token_type_ids" in taken, row.counted and "position_ids" in taken
@@ -53,21 +43,35 @@ class Classifier(nn.Module):
             replace(backbone, last, self._one_token[0])
         self.train()
 
-    def train(self, mode: bool = True) -> Classifier:
-        """Training mode for everything but the backbone, so that its dropout stays off.
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
 
-        Modules inside it whose own parameters are trained are in training mode: Opacus' hooks look at no others.
-        """
-        super().train(mode)
-        self.backbone.eval()
-        for module in self.backbone.modules():
-            if any(p.requires_grad for p in module.parameters(recurse=False)):
-                module.training = mode
-        return self
+    @property
+    def output_count(self) -> int:
+        return self.head.out_features
+
+    def head_parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.head.named_parameters(prefix="head"))
+
+    def statistics(self) -> dict[str, Tensor]:
+        """The vectors that standardise the head's input."""
+        return {"head.center": self.center, "head.spread": self.spread}
+
+    def initialise(self, seed: int, reach: float | None = None, start: float = 0.0) -> None:
+        if reach is not None:
+            initialise_head(self.head, seed, reach)
+        with torch.no_grad():
+            self.head.bias.fill_(start)
+
+    def read_for_drift(self, batch: Batch) -> Tensor:
+        """The head's input for every text (or token), standardised by its spread."""
+        self.call_before(batch)
+        read = (self.represent(batch).float() - self.center) * self.spread
+        return _there(read, batch.allowed)
 
     def forward(self, batch: Batch) -> Tensor:
-        if self.before is not None:
-            self.before(batch.ids.new_empty(len(batch) if self.per_example else 1, 0))
+        self.call_before(batch)
         read = self.represent(batch).to(self.head.weight.dtype)
         logits: Tensor = self.head((read - self.center) * self.spread)
         return logits
@@ -103,7 +107,7 @@ class Classifier(nn.Module):
 
     def stock(self) -> nn.Module:
         """A copy of the backbone with the stock last block; a method's modules stay inside."""
-        backbone: nn.Module = copy.deepcopy(self.backbone)
+        backbone = super().stock()
         if self._one_token:
             last = block_paths(backbone)[-1]
             replace(backbone, last, backbone.get_submodule(f"{last}.block"))
@@ -116,9 +120,7 @@ class Classifier(nn.Module):
         if batch.allowed is not None:
             inputs["attention_mask"] = batch.allowed.long()
         if self._counted:
-            # One row for each example: from one row for all, a position table gets no per-example gradient.
-            count = torch.arange(batch.ids.shape[1], device=batch.ids.device)
-            inputs["position_ids"] = count.expand_as(batch.ids).contiguous()
+            inputs |= self.positions(batch.ids)
         return inputs
 
 

@@ -35,9 +35,19 @@ def without_prompt_slots(hidden: Tensor, places: int) -> Tensor:
 
 
 def filled(hidden: Tensor, prompt: Tensor) -> Tensor:
-    """`hidden` (B, T, D) with `prompt` (B or 1, n, D) in the slots after the first token."""
+    """`hidden` (B, T, D) with `prompt` (B or 1, n, D) in the slots after the first token.
+
+    Fewer tokens are a step of decoding, after the slots: they stay as they are.
+    """
+    if is_decoding(hidden, prompt):
+        return hidden
     prompt = prompt.to(hidden.dtype).expand(hidden.shape[0], -1, -1)
     return torch.cat([hidden[:, :1], prompt, hidden[:, 1 + prompt.shape[1] :]], dim=1)
+
+
+def is_decoding(hidden: Tensor, prompt: Tensor) -> bool:
+    """Whether `hidden` (B, T, D) is too short for a first token and the slots: then these are in the cache already."""
+    return hidden.shape[1] <= prompt.shape[1]
 
 
 class PromptedEmbedding(nn.Module):

@@ -86,7 +86,8 @@ class Objective(ABC):
 
     `kind`: its name. `metrics`: for the user's own data, the main one first; `further`: other known metrics.
     `representations`: what the head may read, the default first. `drift`: how far noise may move the outputs over all
-    steps, which decides the head's learning rate; `drift_alone`: the same where only the head is trained.
+    steps, which decides the head's learning rate, None without a head; `drift_alone`: the same where only the head is
+    trained.
     `from_column`: its labels may be a column of a table; `from_columns`: a column of 0 and 1 for each label; `rule`:
     which columns without a stated kind are of this one, for messages; "" for none. `has_control_codes`: labels are
     written before texts, so that a run releases their shares.
@@ -96,8 +97,8 @@ class Objective(ABC):
     metrics: ClassVar[tuple[Metric, ...]]
     further: ClassVar[tuple[Metric, ...]] = ()
     representations: ClassVar[tuple[Representation, ...]] = ("mask", "cls", "mean")
-    drift: ClassVar[float] = 0.6
-    drift_alone: ClassVar[float] = 1.2
+    drift: ClassVar[float | None] = 0.6
+    drift_alone: ClassVar[float | None] = 1.2
     export: ClassVar[ExportTarget]
     wording: ClassVar[Wording] = Wording()
     from_column: ClassVar[bool] = True

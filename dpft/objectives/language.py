@@ -35,8 +35,8 @@ class LanguageModelling(Objective):
 
     A model's outputs are (B, 2): the negative log-likelihood in nats, summed over a row's judged tokens, and their
     number. token_loss: a row's loss is their `mean` or their `sum`; 0 for a row without judged tokens. chat: texts are
-    chats. windows: most windows of `max_length` tokens that a
-    text is cut into. Labels: (N,) int64, the number of a row's control code.
+    chats. windows: most windows of `max_length` tokens that a text is cut into. Labels: (N,) int64, the number of a
+    row's control code.
     """
 
     token_loss: Literal["mean", "sum"] = "mean"
@@ -48,6 +48,7 @@ class LanguageModelling(Objective):
     metrics = (Metric("perplexity", higher_is_better=False, worst=math.exp(_MOST)),)
     further = (Metric("loss", higher_is_better=False, worst=_MOST),)
     representations = ("none",)
+    drift = drift_alone = None
     export = ExportTarget(
         None,
         auto_class="AutoModelForCausalLM",

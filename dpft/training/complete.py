@@ -18,7 +18,7 @@ from dpft.privacy.mechanism.poisson_sampler import poisson_batches
 from dpft.privacy.mechanism.step import NonPrivateStep, PrivateStep
 from dpft.privacy.randomness import Secret
 from dpft.progress import Progress
-from dpft.runs import canary_rows
+from dpft.runs import canary_rows, label_shares
 from dpft.runs.folder import Run
 from dpft.runs.result import Result
 from dpft.spec import Spec
@@ -46,13 +46,18 @@ def complete(
     checkpoints = Checkpoints(run, adapted, optimizer)
     if ready.start is not None:
         ready.start.keep(run, ready.head_taken)
+    frozen, initial = adapted.frozen_digest(), {name: tensor.clone() for name, tensor in adapted.state().items()}
     start, before, head = checkpoints.restore()
     secret, spent = Secret(), _spent(plan)
-    included_rows = canary_rows.included_rows(run, len(ready.train), secret)
+    included_rows = canary_rows.included_rows(run, ready.train.unit_count, secret)
     if ledger is not None:
         if head is not None:
             ledger.verify(head)
         start = max(start, ledger.next_step(run.id))
+    if label_shares.is_due(ready.task, plan, start):
+        drawn = next(poisson_batches(ready.train.unit_count, plan, secret))
+        label_shares.release(run, ready.task, drawn[included_rows[drawn]], ledger, secret)
+        start = 1
     step = _step(adapted, run, optimizer, ledger, secret, ranks)
     fresh = reset_peak(ready.hardware.device)
     progress.created(run.path)
@@ -70,6 +75,7 @@ def complete(
     finally:
         progress.ended()
     memory = peak_mib(ready.hardware.device) if fresh else None
+    adapted.check_moved(initial, frozen)
     return finish(run, ready, ledger, Cost(before + time.monotonic() - started, memory), progress)
 
 

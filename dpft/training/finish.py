@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dpft.inference import outputs
 from dpft.privacy.ledger import Ledger
 from dpft.progress import Progress
-from dpft.runs import ledger_charges, overlap
+from dpft.runs import label_shares, ledger_charges, overlap
 from dpft.runs.folder import Run, adapter_digest
 from dpft.runs.privacy_card import Charge, card
 from dpft.runs.result import Result
@@ -49,6 +49,8 @@ def finish(run: Run, ready: Prepared, ledger: Ledger | None, cost: Cost, progres
     begun = {} if ready.start is None else {"start": ready.start.stated(charge.population, run.spec.start_public)}
     why = (run.read_json("recipe") or {}).get("reasons")
     chose = {} if why is None else {"recipe": why}
+    if (run.path / f"{label_shares.FILE}.json").is_file():
+        chose["label_shares"] = label_shares.STATEMENT if plan.budget else "exact, NOT PRIVATE"
     run.write_json("privacy", {**promised, **begun, **chose, "adapter_sha256": adapter_digest(run)})
     result = Result(
         run.path, task.metric, found.pop(task.metric, None), plan.epsilon_upper,

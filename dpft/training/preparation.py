@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dpft import methods, recipe, tasks
@@ -69,10 +69,17 @@ def choose_rates(spec: Spec, steps: int, model: BuiltModel, ranks: Team = SINGLE
             "pass --optimizer adam"
         )
     free = methods.load(spec.method, spec.options).non_private_rate
-    measured = spec.learning_rate is None and not adapted.frozen
+    measured = spec.learning_rate is None and spec.budget is not None and not adapted.frozen
     found = ranks.from_first(lambda: tolerances(adapted, model.public, recipe.PROBE) if measured else {})
-    moves = adapted.objective.drift_alone if adapted.frozen else adapted.objective.drift
-    return recipe.choose_rates(spec, steps, found, drift=moves, free_rate=free, scalable=scalable)
+    return recipe.choose_rates(spec, steps, found, drift=_head_drift(spec, adapted), free_rate=free, scalable=scalable)
+
+
+def _head_drift(spec: Spec, adapted: AdaptedModel) -> float | None:
+    """How far noise may move the outputs through the head; None where no head is trained beside other tensors, without
+    privacy one that is trained alone."""
+    if not adapted.frozen:
+        return adapted.objective.drift
+    return None if spec.budget is None else adapted.objective.drift_alone
 
 
 def _is_scalable(adapted: AdaptedModel) -> bool:
@@ -134,6 +141,8 @@ def prepare(
         progress.note(
             f"the encoded texts are kept in {token_cache_folder()}, readable by you alone; delete them as you like"
         )
+    if encoded[0].units is not None and model.adapted.gradients == "ghost":  # texts in windows
+        model = replace(model, adapted=replace(model.adapted, gradients="single"))
     if model.adapted.gradients == "single":
         progress.note(f"gradients are computed for one {spec.unit} at a time here: exact, but many times slower")
     ranks.check_equal("data", *(array for rows in encoded for array in rows.arrays))

@@ -12,10 +12,10 @@ from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
 from dpft.data.batch import Batch
-from dpft.models.classifier import Classifier
+from dpft.models.base import AdaptableModel
 
 Way = Literal["hooks", "copies", "loops", "single"]
-Copying = Callable[[Classifier, Sequence[str]], list[nn.Parameter]]
+Copying = Callable[[AdaptableModel, Sequence[str]], list[nn.Parameter]]
 # In float32, gradients that are right agree to 1e-5; wrong ones are off by a factor, a row or everything.
 _CLOSE, _NOTHING = 1e-3, 1e-5
 
@@ -25,7 +25,7 @@ class UnsupportedModel(ValueError):
 
 
 def find_gradient_mode(
-    model: Classifier, index: Sequence[str], copying: Mapping[Way, Copying], ids: Sequence[int]
+    model: AdaptableModel, index: Sequence[str], copying: Mapping[Way, Copying], ids: Sequence[int]
 ) -> Way:
     """Hooks on the model itself, else on its changed forms from `copying`, else one example at a time.
 
@@ -57,15 +57,15 @@ def find_gradient_mode(
     return "single"
 
 
-def _all(model: Classifier, index: Sequence[str]) -> list[nn.Parameter]:
+def _all(model: AdaptableModel, index: Sequence[str]) -> list[nn.Parameter]:
     parameters = dict(model.backbone.named_parameters())
-    return [parameters[name] for name in index] + list(model.head.parameters())
+    return [parameters[name] for name in index] + list(model.head_parameters().values())
 
 
-def _made_up(model: Classifier, count: int, length: int, ids: Sequence[int]) -> Batch:
+def _made_up(model: AdaptableModel, count: int, length: int, ids: Sequence[int]) -> Batch:
     """Padded rows of random tokens, each shorter than the one before."""
     config: Any = model.backbone.config
-    generator, device = torch.Generator().manual_seed(count), model.head.weight.device
+    generator, device = torch.Generator().manual_seed(count), model.device
     padding = int(config.pad_token_id or 0)
     tokens = torch.randint(int(config.vocab_size) // 2, int(config.vocab_size), (count, length), generator=generator)
     tokens[tokens == padding] -= 1
@@ -107,7 +107,7 @@ def _alone(batch: Batch, row: int) -> Batch:
 
 
 def _one_at_a_time(
-    model: Classifier, batch: Batch, parameters: Sequence[nn.Parameter], index: Sequence[str]
+    model: AdaptableModel, batch: Batch, parameters: Sequence[nn.Parameter], index: Sequence[str]
 ) -> list[Tensor]:
     """Reference gradients [(B, ...), ...] in the order of `parameters`; `index` names the first ones."""
     found = []
@@ -123,7 +123,9 @@ def _one_at_a_time(
 
 
 @torch.no_grad()
-def _check(model: Classifier, batches: Sequence[Batch], found: Sequence[list[Tensor]], index: Sequence[str]) -> None:
+def _check(
+    model: AdaptableModel, batches: Sequence[Batch], found: Sequence[list[Tensor]], index: Sequence[str]
+) -> None:
     for number, name in enumerate(index):
         parts = [gradients[number] for gradients in found]
         if not all(bool(torch.isfinite(p).all()) for p in parts):
@@ -139,7 +141,7 @@ def _check(model: Classifier, batches: Sequence[Batch], found: Sequence[list[Ten
             raise UnsupportedModel("an example's outputs depend on the others of its batch")
 
 
-def _by_hooks(model: Classifier, batch: Batch, index: Sequence[str], change: Copying) -> list[Tensor]:
+def _by_hooks(model: AdaptableModel, batch: Batch, index: Sequence[str], change: Copying) -> list[Tensor]:
     """Gradients [(B, ...), ...]. Raises where a parameter has no gradient, or not one per row."""
     parameters: list[Any] = change(model, index)  # Opacus adds grad_sample
     model.per_example = True

@@ -24,8 +24,8 @@ from dpft.methods.peft.gradient_probe import Copying, UnsupportedModel, Way, fin
 from dpft.methods.peft.per_example_copies import bare, unwrapped, widen, with_copies
 from dpft.models.adapted import AdaptedModel, CannotMerge, Traits, attached, plain
 from dpft.models.architectures import replace
-from dpft.models.classifier import Classifier
-from dpft.models.sizes import skeleton
+from dpft.models.architectures.sizes import skeleton
+from dpft.models.base import AdaptableModel
 
 ADAPTER = "default"
 
@@ -74,8 +74,8 @@ class Peft:
         library()
         object.__setattr__(self, "settings", converted(self.type, self.settings))
 
-    def attach(self, model: Classifier, seed: int) -> AdaptedModel:
-        device = model.head.weight.device
+    def attach(self, model: AdaptableModel, seed: int) -> AdaptedModel:
+        device = model.device
         model.to("cpu")  # where a seed gives the same numbers on every machine
         stock = {id(p): p.detach().clone() for p in model.backbone.parameters()}
         new = self.put(model.backbone, seed)
@@ -96,7 +96,7 @@ class Peft:
             made = attached(model, zip(map(_stock_name, learned), values, strict=False))
         return PeftAdapted(model, made.named, gradients="single" if way == "single" else "hooks", drawn=drawn)
 
-    def _way(self, model: Classifier, learned: Sequence[nn.Parameter]) -> Way:
+    def _way(self, model: AdaptableModel, learned: Sequence[nn.Parameter]) -> Way:
         """The gradient mode. Where the tuner does not run in bfloat16, its layers are put into float32."""
         ids = self.settings.get("token_indices", ())
         try:
@@ -136,7 +136,7 @@ class Peft:
             tuner(backbone, config, ADAPTER)
         backbone.peft_config = {ADAPTER: config}
 
-    def merge(self, model: Classifier) -> nn.Module:
+    def merge(self, model: AdaptableModel) -> nn.Module:
         """A copy of the stock backbone with the tuner's layers merged by peft: the same outputs."""
         return merged(model, self.type)
 
@@ -161,10 +161,10 @@ def tuner_layer() -> type[Any]:
 
 
 @torch.no_grad()
-def merged(model: Classifier, kind: str) -> nn.Module:
+def merged(model: AdaptableModel, kind: str) -> nn.Module:
     """A copy of the stock backbone with every tuner layer merged. Raises CannotMerge where peft cannot."""
     if model.before is not None:
-        model.before(torch.empty(1, 0, device=model.head.weight.device))
+        model.before(torch.empty(1, 0, device=model.device))
     adapted, backbone = model.stock(), unwrapped(model.stock())
     like = next(p for p in backbone.parameters())
     for path, layer in list(backbone.named_modules()):
@@ -177,7 +177,7 @@ def merged(model: Classifier, kind: str) -> nn.Module:
             replace(backbone, path, layer.get_base_layer().to(like.dtype))
     if hasattr(backbone, "peft_config"):
         del backbone.peft_config
-    ids = torch.arange(4, 10, device=model.head.weight.device).unsqueeze(0)
+    ids = torch.arange(4, 10, device=model.device).unsqueeze(0)
     was, now = (m(input_ids=ids).last_hidden_state.float() for m in (adapted, backbone))
     close = 1e-3 if like.dtype == torch.float32 else 0.1
     if not float((was - now).norm()) <= close * float(was.norm()):
@@ -185,18 +185,18 @@ def merged(model: Classifier, kind: str) -> nn.Module:
     return backbone
 
 
-def _copies(model: Classifier, names: Sequence[str]) -> list[nn.Parameter]:
-    return with_copies(model, names, tuner_layer()) + list(model.head.parameters())
+def _copies(model: AdaptableModel, names: Sequence[str]) -> list[nn.Parameter]:
+    return with_copies(model, names, tuner_layer()) + list(model.head_parameters().values())
 
 
-def _loops(model: Classifier, names: Sequence[str]) -> list[nn.Parameter]:
-    return with_copies(model, names, tuner_layer(), looped=True) + list(model.head.parameters())
+def _loops(model: AdaptableModel, names: Sequence[str]) -> list[nn.Parameter]:
+    return with_copies(model, names, tuner_layer(), looped=True) + list(model.head_parameters().values())
 
 
 _COPYING: dict[Way, Copying] = {"copies": _copies, "loops": _loops}
 
 
-def _names(model: Classifier, parameters: Sequence[nn.Parameter]) -> list[str]:
+def _names(model: AdaptableModel, parameters: Sequence[nn.Parameter]) -> list[str]:
     found = {id(p): name for name, p in model.backbone.named_parameters()}
     return [found[id(p)] for p in parameters]
 

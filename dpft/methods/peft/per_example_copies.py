@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dpft.models.architectures import replace
-from dpft.models.classifier import Classifier
+from dpft.models.base import AdaptableModel
 from dpft.models.shared_vector import PerExample
 
 
@@ -98,7 +98,9 @@ def bare(name: str) -> str:
     return name.replace(".wide.", ".").replace(".tuned.", ".")
 
 
-def with_copies(model: Classifier, names: Sequence[str], kind: type[Any], looped: bool = False) -> list[nn.Parameter]:
+def with_copies(
+    model: AdaptableModel, names: Sequence[str], kind: type[Any], looped: bool = False
+) -> list[nn.Parameter]:
     """Wrap every layer of `kind` that holds one of the backbone's parameters `names` in Copied.
 
     Returns the parameters to train instead, in the order of `names`. Raises RuntimeError where a parameter is in no
@@ -120,6 +122,6 @@ def with_copies(model: Classifier, names: Sequence[str], kind: type[Any], looped
         raise RuntimeError("a parameter outside of the tuner's layers")
     copies = Copies([parameters[name].detach().float().clone() for name in names], uses)
     model.backbone.requires_grad_(False)
-    model.before = copies.to(model.head.weight.device)
+    model.before = copies.to(model.device)
     model.train()
     return [value.value for value in copies.values]  # type: ignore[misc]

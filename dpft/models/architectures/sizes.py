@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dpft.models.architectures import Dense, dense_layers, without_pooler
+from dpft.models.architectures.modules import as_linear, dense_layers, without_pooler
+from dpft.models.architectures.row import Dense
 
 
 def skeleton(config: Any) -> nn.Module:
@@ -17,7 +18,7 @@ def skeleton(config: Any) -> nn.Module:
 
     with torch.device("meta"):
         model: nn.Module = AutoModel.from_config(copy.deepcopy(config))
-    return without_pooler(model)
+    return without_pooler(as_linear(model))
 
 
 def dense_sizes(config: Any, names: tuple[Dense, ...]) -> list[tuple[int, int]]:

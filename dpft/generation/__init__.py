@@ -1,0 +1,1 @@
+"""What a finished run writes: synthetic data, and how good it is."""
