@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from dpft.models.architectures.modules import as_linear, dense_layers, without_pooler
+from dpft.models.architectures.modules import dense_layers, without_pooler
 from dpft.models.architectures.row import Dense
+from dpft.models.architectures.stock_layers import adaptable
 
 
 def skeleton(config: Any) -> nn.Module:
@@ -18,7 +19,7 @@ def skeleton(config: Any) -> nn.Module:
 
     with torch.device("meta"):
         model: nn.Module = AutoModel.from_config(copy.deepcopy(config))
-    return without_pooler(as_linear(model))
+    return without_pooler(adaptable(model))
 
 
 def dense_sizes(config: Any, names: tuple[Dense, ...]) -> list[tuple[int, int]]:
