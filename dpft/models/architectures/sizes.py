@@ -13,11 +13,11 @@ from dpft.models.architectures.row import Dense
 from dpft.models.architectures.stock_layers import adaptable
 
 
-def skeleton(config: Any) -> nn.Module:
-    """The stock model of a Hugging Face config, without pooler, on the meta device."""
+def skeleton(config: Any, device: str = "meta") -> nn.Module:
+    """The stock model of a Hugging Face config, without pooler and in the form that methods take."""
     from transformers import AutoModel
 
-    with torch.device("meta"):
+    with torch.device(device):
         model: nn.Module = AutoModel.from_config(copy.deepcopy(config))
     return without_pooler(adaptable(model))
 
