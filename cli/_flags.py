@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dpft.errors import UserError
-from dpft.spec import Machine
+from dpft.spec import Machine, Spec
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 RunArgument = Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN", show_default=False)]
@@ -20,9 +20,19 @@ Data = Annotated[
 ]
 Text = Annotated[str | None, typer.Option(help="Of your own data: the column of texts.", metavar="COLUMN")]
 Pair = Annotated[str | None, typer.Option(help="The column of second texts, for pairs.", metavar="COLUMN")]
+Prompt = Annotated[
+    str | None, typer.Option(help="Of texts to write: the column of what goes before them.", metavar="COLUMN")
+]
+Messages = Annotated[
+    str | None, typer.Option(help="Of chats to write: the column of lists of role and content.", metavar="COLUMN")
+]
 Label = Annotated[
     str | None,
-    typer.Option(help="The column of labels or scores; a,b,c: one of 0 and 1 for each label.", metavar="COLUMN"),
+    typer.Option(
+        help="The column of labels or scores; a,b,c: one of 0 and 1 for each label; of texts to write: the column of "
+        "labels that go before them.",
+        metavar="COLUMN",
+    ),
 ]
 Validation = Annotated[str | None, typer.Option(help="The validation set.", metavar="FILE")]
 Kind = Annotated[str | None, typer.Option(help="classification, regression or multi-label. [default: detected]")]
@@ -38,6 +48,14 @@ ClassWeights = Annotated[
 ]
 Shares = Annotated[
     str | None, typer.Option(metavar="NAME=S,…", help="The classes' public shares, for balanced: a=0.95,b=0.05.")
+]
+TokenLoss = Annotated[
+    str | None,
+    typer.Option(help=f"A written text's loss: the mean or the sum over its tokens. [default: {Spec.token_loss}]"),
+]
+MaxWindows = Annotated[
+    int | None,
+    typer.Option(help=f"Most windows of --max-length that a written text is cut into. [default: {Spec.max_windows}]"),
 ]
 Ledger = Annotated[
     str | None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -56,6 +56,11 @@ class Budget:
 def rows_name(task: str, data: str | None) -> str:
     """The name of the data in titles: the task's; for the user's own files, the name of the file or folder."""
     return Path(data).stem if data and task.endswith("files") else task
+
+
+def own_data_task(named: Iterable[str]) -> str:
+    """The task of the user's own data where none is stated, from the names of the spec's fields that are."""
+    return "text/files" if {"prompt", "messages"} & {*named} else "files"
 
 
 @dataclass(frozen=True)

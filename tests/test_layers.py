@@ -34,7 +34,7 @@ INSIDE: dict[str, list[set[str]]] = {
         {"dpft.privacy.calibration", "dpft.privacy.ledger"},
         {"dpft.privacy.mechanism"},
     ],
-    "dpft.tasks": [{"dpft.tasks.readers"}, {"dpft.tasks"}],
+    "dpft.tasks": [{"dpft.tasks.readers", "dpft.tasks.vocabulary"}, {"dpft.tasks"}],
     "dpft.models": [{"dpft.models.architectures"}, {"dpft.models.loading"}],
     "dpft.methods": [{"dpft.methods.peft"}, {"dpft.methods"}],
     "dpft.compare": [{"dpft.compare"}, {"dpft.compare.running"}],

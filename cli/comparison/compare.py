@@ -27,6 +27,8 @@ def compare(
     data: _flags.Data = None,
     text: _flags.Text = None,
     pair: _flags.Pair = None,
+    prompt: _flags.Prompt = None,
+    messages: _flags.Messages = None,
     label: _flags.Label = None,
     validation: _flags.Validation = None,
     kind: _flags.Kind = None,
@@ -40,6 +42,8 @@ def compare(
     ] = None,
     epochs: Annotated[float | None, typer.Option(help="Expected passes. [default: the recipe's]")] = None,
     max_length: Annotated[int | None, typer.Option(help=f"Tokens per example. [default: {Spec.max_length}]")] = None,
+    max_windows: _flags.MaxWindows = None,
+    token_loss: _flags.TokenLoss = None,
     search: Annotated[str | None, typer.Option(help="random: draw learning rates, keep the best of --trials.")] = None,
     trials: Annotated[
         int | None, typer.Option(help="Trials of each search (expected number where it is charged).")
@@ -73,7 +77,8 @@ def compare(
     flags = {
         "methods": _listed(methods), "epsilons": _listed(epsilons), "seeds": seeds, "delta": delta, "task": task,
         "data": data, "model": model, "representation": representation, "batch_size": batch_size, "epochs": epochs,
-        "max_length": max_length, "text": text, "pair": pair, "label": label, "validation": validation, "kind": kind,
+        "max_length": max_length, "max_windows": max_windows, "token_loss": token_loss, "text": text, "pair": pair,
+        "prompt": prompt, "messages": messages, "label": label, "validation": validation, "kind": kind,
         "labels": _flags.names(labels),
     }  # fmt: skip
     asked = {key: value for key, value in flags.items() if value is not None}

@@ -20,7 +20,16 @@ are read from the data, and the privacy card says so. --unit COLUMN protects all
 named entities, from files of a token a line with its BIO tag last, or tables with columns tokens and ner_tags:
   dpft train --epsilon 6.7 --delta 1e-5 --task ner/files --data notes.conll --validation held_out.conll --labels PER,LOC
   dpft train --epsilon 6.7 --delta 1e-5 --task ner/wnut17 --batch-size 512 --epochs 20
-The unit is a sentence, or --unit: a table's column, or document in files with -DOCSTART- lines."""
+The unit is a sentence, or --unit: a table's column, or document in files with -DOCSTART- lines.
+
+texts to write, by a language model: documents, texts after prompts, or chats in the model's own template:
+  dpft train --epsilon 6.7 --delta 1e-5 --task text/files --data notes.jsonl --text body
+  dpft train --epsilon 6.7 --delta 1e-5 --task text/files --data notes.csv --text body --label team
+  dpft train --epsilon 6.7 --delta 1e-5 --data answers.parquet --prompt question --text answer --unit customer
+  dpft train --epsilon 6.7 --delta 1e-5 --data chats.jsonl --messages messages
+  dpft train --epsilon 6.7 --delta 1e-5 --task text/e2e --data DIR
+The loss is on the text alone, of chats on the assistant's turns. With --label each text is written after its label. A
+text longer than --max-length is cut into windows, at most --max-windows of them, which are one unit together."""
 
 
 def tasks(as_json: _flags.Json = False) -> None:

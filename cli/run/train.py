@@ -11,7 +11,7 @@ import typer
 from dpft.cli import _flags, _show
 
 from dpft.errors import UserError
-from dpft.spec import MAX_PER_UNIT, Budget, Spec
+from dpft.spec import BUILTIN_LM, MAX_PER_UNIT, Budget, Spec, own_data_task
 
 
 def train(
@@ -24,6 +24,8 @@ def train(
     data: _flags.Data = None,
     text: _flags.Text = None,
     pair: _flags.Pair = None,
+    prompt: _flags.Prompt = None,
+    messages: _flags.Messages = None,
     label: _flags.Label = None,
     validation: _flags.Validation = None,
     kind: _flags.Kind = None,
@@ -70,6 +72,8 @@ def train(
         float | None, typer.Option(help=f"Share of the steps in which the rate rises. [default: {Spec.warmup:g}]")
     ] = None,
     max_length: Annotated[int | None, typer.Option(help=f"Tokens per example. [default: {Spec.max_length}]")] = None,
+    max_windows: _flags.MaxWindows = None,
+    token_loss: _flags.TokenLoss = None,
     unit: Annotated[
         str | None, typer.Option(help="Column whose values are the people to protect. [default: each example]")
     ] = None,
@@ -115,10 +119,10 @@ def train(
         "batch_size": batch_size, "epochs": epochs, "learning_rate": learning_rate,
         "head_learning_rate": head_learning_rate, "schedule": schedule,
         "clip": clip, "optimizer": optimizer, "max_length": max_length, "unit": unit, "max_per_unit": max_per_unit,
-        "seed": seed, "canaries": canaries, "text": text, "pair": pair, "label": label, "validation": validation,
-        "kind": kind, "labels": _flags.names(labels),
+        "seed": seed, "canaries": canaries, "text": text, "pair": pair, "prompt": prompt, "messages": messages,
+        "label": label, "validation": validation, "kind": kind, "labels": _flags.names(labels),
         "class_weights": _flags.weights(class_weights), "shares": _flags.numbers(shares, "--shares"),
-        "clipping": clipping, "warmup": warmup,
+        "clipping": clipping, "warmup": warmup, "max_windows": max_windows, "token_loss": token_loss,
         "options": _flags.options(option) if option else None,
     }  # fmt: skip
     asked = {key: value for key, value in named.items() if value is not None}
@@ -156,7 +160,7 @@ def _spec(
     if base is None and not given and not non_private:
         raise UserError("a private run needs a budget, got none; pass --epsilon 6.7 --delta 1e-6, or --non-private")
     if base is None and "data" in asked:
-        asked = {"task": "files", **asked}
+        asked = {"task": own_data_task(asked), **asked}
     if {"method", "model", "task", "options"} & asked.keys():  # rates were chosen for what the spec had
         asked = {"learning_rate": None, **asked}
     if "learning_rate" in asked:
@@ -188,11 +192,18 @@ def _read(file: Path, rule: str = "--spec must name a spec.json", remedy: str = 
 
 def _builtins(spec: Spec) -> list[str]:
     """Notes on built-in parts that the run uses, and how to use one's own."""
+    writes = spec.task.startswith("text/")
+    built_in = spec.model == BUILTIN_LM or (writes and spec.model == Spec.model)
+    columns = "--text COLUMN" if writes else "--text COLUMN --label COLUMN"
     known = (
-        ("the built-in encoder all-MiniLM-L6-v2 (your own: --model FOLDER_OR_HUB_ID)", spec.model == Spec.model),
         (
-            "the built-in task sample (your own: --data FILE --text COLUMN --label COLUMN, see dpft tasks)",
-            spec.task == Spec.task,
+            "the built-in encoder all-MiniLM-L6-v2 (your own: --model FOLDER_OR_HUB_ID)",
+            spec.model == Spec.model and not writes,
+        ),
+        ("the built-in language model SmolLM2-135M-Instruct (your own: --model FOLDER_OR_HUB_ID)", built_in),
+        (
+            f"the built-in task {spec.task} (your own: --data FILE {columns}, see dpft tasks)",
+            spec.task in (Spec.task, "text/sample"),
         ),
     )
     return [f"using {text}" for text, is_used in known if is_used]

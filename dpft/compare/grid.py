@@ -15,17 +15,17 @@ from dpft.compare.search_space import search_space_around
 from dpft.errors import UserError
 from dpft.inference.inputs import load_task
 from dpft.machine.memo import Memo
-from dpft.spec import Budget, Machine, Spec
+from dpft.spec import Budget, Machine, Spec, own_data_task
 from dpft.training.preparation import choose_without_training, settled_spec
 
 # Spec fields that a grid sets for all cells and an arm for its own; methods, epsilons and seeds decide the rest.
 _ROWS = (
-    "task", "data", "text", "pair", "label", "validation", "kind", "labels", "unit", "max_per_unit",
-    "class_weights", "shares",
+    "task", "data", "text", "pair", "prompt", "messages", "label", "validation", "kind", "labels", "unit",
+    "max_per_unit", "class_weights", "shares",
 )  # fmt: skip
 COMMON = (
     *_ROWS, "model", "representation", "batch_size", "epochs", "learning_rate", "head_learning_rate", "schedule",
-    "clip", "clipping", "optimizer", "warmup", "max_length",
+    "clip", "clipping", "optimizer", "warmup", "max_length", "max_windows", "token_loss",
 )  # fmt: skip
 _TOP = {"methods", "epsilons", "delta", "seeds"}
 _ARM = {"method", "options", "search", "non_private"}
@@ -101,7 +101,7 @@ def grid_from(values: Mapping[str, Any]) -> Grid:
     if isinstance(common.get("labels"), list):
         common["labels"] = tuple(common["labels"])
     if "data" in common:
-        common = {"task": "files", **common}
+        common = {"task": own_data_task(common), **common}
     return Grid(
         tuple(_arms(values.get("methods"))),
         tuple(_epsilons(values.get("epsilons"))),

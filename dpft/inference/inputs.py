@@ -63,7 +63,8 @@ def task_key(spec: Spec) -> list[Any]:
     """The part of a spec that determines its rows, as a JSON value."""
     columns = [spec.text, spec.pair, spec.label, spec.validation, spec.kind, list(spec.labels or ())]
     weights = [spec.class_weights, spec.shares] if spec.class_weights else []
-    return [spec.task, spec.data, spec.unit, spec.max_per_unit, columns, *weights]
+    writing = [spec.prompt, spec.messages, spec.max_windows, spec.token_loss, spec.max_length]
+    return [spec.task, spec.data, spec.unit, spec.max_per_unit, columns, writing, *weights]
 
 
 def _tokens_key(spec: Spec) -> list[Any]:

@@ -18,9 +18,9 @@ from dpft.data.examples import Examples
 from dpft.errors import UserError
 from dpft.objectives import Objective
 from dpft.spec import EXAMPLE, Spec
-from dpft.tasks import sample_words as words
 from dpft.tasks._family import Family
 from dpft.tasks.task import Task
+from dpft.tasks.vocabulary import sample as words
 
 LABELS: tuple[str, ...] = ("can wait", "urgent")
 TRAIN_EXAMPLES = 20_000
