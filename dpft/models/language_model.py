@@ -28,6 +28,8 @@ class LanguageModel(AdaptableModel):
     mask is needed. Some layers of GPT-2 and OPT have another form here (`adaptable`), and their own in `stock()`.
     """
 
+    probe_rows = 6  # each of their tokens is read
+
     def __init__(self, causal: Any, digest: str = "") -> None:
         super().__init__("none", digest)
         self.causal = adaptable(causal).requires_grad_(False)
