@@ -23,7 +23,6 @@ from dpft.tokens.encode import encode
 from dpft.tokens.microbatch import microbatches
 
 PUBLIC_TEXTS, PUBLIC_SEED = 256, 7
-FEW = 32  # of these texts, for measurements that repeat per tensor
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def build_model(
     if check_trainable:
         first = next(microbatches(public, np.arange(2), resolved.tokens, resolved.device))
         _check_trainable(adapted, first)
-    few = list(microbatches(public, np.arange(FEW), resolved.tokens, resolved.device))
+    few = list(microbatches(public, np.arange(model.probe_rows), resolved.tokens, resolved.device))
     return BuiltModel(adapted, tokenizer, few)
 
 

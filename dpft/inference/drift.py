@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +19,7 @@ _SEED = 5
 _FIRST, _TRIES, _NEAR = 1e-3, 12, 1.5
 _MOST = 10.0  # the tolerance of a tensor that has no effect even at this size
 _LEAST = 1e-2  # share of the drift below which a change may be rounding
+_BLOCKS = 12  # of deeper models not every block is measured: neighbours are alike
 
 
 def tolerances(adapted: AdaptedModel, public: Sequence[Batch], drift: float) -> dict[str, float]:
@@ -49,29 +53,49 @@ def _measured(
     adapted: AdaptedModel, public: Sequence[Batch], tensors: Mapping[str, nn.Parameter], noise: Mapping[str, Tensor],
     drift: float,
 ) -> dict[str, float]:  # fmt: skip
-    """The tolerances of those `tensors` that have an effect by themselves."""
+    """The tolerances of those `tensors` that have an effect by themselves.
+
+    Of the tensors of one kind, one in each block, at most _BLOCKS are measured, in even distances; those in between get
+    the geometric interpolation. Each search begins at the size that the one before it found.
+    """
     start = _reads(adapted, public)
     found = {}
-    for name, parameter in tensors.items():
+
+    def moved(name: str, size: float) -> float:
+        parameter = tensors[name]
         kept = parameter.detach().clone()
+        with torch.no_grad():
+            parameter.copy_(kept + size * noise[name])
+        change = _reads(adapted, public) - start
+        with torch.no_grad():
+            parameter.copy_(kept)
+        return float((change - change.mean(0)).square().sum(1).mean().sqrt())
 
-        def moved(size: float, name: str = name, parameter: nn.Parameter = parameter, kept: Tensor = kept) -> float:
-            with torch.no_grad():
-                parameter.copy_(kept + size * noise[name])
-            change = _reads(adapted, public) - start
-            with torch.no_grad():
-                parameter.copy_(kept)
-            return float((change - change.mean(0)).square().sum(1).mean().sqrt())
-
-        size = _size(moved, drift)
-        if size is not None:
-            found[name] = size
+    for names in _by_kind(tensors):
+        places = np.unique(np.linspace(0, len(names) - 1, min(len(names), _BLOCKS)).round().astype(int))
+        sizes: dict[int, float] = {}
+        for place in places.tolist():
+            size = _size(partial(moved, names[place]), drift, first=next(reversed(sizes.values()), _FIRST))
+            if size is not None:
+                sizes[place] = size
+        if sizes:
+            measured = [*sizes] if len(sizes) < len(places) else range(len(names))
+            logs = np.interp(measured, [*sizes], np.log([*sizes.values()]))
+            found.update({names[place]: float(np.exp(log)) for place, log in zip(measured, logs, strict=True)})
     return found
 
 
-def _size(moved: Callable[[float], float], drift: float) -> float | None:
-    """The size at which `moved` is about `drift`; None if it stays below it up to _MOST."""
-    size = _FIRST
+def _by_kind(tensors: Mapping[str, nn.Parameter]) -> list[list[str]]:
+    """The tensors' names, those that differ by the number of their block together, in the order of the model."""
+    kinds: dict[tuple[str, torch.Size], list[str]] = {}
+    for name, parameter in tensors.items():
+        kinds.setdefault((re.sub(r"(?<=\.)\d+(?=\.)", "*", name), parameter.shape), []).append(name)
+    return [*kinds.values()]
+
+
+def _size(moved: Callable[[float], float], drift: float, first: float = _FIRST) -> float | None:
+    """The size at which `moved` is about `drift`; None if it stays below it up to _MOST. first: where to begin."""
+    size = first
     for _ in range(_TRIES):
         change = moved(size)
         if not math.isfinite(change):

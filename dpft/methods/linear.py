@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from dpft.errors import UserError
 from dpft.models.adapted import AdaptedModel, Traits, attached, fold
+from dpft.models.architectures import architecture
 from dpft.models.base import AdaptableModel
 
 
@@ -23,6 +25,7 @@ class Linear:
     head_alone: ClassVar[bool] = True
 
     def attach(self, model: AdaptableModel, seed: int) -> AdaptedModel:
+        _check(model.backbone.config)
         return replace(attached(model, []), frozen=True)
 
     def merge(self, model: AdaptableModel) -> nn.Module:
@@ -30,7 +33,17 @@ class Linear:
         return fold(model)
 
     def trainable(self, config: Any, labels: int) -> int:
+        _check(config)
         return labels * (int(config.hidden_size) + 1)
+
+
+def _check(config: Any) -> None:
+    """Raise UserError for a language model."""
+    if architecture(config).decoder:
+        raise UserError(
+            f"linear trains a head, got the language model {config.model_type}, which has none to train; "
+            "pass --method lora"
+        )
 
 
 METHOD = Linear

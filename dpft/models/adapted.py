@@ -152,8 +152,8 @@ def modules_named(model: AdaptableModel, kind: type[nn.Module]) -> dict[str, Any
 
 
 def plain(name: str) -> str:
-    """A name in the backbone without the wrapper that the last block may have."""
-    return name.replace(".block.", ".")
+    """A name in the backbone without the wrappers that the last block, or a stock layer, may have."""
+    return f"{name}.".replace(".block.", ".").replace(".stock.", ".").rstrip(".")
 
 
 def way(model: AdaptableModel, denses: Iterable[Dense]) -> Gradients:

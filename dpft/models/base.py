@@ -19,10 +19,11 @@ class AdaptableModel(nn.Module):
     Where these need per-batch input, the method puts one module into `before`, which is called with one row per example
     (one row in all where gradients are not `per_example`). `prompts` is the number of slots after the first token that
     a method fills. The backbone is always in eval mode: no dropout, nothing that couples examples. `digest` names the
-    pretrained weights it came with.
+    pretrained weights it came with. `probe_rows`: the number of rows that measurements repeated for each tensor use.
     """
 
     backbone: Any
+    probe_rows = 32
 
     def __init__(self, representation: Representation, digest: str = "") -> None:
         super().__init__()

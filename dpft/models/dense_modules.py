@@ -32,6 +32,24 @@ def dense_gradients(module: Dense, activations: list[Tensor], backprops: Tensor)
     return found
 
 
+class Scale(nn.Module):
+    """A trainable relative change, zero at the start, of every token's numbers: (B, ..., D) -> same."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(width))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden + hidden * self.value.to(hidden.dtype)
+
+
+@register_grad_sampler(Scale)  # type: ignore[untyped-decorator]
+def scale_gradient(module: Scale, activations: list[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
+    """activations [(B, ..., D)], backprops (B, ..., D) -> {value: (B, D)}."""
+    errors = backprops.to(module.value.dtype) * activations[0].to(module.value.dtype)
+    return {module.value: errors.flatten(1, -2).sum(1) if errors.dim() > 2 else errors}
+
+
 class Shift(nn.Module):
     """A trainable vector, zero at the start, added to every token: (B, ..., D) -> same."""
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dpft.data.batch import Batch
 from dpft.data.words import IGNORED
 from dpft.errors import UserError
-from dpft.models.architectures import Dense, architecture, as_linear, dense_layers, restored
+from dpft.models.architectures import Dense, adaptable, architecture, dense_layers, restored
 from dpft.models.base import AdaptableModel
 from dpft.models.chunked_loss import FrozenHead, surprise
 from dpft.models.prompt_slots import with_prompt_slots
@@ -25,12 +25,14 @@ class LanguageModel(AdaptableModel):
     `labels` of a batch, (B, T), hold at each position the token that follows, or a number below 0 where it is not
     judged. `causal` is the stock AutoModelForCausalLM, and `backbone` its base model, registered in it alone. Rows
     start at position 0 wherever their padding is, and end before it: a token never sees what follows, so no attention
-    mask is needed. The dense layers of GPT-2 are nn.Linear here (`as_linear`) and stock in `stock()`.
+    mask is needed. Some layers of GPT-2 and OPT have another form here (`adaptable`), and their own in `stock()`.
     """
+
+    probe_rows = 6  # each of their tokens is read
 
     def __init__(self, causal: Any, digest: str = "") -> None:
         super().__init__("none", digest)
-        self.causal = as_linear(causal).requires_grad_(False)
+        self.causal = adaptable(causal).requires_grad_(False)
         self.center: Tensor
         self.spread: Tensor
         self.register_buffer("center", torch.zeros(()), persistent=False)
@@ -75,8 +77,7 @@ class LanguageModel(AdaptableModel):
         return self.completed(copy.deepcopy(self.causal))
 
     def completed(self, stock: nn.Module) -> nn.Module:
-        restored(stock.get_submodule(self.causal.base_model_prefix))
-        return stock
+        return restored(stock)
 
     def with_biases(self, stock: nn.Module, position: Dense) -> None:
         base = stock.get_submodule(self.causal.base_model_prefix)

@@ -69,3 +69,19 @@ def test_a_tensor_that_acts_through_another_is_measured_with_that_one_moved(tiny
     down, up = ([size for name, size in found.items() if name.endswith(end)] for end in ("down", "up"))
     assert max(down) < 10
     assert max(up) < 10
+
+
+def test_deep_models_are_measured_at_some_blocks_and_interpolated_between(
+    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two blocks are measured one by one; with one measured block the other takes its size.
+    adapted, public = made(tiny_bert, "bitfit")
+    each = tolerances(adapted, public, DRIFT)
+    monkeypatch.setattr("dpft.inference.drift._BLOCKS", 1)
+    found = tolerances(adapted, public, DRIFT)
+    assert set(found) == set(each)
+    first = [name for name in each if ".0." in name]
+    assert first
+    for name in first:
+        assert found[name] == pytest.approx(each[name], rel=0.5)
+        assert found[name.replace(".0.", ".1.")] == found[name]

@@ -8,13 +8,15 @@ import json
 import re
 import types
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from torch import nn
 
 from dpft.errors import UserError
 from dpft.models.architectures import architecture
+from dpft.models.architectures.stock_layers import Unflattened
+from dpft.privacy.mechanism.grad_samplers import is_rms_norm
 
 # Fields that are internal to peft, or that train other parameters than the tuner's.
 _INTERNAL = {
@@ -118,10 +120,16 @@ def config_of(kind: str, settings: Mapping[str, Any]) -> Any:
 def default_targets(kind: str, backbone: Any) -> list[str]:
     """Target modules where peft has none for the architecture: layer norms for ln_tuning, else query and value."""
     if kind.lower() == "ln_tuning":
-        norms = [name for name, module in backbone.named_modules() if isinstance(module, nn.LayerNorm)]
+        norms = [n for n, m in backbone.named_modules() if isinstance(m, nn.LayerNorm) or is_rms_norm(m)]
         return sorted({name.rpartition(".")[2] for name in norms})
     row = architecture(backbone.config)
     return sorted({row.query, row.value})
+
+
+def named_inside(backbone: nn.Module, targets: Sequence[str]) -> list[str]:
+    """`targets` with the paths that layers have inside a wrapper of the architecture's (OPT's fc1 is fc1.stock)."""
+    wrapped = [name for name, module in backbone.named_modules() if isinstance(module, Unflattened)]
+    return [f"{t}.stock" if any(f".{name}".endswith(f".{t}") for name in wrapped) else t for t in targets]
 
 
 @contextlib.contextmanager

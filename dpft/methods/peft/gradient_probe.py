@@ -12,6 +12,7 @@ from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
 from dpft.data.batch import Batch
+from dpft.data.words import IGNORED
 from dpft.models.base import AdaptableModel
 
 Way = Literal["hooks", "copies", "loops", "single"]
@@ -74,7 +75,10 @@ def _made_up(model: AdaptableModel, count: int, length: int, ids: Sequence[int])
     allowed = torch.arange(length) < lengths[:, None]
     tokens = torch.where(allowed, tokens, padding)
     zero = torch.zeros(count, dtype=torch.long)
-    return Batch(*(t.to(device) for t in (tokens, allowed, torch.zeros_like(tokens), zero + 1, zero)))
+    labels = zero
+    if model.representation == "none":  # the next token of each
+        labels = torch.where(allowed.roll(-1, 1) & (torch.arange(length) < length - 1), tokens.roll(-1, 1), IGNORED)
+    return Batch(*(t.to(device) for t in (tokens, allowed, torch.zeros_like(tokens), zero + 1, labels)))
 
 
 @torch.no_grad()
@@ -103,7 +107,8 @@ def _alone(batch: Batch, row: int) -> Batch:
     assert batch.allowed is not None
     assert batch.types is not None
     one, long = slice(row, row + 1), int(batch.allowed[row].sum())
-    return Batch(batch.ids[one, :long], None, batch.types[one, :long], batch.read[one], batch.labels[one])
+    labels = batch.labels[one] if batch.labels.dim() == 1 else batch.labels[one, :long]
+    return Batch(batch.ids[one, :long], None, batch.types[one, :long], batch.read[one], labels)
 
 
 def _one_at_a_time(

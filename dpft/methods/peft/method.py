@@ -16,6 +16,7 @@ from dpft.methods.peft.config_parsing import (
     converted,
     default_targets,
     library,
+    named_inside,
     one_line,
     types_known,
 )
@@ -131,6 +132,9 @@ class Peft:
     def _put(self, backbone: Any, seed: int, settings: Mapping[str, Any]) -> None:
         config = config_of(self.type, settings)
         _, tuner = classes(self.type)
+        if isinstance(settings.get("target_modules"), list):
+            settings = {**settings, "target_modules": named_inside(backbone, settings["target_modules"])}
+            config = config_of(self.type, settings)
         with one_line(self.type), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             tuner(backbone, config, ADAPTER)
@@ -145,9 +149,7 @@ class Peft:
             with torch.device("meta"):
                 new = self.put(skeleton(config), 0)
         except UserError:  # some tuners read the weights they change, which the meta device lacks
-            from transformers import AutoModel
-
-            new = self.put(AutoModel.from_config(config, add_pooling_layer=False), 0)
+            new = self.put(skeleton(config, "cpu"), 0)
         learned = sum(p.numel() for p in new.values() if p.requires_grad)
         return learned + labels * (int(config.hidden_size) + 1)
 
@@ -175,10 +177,12 @@ def merged(model: AdaptableModel, kind: str) -> nn.Module:
                 said = str(error).strip().splitlines()[0] if str(error).strip() else "it has no merge"
                 raise CannotMerge(f"peft's {kind} cannot be merged: {said}") from None
             replace(backbone, path, layer.get_base_layer().to(like.dtype))
-    if hasattr(backbone, "peft_config"):
-        del backbone.peft_config
+    for module in backbone.modules():
+        if "peft_config" in vars(module):
+            del module.peft_config
+    backbone = model.completed(backbone)
     ids = torch.arange(4, 10, device=model.device).unsqueeze(0)
-    was, now = (m(input_ids=ids).last_hidden_state.float() for m in (adapted, backbone))
+    was, now = (m(input_ids=ids, return_dict=False)[0].float() for m in (adapted, backbone))
     close = 1e-3 if like.dtype == torch.float32 else 0.1
     if not float((was - now).norm()) <= close * float(was.norm()):
         raise CannotMerge(f"peft's {kind} merges into a model with other outputs")

@@ -26,7 +26,7 @@ def _llama_like(biases: Biases = ()) -> Architecture:
 
 
 DECODERS: dict[str, Architecture] = {
-    # Its dense layers are Conv1D, weights transposed; they are nn.Linear while a method is inside (`as_linear`).
+    # Its dense layers are Conv1D, weights transposed; they are nn.Linear while a method is inside (`adaptable`).
     "gpt2": Architecture(
         blocks="h.*",
         words="wte",
@@ -52,7 +52,8 @@ DECODERS: dict[str, Architecture] = {
         decoder=True,
         biases=_ATTENTION,
     ),
-    # Its position table has two rows before position 0, which `max_position_embeddings` does not count.
+    # Its position table has two rows before position 0, which `max_position_embeddings` does not count. Its blocks
+    # flatten all tokens of all rows on their way; `adaptable` undoes that.
     "opt": Architecture(
         blocks="decoder.layers.*",
         words="decoder.embed_tokens",
@@ -60,8 +61,8 @@ DECODERS: dict[str, Architecture] = {
         key="self_attn.k_proj",
         value="self_attn.v_proj",
         attention="self_attn.out_proj",
-        intermediate="fc1",
-        output="fc2",
+        intermediate="fc1.stock",
+        output="fc2.stock",
         decoder=True,
     ),
     "llama": _llama_like(_BOTH),

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 from dpft.errors import UserError
 from dpft.models.architectures.decoders import DECODERS
 from dpft.models.architectures.encoders import ENCODERS
-from dpft.models.architectures.row import DENSE, Architecture, Dense, replace
+from dpft.models.architectures.row import Architecture, Dense
 
 POOLER = ("pooler", "pooler_activation")
 ARCHITECTURES: dict[str, Architecture] = {**ENCODERS, **DECODERS}
@@ -54,36 +53,6 @@ def dense_layers(backbone: nn.Module, names: tuple[Dense, ...]) -> list[tuple[nn
     if not paths:
         raise UserError(f"this architecture has no dense layer {', '.join(names)} of its own; pass other targets")
     return [(block, path) for block in blocks(backbone) for path in paths]
-
-
-def as_linear(root: nn.Module) -> nn.Module:
-    """`root` with every Conv1D (GPT-2's dense layer, its weight transposed) replaced by an equal nn.Linear."""
-    from transformers.pytorch_utils import Conv1D
-
-    for path, layer in list(root.named_modules()):
-        if isinstance(layer, Conv1D):
-            linear = nn.Linear(*layer.weight.shape, device=layer.weight.device, dtype=layer.weight.dtype)
-            linear.weight = nn.Parameter(layer.weight.detach().T.contiguous(), requires_grad=layer.weight.requires_grad)
-            linear.bias = layer.bias
-            replace(root, path, linear)
-    return root
-
-
-def restored(backbone: nn.Module) -> nn.Module:
-    """`backbone` with the dense layers that `as_linear` replaced as Conv1D again, where no method's module is left."""
-    from transformers.pytorch_utils import Conv1D
-
-    if backbone.config.model_type != "gpt2":
-        return backbone
-    for block, path in dense_layers(backbone, DENSE):
-        layer = block.get_submodule(path)
-        if type(layer) is nn.Linear:
-            with torch.device(layer.weight.device):
-                stock = Conv1D(layer.out_features, layer.in_features)
-            stock.weight = nn.Parameter(layer.weight.detach().T.contiguous(), requires_grad=layer.weight.requires_grad)
-            stock.bias = layer.bias
-            replace(block, path, stock)
-    return backbone
 
 
 def longest(backbone: nn.Module) -> int:

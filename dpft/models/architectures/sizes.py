@@ -8,17 +8,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from dpft.models.architectures.modules import as_linear, dense_layers, without_pooler
+from dpft.models.architectures.modules import dense_layers, without_pooler
 from dpft.models.architectures.row import Dense
+from dpft.models.architectures.stock_layers import adaptable
 
 
-def skeleton(config: Any) -> nn.Module:
-    """The stock model of a Hugging Face config, without pooler, on the meta device."""
+def skeleton(config: Any, device: str = "meta") -> nn.Module:
+    """The stock model of a Hugging Face config, without pooler and in the form that methods take."""
     from transformers import AutoModel
 
-    with torch.device("meta"):
+    with torch.device(device):
         model: nn.Module = AutoModel.from_config(copy.deepcopy(config))
-    return without_pooler(as_linear(model))
+    return without_pooler(adaptable(model))
 
 
 def dense_sizes(config: Any, names: tuple[Dense, ...]) -> list[tuple[int, int]]:

@@ -104,11 +104,46 @@ def _norm_layer_gradients(
     return found
 
 
+def _rms_norm_gradients(layer: Any, activations: list[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
+    """(B, ..., D) -> {weight: (B, D)}: the same whether the factor is the weight, or 1 + weight (Gemma)."""
+    eps = layer.variance_epsilon if hasattr(layer, "variance_epsilon") else layer.eps
+    wide = activations[0].float()  # as the layers do, whatever the model's precision
+    normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return {layer.weight: (normed.to(backprops.dtype) * backprops).flatten(1, -2).sum(1)}
+
+
+# Of transformers: x / sqrt(mean(x^2) + eps) in float32, times the weight, or 1 + weight.
+RMS_NORMS = frozenset({
+    "LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm", "Phi3RMSNorm",
+    "Olmo2RMSNorm", "SmolLM3RMSNorm",
+})  # fmt: skip
+
+
+def is_rms_norm(layer: nn.Module) -> bool:
+    """Whether the layer is of a class in RMS_NORMS."""
+    return type(layer) in _RmsNorms()
+
+
+class _RmsNorms(dict[Any, Any]):
+    """The sampler of every class in RMS_NORMS, known by name: privacy loads no transformers."""
+
+    def __contains__(self, kind: object) -> bool:
+        of = str(getattr(kind, "__module__", ""))
+        return getattr(kind, "__name__", "") in RMS_NORMS and of.startswith("transformers.models.")
+
+    def __missing__(self, kind: type[nn.Module]) -> Any:
+        if kind not in self:
+            raise KeyError(kind)
+        return _rms_norm_gradients
+
+
 class HooksModule(GradSampleModule):  # type: ignore[misc]
-    """Opacus' module, also for layer norms without a bias."""
+    """Opacus' module, also for layer norms without a bias and for the RMSNorm classes of transformers."""
 
     # A view, not a copy: layers register later, when their modules are imported.
-    GRAD_SAMPLERS: ClassVar[Any] = ChainMap({nn.LayerNorm: _norm_layer_gradients}, GradSampleModule.GRAD_SAMPLERS)
+    GRAD_SAMPLERS: ClassVar[Any] = ChainMap(
+        {nn.LayerNorm: _norm_layer_gradients}, _RmsNorms(), GradSampleModule.GRAD_SAMPLERS
+    )
 
 
 class _NormSamplers:
