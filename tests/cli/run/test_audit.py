@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dpft.reports.drawing.audit import draw
 
+from dpft.reports.drawing.audit import draw
 from tests.calling import Command
 
 PNG = b"\x89PNG\r\n\x1a\n"
+
+pytestmark = pytest.mark.usefixtures("audited_by_pld")
 
 
 @pytest.fixture
