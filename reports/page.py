@@ -10,12 +10,11 @@ from importlib.metadata import version
 from importlib.resources import files
 
 import jinja2
-from markupsafe import Markup
-
 from dpft.reports.drawing import charts
 from dpft.reports.reading import formatting
 from dpft.reports.reading.cells import Setting
 from dpft.reports.report import CAVEAT, Report
+from markupsafe import Markup
 
 
 def render(report: Report, watched: str = "") -> str:

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-
-from dpft.errors import UserError
 from dpft.reports.reading import formatting
 from dpft.reports.reading.cells import Setting, gather, series_order
 from dpft.reports.reading.folders import RunRecord
@@ -21,6 +19,8 @@ from dpft.reports.reading.names import name_of
 from dpft.reports.tables import promises, results, spending
 from dpft.reports.tables.spending import Ledger
 from dpft.reports.tables.tables import Column, Table, Text
+
+from dpft.errors import UserError
 from dpft.runs.statements import VALIDATION
 
 CAVEAT = f"No privacy promise covers {VALIDATION}."
@@ -147,7 +147,7 @@ def _notes(runs: Sequence[RunRecord], settings: Sequence[Setting]) -> list[str]:
         notes.append(f"{formatting.plural(len(unfinished), 'run')} without a result so far: {names}.")
     if len(settings) > 1:
         notes.append(
-            f"These runs are not all alike: {len(settings)} groups, distinguished by their titles, share no curve or mean."
+            f"These runs are not all alike: {len(settings)} groups, each with its own title, share no curve or mean."
         )
     cards = {run.path.name: run.card for run in runs if run.state == "finished"}
     for setting in settings:

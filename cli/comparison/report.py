@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
 from dpft.cli import _flags, _show
+
 from dpft.errors import UserError
 
 if TYPE_CHECKING:

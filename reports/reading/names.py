@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dpft.reports.reading.frame import SPEC
+
 from dpft.spec import rows_name
 
 Facts = Mapping[str, Any]

@@ -11,6 +11,7 @@ from dpft.reports.reading.folders import RunRecord, number
 from dpft.reports.reading.formatting import MISSING
 from dpft.reports.reading.frame import bounds
 from dpft.reports.tables.tables import Column, Table, Text
+
 from dpft.runs.statements import stated
 
 NOTHING = Text(MISSING)
@@ -22,9 +23,9 @@ def statements(runs: Sequence[RunRecord]) -> Table | None:
     for run in runs:
         if run.state == "finished":
             card = run.card
-            statement_parts = [stated(card), *_further(card)]
+            parts = [stated(card), *_further(card)]
             rows.append([
-                Text(run.path.name), Text("; ".join(statement_parts)), _number(card, "noise", 4), _number(card, "clip", 4),
+                Text(run.path.name), Text("; ".join(parts)), _number(card, "noise", 4), _number(card, "clip", 4),
                 _number(card, "rate", 4), _number(card, "steps_charged", 6), _number(card, "units", 9),
                 Text(str(card.get("accountant") or MISSING)), Text(str(card.get("ledger_head") or MISSING)[:12]),
             ])  # fmt: skip

@@ -12,6 +12,7 @@ from dpft.reports.reading.frame import SEARCHED, population
 from dpft.reports.reading.names import choices
 from dpft.reports.tables.promises import lines, upper
 from dpft.reports.tables.tables import Column, Table, Text
+
 from dpft.runs.statements import CHOICE
 
 Card = Mapping[str, Any]

@@ -14,8 +14,8 @@ Found = TypeVar("Found", bound=Collection[object])
 
 
 def lasting(look: Callable[[], Found]) -> Found:
-    """What the last of three audits found, none where one found nothing: a fault of the audit or of the mechanism alarms
-    each time, chance three times in a row at the third power of the risk."""
+    """What the last of three audits found, none where one found nothing: a fault of the audit or of the mechanism
+    alarms each time, chance three times in a row at the third power of the risk."""
     found = look()
     for _ in range(2):
         if found:

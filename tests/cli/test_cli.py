@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from dpft.cli import main
+
 from dpft.privacy.mechanism.plan import Plan
 from dpft.runs.privacy_card import NOT_PRIVATE
 from dpft.spec import Budget, Spec

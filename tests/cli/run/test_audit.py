@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from dpft.reports.drawing.audit import draw
+
 from tests.calling import Command
 
 PNG = b"\x89PNG\r\n\x1a\n"

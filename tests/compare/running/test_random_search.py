@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from dpft.benchmarks.search_attack import Attack
 
 from dpft.audit import bookkeeping
-from dpft.benchmarks.search_attack import Attack
 from dpft.compare.cells import Cell
 from dpft.compare.events import SilentListener
 from dpft.compare.folder import ComparisonFolder
