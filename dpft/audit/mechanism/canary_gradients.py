@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from dpft.data.batch import Batch
+from dpft.data.words import IGNORED
 from dpft.models.adapted import AdaptedModel, Gradients
 
 HUGE = 1e6
@@ -65,7 +66,7 @@ class CanaryModel:
         self._rows = torch.empty(0, dtype=torch.int64)
         self._hooks = (
             adapted.model.register_forward_pre_hook(self._remember),
-            adapted.model.head.register_forward_pre_hook(self._plant),
+            adapted.model.head.register_forward_pre_hook(self._replace),
         )
 
     def __enter__(self) -> Self:
@@ -89,9 +90,9 @@ class CanaryModel:
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         rows = batch.labels.clamp(min=0)
-        labels, owners = self.row_settings.labels[rows], rows
-        if rows.dim() == 2:
-            labels, owners = torch.where(batch.labels < 0, batch.labels, labels), rows.amax(1)
+        labels = self.row_settings.labels[rows]
+        labels[batch.labels < 0] = IGNORED
+        owners = rows.unsqueeze(-1).flatten(1).amax(1)
         true = dataclasses.replace(batch, labels=labels)
         return self.adapted.losses(outputs, true) * self.row_settings.factors[owners]
 
@@ -105,7 +106,7 @@ class CanaryModel:
     def _remember(self, model: nn.Module, inputs: tuple[Batch]) -> None:
         self._rows = inputs[0].labels
 
-    def _plant(self, head: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    def _replace(self, head: nn.Module, inputs: tuple[Tensor]) -> Tensor:
         columns = torch.where(self._rows < 0, -1, self.row_settings.columns[self._rows.clamp(min=0)])
-        planted = nn.functional.one_hot(columns.clamp(min=0), inputs[0].shape[-1]).to(inputs[0].dtype)
-        return torch.where((columns >= 0).unsqueeze(-1), planted * self.scale, inputs[0])
+        canaries = nn.functional.one_hot(columns.clamp(min=0), inputs[0].shape[-1]).to(inputs[0].dtype)
+        return torch.where((columns >= 0).unsqueeze(-1), canaries * self.scale, inputs[0])
