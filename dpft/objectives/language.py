@@ -80,7 +80,8 @@ class LanguageModelling(Objective):
         return np.zeros(rows, np.int64)
 
     def placeholder_rows(self, texts: Sequence[str], pairs: Sequence[str] | None, labels: int) -> Examples:
-        return Examples(texts, pairs, self.blank(len(texts), labels), documents=Documents(windows=self.windows))
+        """Texts alone: prompts might leave no room in a short window, and tell nothing of a model."""
+        return Examples(texts, None, self.blank(len(texts), labels), documents=Documents(windows=self.windows))
 
     def outputs(self, labels: int) -> int:
         """A language model has no head."""

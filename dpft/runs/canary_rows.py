@@ -64,9 +64,11 @@ def with_canary_rows(task: Task, spec: Spec) -> Task:
     made, train = canaries(spec, task.objective, len(task.labels)), task.train
     if made is None:
         raise UserError(f"canaries need a task with one label a row, got one of {task.objective.kind}; drop --canaries")
-    pairs = None if train.pairs is None else [*train.pairs, *made.texts]
+    beside = made.texts if train.documents is None else [""] * len(made)  # texts to write need no prompt
+    pairs = None if train.pairs is None else [*train.pairs, *beside]
     labels = np.concatenate([train.labels, made.labels])
-    return dataclasses.replace(task, train=Examples([*train.texts, *made.texts], pairs, labels))
+    rows = Examples([*train.texts, *made.texts], pairs, labels, documents=train.documents)
+    return dataclasses.replace(task, train=rows)
 
 
 def included_rows(run: Run, rows: int, secret: Secret) -> NDArray[np.bool_]:
