@@ -30,7 +30,7 @@ class Request:
     None for those that the run released, else equal ones."""
 
     count: int
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     prompts: tuple[str, ...] = ()
     label_shares: Mapping[str, float] | None = None
 
