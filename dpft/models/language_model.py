@@ -28,6 +28,8 @@ class LanguageModel(AdaptableModel):
     mask is needed. Some layers of GPT-2 and OPT have another form here (`adaptable`), and their own in `stock()`.
     """
 
+    causal: Any
+
     def __init__(self, causal: Any, digest: str = "") -> None:
         super().__init__("none", digest)
         self.causal = adaptable(causal).requires_grad_(False)
@@ -38,7 +40,7 @@ class LanguageModel(AdaptableModel):
         self.train()
 
     @property
-    def backbone(self) -> Any:  # type: ignore[override]
+    def backbone(self) -> Any:
         return self.causal.get_submodule(self.causal.base_model_prefix)
 
     @property
