@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from dpft.data.batch import Batch
 from dpft.data.words import IGNORED
 from dpft.models.adapted import AdaptedModel, Gradients
+from dpft.models.classifier import classifier
 
 HUGE = 1e6
 
@@ -58,7 +59,7 @@ class CanaryModel:
 
     def __init__(self, adapted: AdaptedModel, row_settings: RowSettings, clip: float) -> None:
         self.adapted, self.scale = adapted, HUGE * max(1.0, clip)
-        device = adapted.model.head.weight.device
+        device = adapted.model.device
         self.row_settings = RowSettings(
             *(getattr(row_settings, f.name).to(device) for f in dataclasses.fields(row_settings))
         )
@@ -66,7 +67,7 @@ class CanaryModel:
         self._rows = torch.empty(0, dtype=torch.int64)
         self._hooks = (
             adapted.model.register_forward_pre_hook(self._remember),
-            adapted.model.head.register_forward_pre_hook(self._replace),
+            classifier(adapted.model).head.register_forward_pre_hook(self._replace),
         )
 
     def __enter__(self) -> Self:

@@ -73,7 +73,7 @@ class MechanismRun:
         step = self.mechanism.step(self.canary_model, plan, optimizer, self.ledger, secret, _RUN)
         model = self.canary_model.adapted.model
         per_example, model.per_example = model.per_example, True
-        device = model.head.weight.device
+        device = model.device
         drawn_rows = self.mechanism.sampler(len(present), plan, secret, start)
         try:
             for number, drawn in enumerate(drawn_rows, start):

@@ -94,7 +94,7 @@ def make(trained: Trained, clip: float, extra: Sequence[str] = ("aligned", "oppo
 
 def _labels(trained: Trained, found: NDArray[np.int64], opposed: Sequence[int]) -> Tensor:
     """Labels of two classes, so that the `opposed` rows have opposing gradients."""
-    classes = trained.adapted.model.head.out_features
+    classes = trained.adapted.model.output_count
     other = np.isin(np.arange(len(found)), opposed)
     return trained.objective.opposing(found, other, classes)
 
@@ -136,7 +136,7 @@ def replayed(trained: Trained, release: Release) -> list[Tensor]:
 
 def _gradients(adapted: AdaptedModel, probe_rows: ProbeRows, count: int, step: int = 0) -> Iterator[list[Tensor]]:
     """Gradients by plain autograd, one row at a time, in the state of `step`."""
-    device = adapted.model.head.weight.device
+    device = adapted.model.device
     adapted.begin(step)
     per_example, adapted.model.per_example = adapted.model.per_example, True
     with CanaryModel(adapted, probe_rows.row_settings, 1.0) as canary_model:
