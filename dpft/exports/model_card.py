@@ -92,16 +92,16 @@ def _about(source: ExportSource, usage: Sequence[str]) -> list[str]:
     mark = "" if source.privacy.get("private") else f" ({NOT_PRIVATE})"
     wording = source.objective.wording
     outputs = wording.outputs.format(labels=", ".join(source.labels))
-    judged = "not evaluated: the run had no validation set"
+    evaluated = "not evaluated: the run had no validation set"
     if result["value"] is not None:
-        judged = f"{result['metric']} {float(result['value']):.4f} on the validation set"
+        evaluated = f"{result['metric']} {float(result['value']):.4f} on the validation set"
     inputs = "pairs of texts" if source.trained.paired else wording.inputs
     return [
         f"# {spec.task}, {spec.method}{mark}",
         "",
         f"{base_model(spec) or 'A local encoder'}, fine-tuned on {_task(spec)} with dpft by the method {spec.method}.",
         f"Inputs: {inputs} of up to {spec.max_length} tokens; {outputs}. The head reads `{spec.representation}`.",
-        f"{judged}; {result['trainable']:,} trainable parameters.",
+        f"{evaluated}; {result['trainable']:,} trainable parameters.",
         "",
         *_special(source),
         "## Use",

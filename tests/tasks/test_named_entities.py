@@ -12,9 +12,9 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
+from dpft.cli import main
 
 from dpft import tasks
-from dpft.cli import main
 from dpft.data import bio_tags as tags
 from dpft.data.examples import Examples
 from dpft.errors import UserError
