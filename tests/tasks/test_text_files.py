@@ -121,14 +121,14 @@ def test_a_folder_and_a_validation_file_are_read_with_the_runs_columns_and_label
 
 def test_of_each_unit_the_first_rows_are_used_with_their_own_prompts(tmp_path: Path) -> None:
     """Injected bug: prompts or labels of all rows beside the texts of some, so that each is another person's."""
-    rows = [(f"text {i}", f"ask {i}", f"team {i % 2}", "ann" if i < 4 else "bob") for i in range(6)]
+    rows = [(f"text {i}", f"ask {i}", f"team {i // 3}", "ann" if i < 4 else "bob") for i in range(6)]
     file = write(tmp_path / "rows.csv", rows)
     train = tasks.load(spec(file, prompt="ask", label="team", unit="who", max_per_unit=2)).train
     assert list(train.texts) == ["text 0", "text 1", "text 4", "text 5"]
-    assert list(train.pairs or ()) == [f"Label: team {i % 2}\nask {i}" for i in (0, 1, 4, 5)]
+    assert list(train.pairs or ()) == [f"Label: team {i // 3}\nask {i}" for i in (0, 1, 4, 5)]
     assert train.units is not None
     assert train.units.tolist() == [0, 0, 1, 1]
-    assert train.labels.tolist() == [0, 1, 0, 1]
+    assert train.labels.tolist() == [0, 0, 1, 1]
 
 
 def test_stated_labels_are_not_read_from_training(tmp_path: Path) -> None:

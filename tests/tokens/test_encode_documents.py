@@ -338,6 +338,10 @@ def test_a_long_chat_is_cut_and_windows_without_an_answer_are_left_out(chatty: A
     ("template", "told"),
     [
         ("{% for m in messages[-1:] %}{{ m.content }}{% endfor %}", "render each turn as a continuation"),
+        (
+            CHATML.replace("{{ m.content }}", "{{ m.content }}{{ '!' if loop.last and m.role == 'assistant' }}"),
+            "render each turn as a continuation",
+        ),
         ("{{ messages | length }}" + CHATML, "render each turn as a continuation"),
         (CHATML.replace("{% if", "{% if false and"), None),  # no prompt to answer: still a continuation
         ("{{ raise_exception('no') }}", "suit the model's chat template"),
