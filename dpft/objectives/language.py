@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -84,12 +83,11 @@ class LanguageModelling(Objective):
             return ["It was trained on the assistant's turns of chats, in the tokenizer's chat template."]
         if labels:
             return [
-                f"It was trained to write after control codes: a prompt begins with {json.dumps(control_code('NAME'))}, "
-                f"where NAME is one of {', '.join(labels)}; a further prompt, if there is one, follows."
+                "It was trained to write after control codes: a prompt begins with "
+                f"`{control_code('NAME').rstrip()}` and a line break, where NAME is one of {', '.join(labels)}; "
+                "a further prompt, if there is one, follows."
             ]
-        return [
-            "It was trained to write after prompts." if paired else "It was trained on whole texts, without prompts."
-        ]
+        return [f"It was trained {'to write after prompts' if paired else 'on whole texts, without prompts'}."]
 
     def check(self, values: NDArray[Any], labels: Labels, split: str) -> None:
         bad = np.flatnonzero(~np.isin(values, np.arange(max(1, len(labels)))))
