@@ -58,7 +58,7 @@ def source(
     """What an export reads of a finished run, without the run's folder."""
     spec = Spec(
         task="text/files", data="notes.jsonl", model=str(model), method=method, options=options,
-        representation="none", max_length=32, **{"text": None if "messages" in fields else "text", **fields},
+        representation="none", max_length=64, **{"text": None if "messages" in fields else "text", **fields},
     )  # fmt: skip
     objective = objectives.load("language-model").configured(spec)
     made = build_model(spec, len(labels), bool(labels), hardware.resolve(FP32), objective=objective)

@@ -34,6 +34,15 @@ def example_prompts(source: ExportSource) -> list[str]:
     return ["", *free]
 
 
+def usual_prompt(source: ExportSource) -> str:
+    """The prompt of usage lines."""
+    if source.spec.messages is not None:
+        return "a question"
+    if source.labels:
+        return control_code(source.labels[0])
+    return "a prompt" if source.trained.paired else ""
+
+
 def inputs(tokenizer: Any, prompts: Sequence[str], chat: bool) -> Any:
     """`input_ids` and `attention_mask`, (B, T), of prompts, as a user makes them."""
     if not chat:
@@ -91,12 +100,13 @@ def _check_writing(source: ExportSource, model: Any, tokenizer: Any, made: Any, 
     for row, (ids, mask, one) in enumerate(zip(made["input_ids"], made["attention_mask"], wanted, strict=True)):
         written, start = _until_end(new[row].tolist(), tokenizer.eos_token_id), ids[mask.bool()].tolist()
         text = tokenizer.decode(written, skip_special_tokens=True)
-        if text == one.text:
+        stopped = all(ids == tokenizer.pad_token_id for ids in new[row].tolist()[len(written) :])
+        if text == one.text and stopped:
             continue
         own = source.trained.tokenizer.decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         logits = run_logits(source, [*start, *written])[len(start) - 1 : -1]
         behind = float((logits.max(1).values - logits.gather(1, torch.tensor([written]).T)[:, 0]).max())
-        if text != own or not behind <= TOLERANCE * float(logits.abs().max()):
+        if text != own or not stopped or not behind <= TOLERANCE * float(logits.abs().max()):
             raise UserError(
                 "an export must write what the run writes, got another greedy text; nothing was written, export in "
                 "another --format and report this"

@@ -38,7 +38,7 @@ def write(source: ExportSource, folder: Path, with_code: bool = False) -> list[s
         tokenizer_files.save(made, folder)
         kind: Any = _auto_class(source)
         _verify.check(source, folder, kind.from_pretrained(folder, trust_remote_code=False).eval())
-    prompt = _verify.example_prompts(source)[-1]
+    prompt = _verify.usual_prompt(source)
     return source.objective.export.usage(
         repr(prompt) if source.spec.messages is None else repr([{"role": "user", "content": prompt}])
     )

@@ -39,7 +39,7 @@ def write(source: ExportSource, folder: Path) -> list[str]:
 
 
 def _usage(source: ExportSource) -> list[str]:
-    prompt, given = _verify.example_prompts(source)[-1], 'return_tensors="pt"'
+    prompt, given = _verify.usual_prompt(source), 'return_tensors="pt"'
     read = f"inputs = tokenizer({prompt!r}, {given})"
     if source.spec.messages is not None:
         turns = [{"role": "user", "content": prompt}]
