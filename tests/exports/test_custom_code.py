@@ -14,7 +14,8 @@ from dpft import Spec, methods
 from dpft.data.batch import Batch
 from dpft.exports import custom_code
 from dpft.exports.source import ExportSource, _folded_head
-from dpft.models.architectures import ARCHITECTURES, without_pooler
+from dpft.models.architectures import without_pooler
+from dpft.models.architectures.encoders import ENCODERS
 from dpft.models.classifier import Classifier, initialise_head
 from dpft.objectives import Objective
 from dpft.objectives.classification import Classification
@@ -85,7 +86,7 @@ def batch() -> Batch:
     return Batch(ids, allowed, None, lengths - 2, torch.zeros(3, dtype=torch.long))
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", ENCODERS)
 @pytest.mark.parametrize("method", METHODS)
 def test_own_code_gives_the_runs_logits(kind: str, method: str) -> None:
     for representation in ("mask", "cls", "mean"):

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from dpft.exports import stock_heads
 from dpft.methods import CannotMerge
-from dpft.models.architectures import ARCHITECTURES
+from dpft.models.architectures.encoders import ENCODERS
 
 _BASE = {
     "vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
@@ -66,7 +66,7 @@ def apart(model: Any, wanted: nn.Linear) -> float:
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 20.0])
 @pytest.mark.parametrize("outputs", [1, 3])
-@pytest.mark.parametrize("kind", sorted(set(ARCHITECTURES) - {"modernbert"}))
+@pytest.mark.parametrize("kind", sorted(set(ENCODERS) - {"modernbert"}))
 def test_every_familys_stock_head_gives_the_linear_heads_logits(kind: str, outputs: int, scale: float) -> None:
     model, wanted = classifier(kind, outputs, scale), head(outputs)
     assert apart(model, wanted) > 1e-2
@@ -99,4 +99,4 @@ def test_a_head_that_cannot_be_expressed_is_refused(kind: str, outputs: int) -> 
 
 
 def test_a_family_without_a_head_here_is_modernbert_alone() -> None:
-    assert set(ARCHITECTURES) - set(stock_heads.HEADS) == {"modernbert"}
+    assert set(ENCODERS) - set(stock_heads.HEADS) == {"modernbert"}
