@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from dpft import Machine, Spec, train
+from dpft.exports import verify
+from dpft.exports.source import ExportSource
 from dpft.runs.folder import Run
 
 FP32 = Machine(device="cpu", precision="fp32")
@@ -50,3 +52,27 @@ def finished(glue_folder: Callable[..., Path], tmp_path: Path) -> Callable[..., 
         return path
 
     return make
+
+
+@pytest.fixture
+def source(finished: Callable[..., Path]) -> Callable[..., ExportSource]:
+    """A factory: source(model, "lora", {"rank": 2}, "rte", "mask") -> a run as the formats read it."""
+
+    def make(model: Path, method: str, options: dict[str, str], task: str, representation: str) -> ExportSource:
+        path = finished(
+            model, task, by=0.0, method=method, options=options, representation=representation, learning_rate=3e-2
+        )
+        return ExportSource.open(path)
+
+    return make
+
+
+def run_usage(lines: list[str], folder: Path, of: ExportSource, base: Path | None = None) -> Any:
+    """The logits that usage lines give on the texts of `verify`."""
+    rows = verify.texts(of.trained.paired)
+    code = "\n".join(lines).replace("DIR", str(folder)).replace("THE_ENCODER_IT_WAS_TRAINED_ON", str(base))
+    for shown, own in (('["a text", "another"]', "texts"), ('["a text"], ["its partner"]', "texts, pairs")):
+        code = code.replace(shown, own)
+    space = {"texts": list(rows.texts), "pairs": rows.pairs and list(rows.pairs)}
+    exec(code, space)
+    return space["logits"]
