@@ -76,3 +76,22 @@ def run_usage(lines: list[str], folder: Path, of: ExportSource, base: Path | Non
     space = {"texts": list(rows.texts), "pairs": rows.pairs and list(rows.pairs)}
     exec(code, space)
     return space["logits"]
+
+
+def sizes(kind: str, layers: int) -> dict[str, Any]:
+    """The config of a small encoder of a family, 32 wide."""
+    base = {
+        "vocab_size": 60, "hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4,
+        "intermediate_size": 48, "max_position_embeddings": 40,
+    }  # fmt: skip
+    if kind == "distilbert":
+        return {"vocab_size": 60, "dim": 32, "n_layers": layers, "n_heads": 4, "hidden_dim": 48}
+    own: dict[str, dict[str, Any]] = {
+        "electra": {"embedding_size": 24},
+        "albert": {"embedding_size": 24},
+        "deberta-v2": {
+            "relative_attention": True, "position_buckets": 8, "pos_att_type": ["p2c", "c2p"], "pooler_hidden_size": 32,
+        },
+        "modernbert": {"pad_token_id": 0},
+    }  # fmt: skip
+    return {**base, **own.get(kind, {})}
