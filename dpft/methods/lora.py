@@ -40,9 +40,10 @@ class Lora:
     """Low-rank adaptation: dense layers gain (alpha / rank) B A (Hu et al. 2022, section 4.1).
 
     rank: r. alpha: the scale's numerator. targets: dense layers, joined by commas, of query, key, value, attention,
-    gate (of a gated feed-forward), intermediate, output; or all. freeze_a: train B alone, which privately avoids the product of two noises (FFA-LoRA, Sun
-    et al. 2024). A starts as Kaiming-uniform noise from the public seed, B at zero. Trainable parameters:
-    r (in + out) a target. Targets are the paper's (query, value); the rank is that of Yu et al. 2022, rounded.
+    gate (of a gated feed-forward), intermediate, output; or all. freeze_a: train B alone, which privately avoids the
+    product of two noises (FFA-LoRA, Sun et al. 2024). A starts as Kaiming-uniform noise from the public seed, B at
+    zero. Trainable parameters: r (in + out) a target. Targets are the paper's (query, value); the rank is that of Yu
+    et al. 2022, rounded.
     """
 
     rank: int = 8

