@@ -57,7 +57,7 @@ $(VENV)/.write: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[embedded,peft,onnx,postgres,ray,dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[embedded,text,peft,onnx,postgres,ray,dev]'
 	touch $@
 
 clean:
