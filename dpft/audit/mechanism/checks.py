@@ -26,6 +26,7 @@ Result = TypeVar("Result")
 
 STEPS = 128
 _ROUNDS = 16
+_NOBODY = 1e-12  # a sampling rate
 _COMPARED = 8192  # numbers among which equal pairs are counted
 _LEAST_DRAWN = 4  # canaries sampled a step, on average
 
@@ -80,13 +81,14 @@ def run_attacks(trained: Trained, path: Path, steps: int) -> AttackResults:
         trained, path, planted, sampled, lambda drive: attacks.sampled_batches(drive, observations, coins)
     )
     few = -(-_COMPARED // sum(p.numel() for p in trained.adapted.private))
-    silent, none = _play(trained, path, planted, audit_plan(run.plan, 1.0, few, half, claimed[0]), _silence)
-    return AttackResults(observations, silent, first, second, claimed, missing + more + none)
+    none = audit_plan(run.plan, _NOBODY, few, half, claimed[0])
+    silent, _ = _play(trained, path, planted, none, _silence)
+    return AttackResults(observations, silent, first, second, claimed, missing + more)
 
 
 def _silence(drive: MechanismRun) -> NDArray[np.float64]:
-    """Releases of no rows, end to end, their first numbers alone."""
-    found = [noisy.flatten() for release in drive.releases(np.empty(0, np.int64)) for noisy in release.sums]
+    """Releases at a rate at which no row is sampled, end to end, their first numbers alone."""
+    found = [noisy.flatten() for release in drive.releases(np.arange(1)) for noisy in release.sums]
     return torch.cat(found)[:_COMPARED].numpy()
 
 
