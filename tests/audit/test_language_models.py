@@ -104,14 +104,16 @@ def test_windows_spread_over_micro_batches_are_found(writer: Trained) -> None:
     assert "sensitivity, long row" in sensitivity_failures(writer, Path(batches=cut))
 
 
-def test_canaries_have_known_orthogonal_gradients_of_clipping_length(writer: Trained) -> None:
+def test_canaries_have_known_orthogonal_gradients_of_clipping_length(
+    writer: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # The oracle is autograd, one row at a time, clipped by hand. Catches a probe off by one, gradients that are not
     # orthogonal, and rows that the batch's order mixes up.
     trained, clip = writer, 0.7
     canaries = strategy.of(trained).canaries(trained, clip)
     rows = (0, 5, len(canaries) - 1)
     total = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in trained.adapted.named.items()}
-    trained.adapted.model.per_example = True
+    monkeypatch.setattr(trained.adapted.model, "per_example", True)
     with canaries.model(trained.adapted, clip) as model:
         model.begin(0)
         for row in rows:
