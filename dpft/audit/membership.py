@@ -58,12 +58,13 @@ def _bounds(trained: Trained, scores: Floats, members: NDArray[np.bool_]) -> lis
     hits = int((inside > threshold).sum()), len(inside)
     alarms = int((outside > threshold).sum()), len(outside)
     guesses, correct = guess(scores, members)
-    told = f"{correct} of {guesses} guesses correct, {2 * GUESSED_SHARE:.0%} of the canaries, fixed beforehand"
+    guessed = f"{correct} of {guesses} guesses correct, {2 * GUESSED_SHARE:.0%} of the canaries, fixed beforehand"
     high = bounds.MAX_EPSILON if claimed is None else claimed
     return [
         bound("ε, model: Clopper-Pearson", lambda risk: bounds.clopper_pearson(hits, alarms, delta, risk), high,
               f"caught {hits[0]} of {hits[1]}, false alarms {alarms[0]} of {alarms[1]}"),
-        bound("ε, model: one run", lambda risk: bounds.one_run(len(scores), guesses, correct, delta, risk), high, told),
+        bound("ε, model: one run", lambda risk: bounds.one_run(len(scores), guesses, correct, delta, risk), high,
+              guessed),
     ]  # fmt: skip
 
 

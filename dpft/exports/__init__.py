@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpft.errors import UserError
-from dpft.exports import formats
+from dpft.exports import formats, text_formats
 
 if TYPE_CHECKING:
     from dpft.exports.source import ExportSource
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "Exported", "export", "needs_code"]
 
-FORMATS = tuple(sorted(module.name for module in pkgutil.iter_modules(formats.__path__)))
+_FOLDERS = [*formats.__path__, *text_formats.__path__]
+FORMATS = tuple(sorted({m.name for m in pkgutil.iter_modules(_FOLDERS) if not m.name.startswith("_")}))
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,14 @@ def export(run: str | Path, to: str | Path, format: str = "hf", with_code: bool 
 
 
 def needs_code(spec: Spec) -> bool:
-    """Whether the format hf needs `with_code` for `spec`: stock classes read the first token and have no adapters."""
+    """Whether the format hf needs `with_code` for `spec`: stock classes read the first token and have no adapters.
+
+    No code is for models that write.
+    """
     from dpft import methods
 
     merged = methods.load(spec.method, spec.options).traits.efficient_inference
-    return spec.representation in ("mask", "mean") or not merged
+    return spec.representation in ("mask", "mean") or (spec.representation != "none" and not merged)
 
 
 def _check(target: Path, format: str, with_code: bool) -> None:
@@ -71,15 +75,25 @@ def _check(target: Path, format: str, with_code: bool) -> None:
         raise UserError(f"an export needs a new or empty folder, got {str(target)!r}, which is not; pass another --to")
 
 
-def _file(format: str) -> Any:
-    """The module that writes a format. Raises ModuleNotFoundError where its library is not installed."""
-    return importlib.import_module(f"{formats.__name__}.{format}")
+def _file(source: ExportSource, format: str) -> Any:
+    """The module that writes a format of the source's kind.
+
+    Raises UserError for a format of other kinds alone, ModuleNotFoundError where a library is not installed.
+    """
+    folder = importlib.import_module(f"{__name__}.{source.objective.export.formats}")
+    own = sorted(m.name for m in pkgutil.iter_modules(folder.__path__) if not m.name.startswith("_"))
+    if format not in own:
+        raise UserError(
+            f"a {source.objective.wording.model} of this kind is exported as {' or '.join(own)}, got {format!r}; "
+            f"pass --format {own[0]}"
+        )
+    return importlib.import_module(f"{folder.__name__}.{format}")
 
 
 def _write(source: ExportSource, folder: Path, format: str, with_code: bool) -> list[str]:
     """Write the files of the format. Returns usage lines that name the folder DIR."""
     try:
-        write = _file(format).write
+        write = _file(source, format).write
         lines: list[str] = (partial(write, with_code=True) if with_code else write)(source, folder)
     except ModuleNotFoundError as error:
         if format == "hf" or (error.name or "dpft").partition(".")[0] == "dpft":
@@ -95,7 +109,8 @@ def _describe(source: ExportSource, folder: Path, format: str, usage: Sequence[s
     """Write the model card, and a copy of privacy.json."""
     from dpft.exports import model_card
 
-    (folder / "README.md").write_text(model_card.readme(source, usage, _file(format).LIBRARY), encoding="utf-8")
+    library = _file(source, format).LIBRARY
+    (folder / "README.md").write_text(model_card.readme(source, usage, library), encoding="utf-8")
     shutil.copyfile(source.trained.run.path / "privacy.json", folder / "privacy.json")
 
 

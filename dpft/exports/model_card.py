@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from dpft.exports.source import ExportSource
-from dpft.models.loading import BUILTIN
+from dpft.models.loading import BUILTIN, BUILTIN_LM, BUILTIN_LM_NAME
+from dpft.runs import label_shares
 from dpft.runs.privacy_card import NOT_PRIVATE
 from dpft.runs.statements import stated
 from dpft.spec import Spec
 
 UPSTREAM = "sentence-transformers/all-MiniLM-L6-v2"
+UPSTREAM_LM = "HuggingFaceTB/SmolLM2-135M-Instruct"  # in more bits than the built-in one
 # The hub's names of metrics, where they differ from GLUE's.
 _METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
 _NUMBERS = {
@@ -33,14 +35,15 @@ _NUMBERS = {
 
 def readme(source: ExportSource, usage: Sequence[str], library: str = "transformers") -> str:
     """The model card. It contains no local path and nothing of any row."""
-    return "\n".join([*_front(source, library), "", *_about(source, usage), "", *_privacy(source.privacy), ""])
+    return "\n".join([*_front(source, library), "", *_about(source, usage), "", *_privacy(source), ""])
 
 
 def base_model(spec: Spec) -> str | None:
-    """The encoder's hub id; None for a local folder, whose name must not be published."""
+    """The hub id of the base model's weights; None for those that no hub has, and a local folder, whose name must not
+    be published."""
     if spec.model == BUILTIN:
         return UPSTREAM
-    return None if Path(spec.model).is_dir() else spec.model
+    return None if spec.model == BUILTIN_LM or Path(spec.model).is_dir() else spec.model
 
 
 def _front(source: ExportSource, library: str) -> list[str]:
@@ -49,7 +52,7 @@ def _front(source: ExportSource, library: str) -> list[str]:
     private = bool(source.privacy.get("private"))
     values: dict[str, Any] = {
         "library_name": library,
-        "base_model": base_model(source.spec),
+        "base_model": UPSTREAM_LM if source.spec.model == BUILTIN_LM else base_model(source.spec),
         "pipeline_tag": source.objective.export.pipeline,
         "tags": ["dpft", source.spec.method, *(["differential-privacy", "dp-sgd"] if private else ["not-private"])],
         "metrics": [metric["type"] for metric in metrics] or None,
@@ -92,16 +95,19 @@ def _about(source: ExportSource, usage: Sequence[str]) -> list[str]:
     mark = "" if source.privacy.get("private") else f" ({NOT_PRIVATE})"
     wording = source.objective.wording
     outputs = wording.outputs.format(labels=", ".join(source.labels))
-    judged = "not evaluated: the run had no validation set"
+    evaluated = "not evaluated: the run had no validation set"
     if result["value"] is not None:
-        judged = f"{result['metric']} {float(result['value']):.4f} on the validation set"
-    inputs = "pairs of texts" if source.trained.paired else wording.inputs
+        evaluated = f"{result['metric']} {float(result['value']):.4f} on the validation set"
+    inputs = "pairs of texts" if source.trained.takes_pairs else wording.inputs
+    local = BUILTIN_LM_NAME if spec.model == BUILTIN_LM else f"A local {wording.model}"
+    reading = wording.reading.format(representation=spec.representation)
     return [
         f"# {spec.task}, {spec.method}{mark}",
         "",
-        f"{base_model(spec) or 'A local encoder'}, fine-tuned on {_task(spec)} with dpft by the method {spec.method}.",
-        f"Inputs: {inputs} of up to {spec.max_length} tokens; {outputs}. The head reads `{spec.representation}`.",
-        f"{judged}; {result['trainable']:,} trainable parameters.",
+        f"{base_model(spec) or local}, fine-tuned on {_task(spec)} with dpft by the method {spec.method}.",
+        f"Inputs: {inputs} of up to {spec.max_length} tokens; {outputs}.{reading}",
+        *source.objective.card_lines(source.labels, source.trained.paired),
+        f"{evaluated}; {result['trainable']:,} trainable parameters.",
         "",
         *_special(source),
         "## Use",
@@ -121,14 +127,18 @@ def _special(source: ExportSource) -> list[str]:
     return ["If a text contains the tokenizer's mask token, the head may read that token instead.", ""]
 
 
-def _privacy(card: dict[str, Any]) -> list[str]:
-    """The privacy statement and its parameters, from privacy.json."""
+def _privacy(source: ExportSource) -> list[str]:
+    """The privacy statement and its parameters, from privacy.json, and the labels' shares that the run released."""
+    card, released = source.privacy, source.trained.run.read_json(label_shares.FILE)
     lines = ["## Privacy", "", f"**{stated(card)}**"]
     if card.get("private"):
         lines += ["", f"ε = {card['epsilon']!r} (an upper bound), δ = {card['delta']!r}.", ""]
         lines += [f"- {name}: {_shown(card[key])}" for key, name in _NUMBERS.items() if key in card]
         lines += ["", "Covered:", "", *(f"- {text}" for text in card["covers"])]
         lines += ["", "Not covered:", "", *(f"- {text}" for text in card["does_not_cover"])]
+    if released is not None:
+        shares = ", ".join(f"{name} {share}" for name, share in released["shares"].items())
+        lines += ["", f"Shares of the labels in the training data: {shares} ({card['label_shares']})."]
     versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
     return [*lines, "", "## Versions", "", f"Trained with {versions}; Python {card['python']}."]
 

@@ -18,10 +18,10 @@ from dpft.spec import Machine, Spec
 
 @dataclass(frozen=True)
 class ExportSource:
-    """A trained run and its `head` on the raw representation: (B, D) -> (B, outputs)."""
+    """A trained run. `folded`: its head on the raw representation, (B, D) -> (B, outputs); None where it has none."""
 
     trained: Trained
-    head: nn.Linear
+    folded: nn.Linear | None
     privacy: dict[str, Any]
     result: dict[str, Any]
 
@@ -52,7 +52,14 @@ class ExportSource:
             raise UserError(
                 f"a run's card must state what its plan says, got another in {str(run)!r}; restore its privacy.json"
             )
-        return cls(found, _folded_head(found.adapted.model), privacy, result)
+        model = found.adapted.model
+        return cls(found, _folded_head(model) if model.head_parameters() else None, privacy, result)
+
+    @property
+    def head(self) -> nn.Linear:
+        """The head of a model that labels."""
+        assert self.folded is not None
+        return self.folded
 
     @property
     def spec(self) -> Spec:
@@ -74,7 +81,7 @@ class ExportSource:
         return [*names, *filter(None, [self.objective.export.reading])]
 
     def merged(self) -> nn.Module:
-        """The stock encoder with the method merged into its weights. Raises methods.CannotMerge."""
+        """The stock model with the method merged into its weights. Raises methods.CannotMerge."""
         return methods.load(self.spec.method, self.spec.options).merge(self.trained.adapted.model)
 
 

@@ -14,9 +14,9 @@ from dpft.errors import UserError
 from dpft.exports.source import ExportSource
 
 
-def save(source: ExportSource, folder: Path) -> None:
+def save(made: Any, folder: Path) -> None:
     """Write tokenizer.json for the generic class: a family's class would add its own special tokens."""
-    tokenizer(source).save_pretrained(folder)
+    made.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     about = {**json.loads(path.read_text(encoding="utf-8")), "tokenizer_class": "PreTrainedTokenizerFast"}
     path.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -24,27 +24,29 @@ def save(source: ExportSource, folder: Path) -> None:
 
 def tokenizer(source: ExportSource) -> Any:
     """A fast tokenizer that truncates to the run's length and, for `mask`, inserts the mask token."""
+    masked = masking(source.trained.tokenizer) if source.spec.representation == "mask" else None
+    return generic(source, masked, model_max_length=source.spec.max_length)
+
+
+def generic(source: ExportSource, template: Any, **more: Any) -> Any:
+    """The run's tokenizer as the generic fast class. template: of special tokens, None for its own. more: arguments."""
     from transformers import PreTrainedTokenizerFast
 
     own = source.trained.tokenizer
     backend = getattr(own, "backend_tokenizer", None)
     if backend is None:
-        raise UserError("an export needs a fast tokenizer, got a slow one; save its tokenizer.json beside the encoder")
+        raise UserError("an export needs a fast tokenizer, got a slow one; save its tokenizer.json beside the model")
     backend = Tokenizer.from_str(backend.to_str())
     backend.no_padding()
     backend.no_truncation()
-    if source.spec.representation == "mask":
-        backend.post_processor = masking(own)
+    if template is not None:
+        backend.post_processor = template
     taken = inspect.signature(source.trained.adapted.model.backbone.forward).parameters
     special = {
         name: getattr(own, name) for name in own.SPECIAL_TOKENS_ATTRIBUTES if isinstance(getattr(own, name), str)
     }
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        model_max_length=source.spec.max_length,
-        model_input_names=[name for name in own.model_input_names if name in taken],
-        **special,
-    )
+    names = [name for name in own.model_input_names if name in taken]
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_input_names=names, **{**special, **more})
 
 
 def masking(own: Any) -> Any:

@@ -29,6 +29,12 @@ class FrozenHead:
         """Positions at a time."""
         return self.chunk or max(1, _LOGITS // self.weight.shape[0])
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(K, D) -> (K, V) in float32 or better."""
+        raw = nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
+        logits = raw.to(torch.promote_types(hidden.dtype, torch.float32))
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
     def surprise(self, hidden: Tensor, targets: Tensor, gradients: Tensor | None) -> Tensor:
         """Minus the log-probability, in nats, of each target: (K, D), (K,) -> (K,) in float32 or better.
 
@@ -37,10 +43,7 @@ class FrozenHead:
         found = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
         for start in range(0, len(hidden), self.positions):
             part = slice(start, start + self.positions)
-            raw = nn.functional.linear(hidden[part].to(self.weight.dtype), self.weight, self.bias)
-            logits = raw.to(found.dtype)
-            if self.cap is not None:
-                logits = torch.tanh(logits / self.cap) * self.cap
+            logits = self.logits(hidden[part])
             whole, target = torch.logsumexp(logits, 1, keepdim=True), targets[part].unsqueeze(1)
             found[part] = (whole - logits.gather(1, target)).squeeze(1)
             if gradients is not None:

@@ -28,6 +28,7 @@ class LanguageModel(AdaptableModel):
     mask is needed. Some layers of GPT-2 and OPT have another form here (`adaptable`), and their own in `stock()`.
     """
 
+    causal: Any
     probe_rows = 6  # each of their tokens is read
 
     def __init__(self, causal: Any, digest: str = "") -> None:
@@ -40,7 +41,7 @@ class LanguageModel(AdaptableModel):
         self.train()
 
     @property
-    def backbone(self) -> Any:  # type: ignore[override]
+    def backbone(self) -> Any:
         return self.causal.get_submodule(self.causal.base_model_prefix)
 
     @property
@@ -71,6 +72,11 @@ class LanguageModel(AdaptableModel):
         self.call_before(batch)
         tidy = _from_the_left(batch)
         return (self._hidden(tidy)[tidy.labels >= 0].float() - self.center) * self.spread
+
+    def logits(self, batch: Batch) -> Tensor:
+        """The logits of the token after each: (B, T, V). For few short rows: training and evaluation do without."""
+        self.call_before(batch)
+        return self.head.logits(self._hidden(batch))
 
     def stock(self) -> nn.Module:
         """A copy of the stock causal model; a method's modules stay inside."""

@@ -45,17 +45,20 @@ class ExportTarget:
     """How a run is exported to other libraries.
 
     `auto_class`: the stock class of transformers. `problem`: `problem_type` in its config. `custom_class`: the class in
-    modeling_dpft.py, None where there is none. `peft_task`: peft's task type; None where the adapter is on the plain
-    encoder and the head in a separate file. `pipeline`: the hub's tag, which is also the name of the pipeline. In
-    usage lines the pipeline is a variable named `called`, made with the arguments `made` and called with `given`.
-    `reading`: a Python expression of predictions from `logits`, an array or a tensor, and `labels`; "" where the logits
-    are the predictions.
+    modeling_dpft.py, None where there is none. `formats`: the folder in dpft/exports whose files write its formats.
+    `peft_base`: the stock class that peft's adapter is put on; `peft_task`: peft's task type, None where the adapter
+    is on the plain encoder and the head in a separate file. `pipeline`: the hub's tag, which is also the name of the
+    pipeline. In usage lines the pipeline is a variable named `called`, made with the arguments `made` and called with
+    `given`. `reading`: a Python expression of predictions from `logits`, an array or a tensor, and `labels`; "" where
+    the logits are the predictions.
     """
 
     problem: str | None
     reading: str = ""
     auto_class: str = "AutoModelForSequenceClassification"
     custom_class: str | None = "DpftForSequenceClassification"
+    formats: str = "formats"
+    peft_base: str = "AutoModel"
     peft_task: str | None = None
     pipeline: str = "text-classification"
     called: str = "classify"
@@ -73,11 +76,14 @@ class ExportTarget:
 
 @dataclass(frozen=True)
 class Wording:
-    """Words for messages and model cards. `inputs`: of the model, unless pairs; `outputs`: with {labels} for the label
-    names; `verb`: the method of `Trained` that predicts; `gives`: what it returns."""
+    """Words for messages and model cards. `model`: what is fine-tuned; `inputs`: of the model, unless pairs; `outputs`:
+    with {labels} for the label names; `reading`: a sentence about {representation}; `verb`: the method of `Trained`
+    that predicts; `gives`: what it returns."""
 
+    model: str = "encoder"
     inputs: str = "single texts"
     outputs: str = "labels: {labels}"
+    reading: str = " The head reads `{representation}`."
     verb: Literal["predict", "tag", "write"] = "predict"
     gives: str = "gives one answer a text"
 
@@ -110,6 +116,10 @@ class Objective(ABC):
     def configured(self, spec: Spec) -> Objective:
         """The objective with what a spec says of it."""
         return self
+
+    def card_lines(self, labels: Labels, paired: bool) -> list[str]:
+        """Sentences for a model card about the inputs."""
+        return []
 
     # Labels
 

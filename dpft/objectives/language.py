@@ -54,12 +54,21 @@ class LanguageModelling(Objective):
         None,
         auto_class="AutoModelForCausalLM",
         custom_class=None,
+        formats="text_formats",
+        peft_base="AutoModelForCausalLM",
         peft_task="CAUSAL_LM",
         pipeline="text-generation",
         called="write",
-        given=", max_new_tokens=64",
+        given=", max_new_tokens=64, do_sample=False",
     )
-    wording = Wording(inputs="prompts", outputs="it writes text", verb="write", gives="writes text")
+    wording = Wording(
+        model="language model",
+        inputs="prompts",
+        outputs="it writes text",
+        reading="",
+        verb="write",
+        gives="writes text",
+    )
     from_column = False
     has_control_codes = True
 
@@ -68,6 +77,18 @@ class LanguageModelling(Objective):
             self, token_loss=spec.token_loss, chat=spec.messages is not None, windows=spec.max_windows,
             max_length=spec.max_length,
         )  # fmt: skip
+
+    def card_lines(self, labels: Labels, paired: bool) -> list[str]:
+        """What the model was trained to write after."""
+        if self.chat:
+            return ["It was trained on the assistant's turns of chats, in the tokenizer's chat template."]
+        if labels:
+            return [
+                "It was trained to write after control codes: a prompt begins with "
+                f"`{control_code('NAME').rstrip()}` and a line break, where NAME is one of {', '.join(labels)}; "
+                "a further prompt, if there is one, follows."
+            ]
+        return [f"It was trained {'to write after prompts' if paired else 'on whole texts, without prompts'}."]
 
     def check(self, values: NDArray[Any], labels: Labels, split: str) -> None:
         bad = np.flatnonzero(~np.isin(values, np.arange(max(1, len(labels)))))
@@ -81,7 +102,8 @@ class LanguageModelling(Objective):
         return np.zeros(rows, np.int64)
 
     def placeholder_rows(self, texts: Sequence[str], pairs: Sequence[str] | None, labels: int) -> Examples:
-        return Examples(texts, pairs, self.blank(len(texts), labels), documents=Documents(windows=self.windows))
+        """Texts alone: prompts might leave no room in a short window, and tell nothing of a model."""
+        return Examples(texts, None, self.blank(len(texts), labels), documents=Documents(windows=self.windows))
 
     def outputs(self, labels: int) -> int:
         """A language model has no head."""

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from dpft.audit.evidence.report import Check
 from dpft.audit.mechanism import checks, sampler_checks, sensitivity, strategy
-from dpft.audit.mechanism.driver import MechanismRun, Path, ledger_for, noiseless_plan
+from dpft.audit.mechanism.driver import Mechanism, MechanismRun, ledger_for, noiseless_plan
 from dpft.inference.trained_model import Trained
 from dpft.privacy.mechanism.clipping import Hooks, clipped_sum
 from dpft.privacy.mechanism.step import PrivateStep
 from dpft.tokens.microbatch import collate
 from tests.audit.alarms import lasting
 from tests.audit.conftest import EXAMPLES, MakeTrained
-from tests.audit.faults import PATHS, MeanLoss, Swapped
+from tests.audit.faults import MECHANISMS, MeanLoss, Swapped
 from tests.audit.test_faults import CAUGHT_BY, LONGER, RISK, STEPS
 
 FIRST = "layers.0.self_attn.q_proj.down"
@@ -44,9 +44,9 @@ def _few_coins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampler_checks, "_COINS", 400_000)
 
 
-def audit(trained: Trained, path: Path, steps: int = STEPS, risk: float = RISK) -> dict[str, Check]:
+def audit(trained: Trained, mechanism: Mechanism, steps: int = STEPS, risk: float = RISK) -> dict[str, Check]:
     """The checks that failed, by name."""
-    found = checks.checks(trained, path, EXAMPLES, steps, risk)
+    found = checks.checks(trained, mechanism, EXAMPLES, steps, risk)
     return {check.name: check for check in found if not check.passed}
 
 
@@ -55,15 +55,15 @@ def meant_for(fault: str) -> set[str]:
 
 
 @pytest.mark.usefixtures("_few_coins")
-@pytest.mark.parametrize("fault", [fault for fault in PATHS if fault not in ELSEWHERE])
+@pytest.mark.parametrize("fault", [fault for fault in MECHANISMS if fault not in ELSEWHERE])
 def test_a_faulty_path_fails_by_the_check_that_is_meant_for_it(writer: Trained, fault: str) -> None:
-    assert meant_for(fault) <= set(audit(writer, PATHS[fault], LONGER.get(fault, STEPS)))
+    assert meant_for(fault) <= set(audit(writer, MECHANISMS[fault], LONGER.get(fault, STEPS)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", sorted(ELSEWHERE))
 def test_so_does_a_fault_of_sampler_ledger_or_batches(writer: Trained, fault: str) -> None:
-    assert meant_for(fault) <= set(audit(writer, PATHS[fault]))
+    assert meant_for(fault) <= set(audit(writer, MECHANISMS[fault]))
 
 
 class ClippedWindows(PrivateStep[Any]):
@@ -76,32 +76,32 @@ class ClippedWindows(PrivateStep[Any]):
         self.clipper = Swapped(hooks, lambda batch: clipped_sum(hooks.per_example(batch), self.clip))
 
 
-def sensitivity_failures(trained: Trained, path: Path) -> set[str]:
-    return {check.name for check in sensitivity.checks(trained, path) if not check.passed}
+def sensitivity_failures(trained: Trained, mechanism: Mechanism) -> set[str]:
+    return {check.name for check in sensitivity.checks(trained, mechanism) if not check.passed}
 
 
 def test_windows_that_are_clipped_one_by_one_are_found(writer: Trained) -> None:
     data = sensitivity.make(writer, 0.7).data
     assert data.units is not None
     assert np.diff(data.units.starts).max() > 2
-    assert "sensitivity, long row" in sensitivity_failures(writer, Path(step=ClippedWindows))
+    assert "sensitivity, long row" in sensitivity_failures(writer, Mechanism(step=ClippedWindows))
 
 
 def test_a_batch_mean_loss_fails_beside_gradients_taken_one_at_a_time(writer: Trained) -> None:
     fields = {f.name: getattr(writer.adapted, f.name) for f in dataclasses.fields(writer.adapted)}
     faulty = dataclasses.replace(writer, adapted=MeanLoss(**fields))
-    assert "sum beside gradients taken one at a time" in sensitivity_failures(faulty, Path())
+    assert "sum beside gradients taken one at a time" in sensitivity_failures(faulty, Mechanism())
 
 
 def test_windows_spread_over_micro_batches_are_found(writer: Trained) -> None:
     # Injected bug: units are cut where a micro-batch is full, so that their parts are clipped apart.
     def cut(*words: Any) -> Any:
-        for batch in Path().batches(*words):
+        for batch in Mechanism().batches(*words):
             for row in range(0, len(batch), 2):
                 part = batch.rows(slice(row, row + 2))
                 yield dataclasses.replace(part, units=torch.unique(part.units, return_inverse=True)[1])
 
-    assert "sensitivity, long row" in sensitivity_failures(writer, Path(batches=cut))
+    assert "sensitivity, long row" in sensitivity_failures(writer, Mechanism(batches=cut))
 
 
 def test_canaries_have_known_orthogonal_gradients_of_clipping_length(
@@ -148,22 +148,22 @@ def test_every_way_to_a_clipped_sum_passes(make_writer: MakeTrained, way: str) -
     # At a risk of 1e-3 an audit: three alarms in a row have a chance of 1e-9.
     method, optimizer, options = WAYS[way]
     trained = make_writer(method, optimizer, **options)
-    assert lasting(lambda: set(audit(trained, Path(), 8, 1e-3))) == set()
+    assert lasting(lambda: set(audit(trained, Mechanism(), 8, 1e-3))) == set()
 
 
 @pytest.mark.usefixtures("_few_coins")
 def test_a_sound_path_passes_with_sharp_bounds_below_what_is_claimed(writer: Trained) -> None:
     # Catches canaries so weak that an audit passes whatever happens.
-    found = {check.name: check for check in checks.checks(writer, Path(), EXAMPLES, 16, 1e-3)}
+    found = {check.name: check for check in checks.checks(writer, Mechanism(), EXAMPLES, 16, 1e-3)}
     strongest = found["ε, full batches: Gaussian DP"]
     assert strongest.high is not None
     assert 0.4 * strongest.high < strongest.value <= strongest.high
-    assert lasting(lambda: set(audit(writer, Path(), 8, 1e-3))) == set()
+    assert lasting(lambda: set(audit(writer, Mechanism(), 8, 1e-3))) == set()
 
 
 def test_no_hook_stays_on_the_model_and_no_weight_moves(writer: Trained) -> None:
     before, model = writer.adapted.state(), writer.adapted.model
-    checks.run_attacks(writer, Path(), 8)
+    checks.run_attacks(writer, Mechanism(), 8)
     assert not model._forward_pre_hooks
     assert not model.backbone._forward_hooks
     assert model.per_example is False
@@ -179,7 +179,7 @@ def test_several_rows_of_one_unit_have_one_clip(writer: Trained) -> None:
     together = dataclasses.replace(rows.data, units=type(spread).of(owners))
     plan = noiseless_plan(writer.run.plan, 1.0, 1, 4)
     with ledger_for(plan) as book, strategy.of(writer).model(writer.adapted, rows.row_settings, clip) as model:
-        (release,) = MechanismRun(Path(), model, together, plan, book, writer.run.spec).releases(np.array([0]))
+        (release,) = MechanismRun(Mechanism(), model, together, plan, book, writer.run.spec).releases(np.array([0]))
     parts = list(sensitivity._gradients(writer, rows, 4))
     wanted: list[Tensor] = [torch.stack(part).sum(0) for part in zip(*parts, strict=True)]
     norm = sensitivity._norm(wanted)

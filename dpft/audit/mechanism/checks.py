@@ -15,7 +15,7 @@ from dpft.audit.evidence.report import Check, StatisticalTest, evaluate_tests
 from dpft.audit.mechanism import attacks, sampler_checks, sensitivity, strategy
 from dpft.audit.mechanism.attacks import Outcome
 from dpft.audit.mechanism.canary_scores import Canaries, Observations
-from dpft.audit.mechanism.driver import MechanismRun, Path, audit_plan, ledger_for
+from dpft.audit.mechanism.driver import Mechanism, MechanismRun, audit_plan, ledger_for
 from dpft.inference.trained_model import Trained
 from dpft.privacy.accounting.accountants import epsilon_upper
 from dpft.privacy.accounting.closed_form import epsilon_gaussian
@@ -46,43 +46,45 @@ class AttackResults:
     uncharged: int
 
 
-def checks(trained: Trained, path: Path, examples: int, steps: int, risk: float) -> list[Check]:
+def checks(trained: Trained, mechanism: Mechanism, examples: int, steps: int, risk: float) -> list[Check]:
     """All checks of level two, with the run's model, method, noise and clipping norm. `examples`: units of its plan."""
     plan = trained.run.plan
     assert plan.budget is not None
     delta = plan.budget.delta
-    played = run_attacks(trained, path, steps)
+    played = run_attacks(trained, mechanism, steps)
     full, sampled = played.claimed
     tests = [
         *noise_tests(played.observations, plan.noise, played.silent),
-        *sampler_checks.tests(path, plan, examples),
+        *sampler_checks.tests(mechanism, plan, examples),
         *attacks.tests(played.full, full, delta),
         *attacks.tests(played.sampled, sampled, delta),
     ]
     charged = Check("path", "steps not charged", played.uncharged, 0, 0, "fact", f"of {steps + _ROUNDS}")
-    return [*evaluate_tests("path", tests, risk), charged, *sensitivity.checks(trained, path)]
+    return [*evaluate_tests("path", tests, risk), charged, *sensitivity.checks(trained, mechanism)]
 
 
-def run_attacks(trained: Trained, path: Path, steps: int) -> AttackResults:
+def run_attacks(trained: Trained, mechanism: Mechanism, steps: int) -> AttackResults:
     """Run both attacks, with the auditor's own coins."""
     run, coins = trained.run, Secret()
     assert run.plan.budget is not None
     assert run.plan.clip is not None
-    planted = strategy.of(trained).canaries(trained, run.plan.clip)
-    observations = Observations(planted, list(trained.adapted.named), run.plan.clip, run.plan.noise)
+    canaries = strategy.of(trained).canaries(trained, run.plan.clip)
+    observations = Observations(canaries, list(trained.adapted.named), run.plan.clip, run.plan.noise)
     delta = run.plan.budget.delta
-    rate = min(1.0, max(run.plan.rate, 2 * _LEAST_DRAWN / len(planted)))
+    rate = min(1.0, max(run.plan.rate, 2 * _LEAST_DRAWN / len(canaries)))
     claimed = epsilon_gaussian(run.plan.noise, 1, delta), epsilon_upper(run.plan.noise, rate, steps, delta)[0]
-    half = max(1, len(planted) // 2)
+    half = max(1, len(canaries) // 2)
     full = audit_plan(run.plan, 1.0, _ROUNDS, half, claimed[0])
     sampled = audit_plan(run.plan, rate, steps, max(1, round(rate * half)), claimed[1])
-    first, missing = _play(trained, path, planted, full, lambda drive: attacks.full_batches(drive, observations, coins))
+    first, missing = _play(
+        trained, mechanism, canaries, full, lambda drive: attacks.full_batches(drive, observations, coins)
+    )
     second, more = _play(
-        trained, path, planted, sampled, lambda drive: attacks.sampled_batches(drive, observations, coins)
+        trained, mechanism, canaries, sampled, lambda drive: attacks.sampled_batches(drive, observations, coins)
     )
     few = -(-_COMPARED // sum(p.numel() for p in trained.adapted.private))
     none = audit_plan(run.plan, _NOBODY, few, half, claimed[0])
-    silent, _ = _play(trained, path, planted, none, _silence)
+    silent, _ = _play(trained, mechanism, canaries, none, _silence)
     return AttackResults(observations, silent, first, second, claimed, missing + more)
 
 
@@ -93,12 +95,12 @@ def _silence(drive: MechanismRun) -> NDArray[np.float64]:
 
 
 def _play(
-    trained: Trained, path: Path, planted: Canaries, plan: Plan, game: Callable[[MechanismRun], Result]
+    trained: Trained, mechanism: Mechanism, canaries: Canaries, plan: Plan, game: Callable[[MechanismRun], Result]
 ) -> tuple[Result, int]:
     """What a game gives, and how many of its steps the ledger did not charge."""
     assert plan.clip is not None
-    with ledger_for(plan) as book, planted.model(trained.adapted, plan.clip) as canary_model:
-        drive = MechanismRun(path, canary_model, planted.data, plan, book, trained.run.spec)
+    with ledger_for(plan) as book, canaries.model(trained.adapted, plan.clip) as canary_model:
+        drive = MechanismRun(mechanism, canary_model, canaries.data, plan, book, trained.run.spec)
         outcome = game(drive)
         book.verify()
         return outcome, plan.steps - drive.charged

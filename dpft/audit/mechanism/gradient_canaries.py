@@ -16,6 +16,7 @@ from dpft.data.examples import Examples
 from dpft.inference.outputs import features
 from dpft.inference.trained_model import Trained
 from dpft.models.adapted import AdaptedModel
+from dpft.models.classifier import classifier
 from dpft.tasks import sample
 from dpft.tokens.encode import encode
 
@@ -71,7 +72,7 @@ class Canaries:
 def make_canaries(trained: Trained, clip: float) -> Canaries:
     """At most MOST canaries, on three quarters of the head's inputs. The other inputs hold noise alone."""
     adapted = trained.adapted
-    width = adapted.model.head.in_features
+    width = classifier(adapted.model).head.in_features
     count = max(1, min(MAX_CANARIES, width - max(1, width // 4)))
     scale = HUGE * max(1.0, clip)
     labels, units = _least_likely(adapted, count, scale)
@@ -102,7 +103,7 @@ def prepared(trained: Trained, data: Encoded) -> Encoded:
 @torch.no_grad()
 def _least_likely(adapted: AdaptedModel, count: int, scale: float) -> tuple[Tensor, Tensor]:
     """Each canary's label, and the unit vector of its loss's gradient in the outputs."""
-    head = adapted.model.head
+    head = classifier(adapted.model).head
     outputs = head(torch.eye(head.in_features, device=head.weight.device)[:count] * scale)
     labels = adapted.objective.least_likely(outputs)
     with torch.enable_grad():

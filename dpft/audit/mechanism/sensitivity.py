@@ -14,7 +14,7 @@ from torch import Tensor
 from dpft.audit.evidence.report import Check, fact
 from dpft.audit.mechanism import strategy
 from dpft.audit.mechanism.canary_gradients import RowSettings
-from dpft.audit.mechanism.driver import MechanismRun, Path, Release, ledger_for, noiseless_plan
+from dpft.audit.mechanism.driver import Mechanism, MechanismRun, Release, ledger_for, noiseless_plan
 from dpft.data.encoded import Encoded
 from dpft.inference.trained_model import Trained
 from dpft.privacy.mechanism.clipping import GAMMA
@@ -40,18 +40,18 @@ class ProbeRows:
     extra: tuple[str, ...]
 
 
-def checks(trained: Trained, path: Path) -> list[Check]:
+def checks(trained: Trained, mechanism: Mechanism) -> list[Check]:
     """Check sensitivity on adversarial rows, sums against a reference, and updates for different numbers of rows."""
     clip = trained.run.plan.clip
     assert clip is not None
     probe_rows = make(trained, clip)
     more, off = SLACK[trained.hardware.precision]
     base = np.arange(probe_rows.base)
-    one, two = _releases(trained, path, probe_rows, base, 2)
+    one, two = _releases(trained, mechanism, probe_rows, base, 2)
     first = one.sums
     found = []
     for number, name in enumerate(probe_rows.extra, probe_rows.base):
-        (with_it,) = _releases(trained, path, probe_rows, np.append(base, number))
+        (with_it,) = _releases(trained, mechanism, probe_rows, np.append(base, number))
         moved = _norm([a - b for a, b in zip(with_it.sums, first, strict=True)]) / clip
         found.append(
             Check("path", f"sensitivity, {name} row", moved, 0, 1 + more, "fact", "change by one row, in clips")
@@ -65,7 +65,7 @@ def checks(trained: Trained, path: Path) -> list[Check]:
         wanted = replayed(trained, one)
         same = all(torch.allclose(a, b, rtol=1e-3) for a, b in zip(two.scales, wanted, strict=True))
         found.append(fact("path", "scales depend on earlier releases alone", same, "recomputed from the first release"))
-    (fewer,) = _releases(trained, path, make(trained, clip, ()), base)
+    (fewer,) = _releases(trained, mechanism, make(trained, clip, ()), base)
     # A release is rounded to the parameter's float32; a divisor that follows the rows is off by 5 / N.
     same = all(torch.allclose(a, b, rtol=1e-6, atol=1e-6 * clip) for a, b in zip(fewer.sums, first, strict=True))
     found.append(fact("path", "same update whatever the number of rows", same, "the same batch from N and N + 5 rows"))
@@ -142,7 +142,7 @@ def _gradients(trained: Trained, probe_rows: ProbeRows, count: int, step: int = 
 
 
 def _releases(
-    trained: Trained, path: Path, probe_rows: ProbeRows, rows: NDArray[np.int64], steps: int = 1
+    trained: Trained, mechanism: Mechanism, probe_rows: ProbeRows, rows: NDArray[np.int64], steps: int = 1
 ) -> list[Release]:
     """Releases of the first steps, with all of these rows sampled."""
     plan = noiseless_plan(trained.run.plan, 1.0, steps, _BASE)
@@ -150,7 +150,7 @@ def _releases(
         ledger_for(plan) as book,
         strategy.of(trained).model(trained.adapted, probe_rows.row_settings, plan.clip or 1.0) as canary_model,
     ):
-        drive = MechanismRun(path, canary_model, probe_rows.data, plan, book, trained.run.spec)
+        drive = MechanismRun(mechanism, canary_model, probe_rows.data, plan, book, trained.run.spec)
         return list(drive.releases(rows))
 
 

@@ -36,7 +36,7 @@ def write(source: ExportSource, folder: Path, with_code: bool = False) -> list[s
                 raise UserError(_refusal(source, str(reason))) from None
             model, trusted = custom_code.model(source), True
         model.save_pretrained(folder)
-        tokenizer_files.save(source, folder)
+        tokenizer_files.save(tokenizer_files.tokenizer(source), folder)
         if trusted:
             custom_code.add_code(folder)
         verify.check(source, folder, type(model))

@@ -92,6 +92,7 @@ def test_the_whole_search_stays_within_the_budget_and_wastes_little() -> None:
     assert calibrate_search(0.1, 20, budget, 5) == (noise, pytest.approx(upper))  # from the cache, proven anew
 
 
+@pytest.mark.usefixtures("audited_by_pld")
 def test_a_charged_search_shows_its_best_run_alone_under_the_label_of_all(
     cell: Cell, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,1 @@
+"""One file per export format of models that write."""
