@@ -32,7 +32,10 @@ HUGE = 1e6
 
 @dataclass(frozen=True)
 class RowSettings:
-    """The auditor's settings for N rows, each (N,): label, factor of the loss, the head's input of a canary or -1."""
+    """The auditor's settings for N rows, each (N,): label, factor of the loss, the direction of a canary or -1.
+
+    A direction is the number of an input of the head, or of a probe (hidden_canaries).
+    """
 
     labels: Tensor
     factors: Tensor
@@ -48,6 +51,10 @@ class RowSettings:
             ones if factors is None else torch.as_tensor(factors, dtype=torch.float32),
             none if columns is None else torch.as_tensor(columns),
         )
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.labels, self.factors, self.columns
 
 
 class CanaryModel:
@@ -96,6 +103,9 @@ class CanaryModel:
         owners = rows.unsqueeze(-1).flatten(1).amax(1)
         true = dataclasses.replace(batch, labels=labels)
         return self.adapted.losses(outputs, true) * self.row_settings.factors[owners]
+
+    def follow(self, optimizer: torch.optim.Optimizer) -> None:
+        """Learn of the optimizer, whose scales are public. Here scales need no preparation."""
 
     def begin(self, step: int) -> None:
         self.adapted.begin(step)

@@ -70,6 +70,7 @@ class MechanismRun:
         optimizer = optimizers.make(self.spec, self.canary_model.adapted.updated)
         for group in optimizer.param_groups:
             group["lr"] = 0.0
+        self.canary_model.follow(optimizer)
         step = self.mechanism.step(self.canary_model, plan, optimizer, self.ledger, secret, _RUN)
         model = self.canary_model.adapted.model
         per_example, model.per_example = model.per_example, True

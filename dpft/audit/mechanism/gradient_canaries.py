@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpft.audit.mechanism.canary_gradients import HUGE, RowSettings
+from dpft.audit.mechanism.canary_gradients import HUGE, CanaryModel, RowSettings
 from dpft.data.encoded import Encoded
 from dpft.data.examples import Examples
 from dpft.inference.outputs import features
@@ -51,6 +51,22 @@ class Canaries:
         """Each canary's coordinate in a sum of gradients of the head's weights (outputs, D): (m,)."""
         found: NDArray[np.float64] = (weight[:, : len(self)].double().cpu().T * self.units).sum(1).numpy()
         return found
+
+    def model(self, adapted: AdaptedModel, clip: float) -> CanaryModel:
+        return CanaryModel(adapted, self.row_settings, clip)
+
+    def rescaled(self, scales: Mapping[str, Tensor]) -> Canaries:
+        return self.scaled(scales["head.weight"])
+
+    def scores(self, sums: Mapping[str, Tensor]) -> NDArray[np.float64]:
+        return self.read(sums["head.weight"])
+
+    def without(self, sums: Mapping[str, Tensor], drawn: NDArray[np.int64]) -> dict[str, Tensor]:
+        left = {name: noisy.clone() for name, noisy in sums.items()}
+        weight, bias = self.expected(drawn)
+        left["head.weight"][:, : len(self)] -= weight
+        left["head.bias"] -= bias
+        return left
 
 
 def make_canaries(trained: Trained, clip: float) -> Canaries:
