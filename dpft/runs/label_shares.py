@@ -46,11 +46,12 @@ def release(run: Run, task: Task, drawn: NDArray[np.int64], ledger: Ledger | Non
 
 def _votes(rows: Examples, labels: int) -> NDArray[np.float64]:
     """What each unit adds to the sum: the shares of its rows' labels, (U, labels), of L2 norm 1 at most."""
-    each = np.eye(labels)[np.asarray(rows.labels)]
+    each: NDArray[np.float64] = np.eye(labels)[np.asarray(rows.labels)]
     if rows.units is None:
         return each
     _, units = np.unique(rows.units, return_inverse=True)
     count = np.bincount(units)
-    total = np.zeros((len(count), labels))
+    total: NDArray[np.float64] = np.zeros((len(count), labels))
     np.add.at(total, units, each)
-    return total / count[:, None]
+    total /= count[:, None]
+    return total

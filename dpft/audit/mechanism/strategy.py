@@ -16,6 +16,7 @@ from dpft.audit.mechanism.hidden_canaries import HiddenCanaryModel
 from dpft.data.encoded import Encoded
 from dpft.inference.trained_model import Trained
 from dpft.models.adapted import AdaptedModel
+from dpft.models.classifier import classifier
 from dpft.tokens.encode import encode
 
 
@@ -46,7 +47,7 @@ class AtTheHead:
         return gradient_canaries.prepared(trained, found)
 
     def row_settings(self, trained: Trained, sides: NDArray[np.int64], turned: NDArray[np.bool_]) -> RowSettings:
-        classes = trained.adapted.model.head.out_features
+        classes = classifier(trained.adapted.model).head.out_features
         return RowSettings.of(trained.objective.opposing(sides, turned, classes))
 
     def model(self, adapted: AdaptedModel, settings: RowSettings, clip: float) -> CanaryModel:
