@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import io
 import os
 import shutil
 import tempfile
@@ -66,7 +68,8 @@ def _dequantise(source: Path, folder: Path) -> None:
     """Write the model that `source` holds to `folder`, in bfloat16, beside its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    with quiet(), one_line(BUILTIN_LM):
+    # The reader of GGUF shows a progress bar whatever the verbosity.
+    with quiet(), one_line(BUILTIN_LM), contextlib.redirect_stderr(io.StringIO()):
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
         read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
         kept = {k: v for k, v in read.config.to_dict().items() if k not in ("quantization_config", "dtype")}
@@ -74,4 +77,4 @@ def _dequantise(source: Path, folder: Path) -> None:
         model.load_state_dict(read.state_dict())
         model.tie_weights()
         tokenizer.save_pretrained(folder)
-        model.to(torch.bfloat16).save_pretrained(folder)
+        model.bfloat16().save_pretrained(folder)
