@@ -28,7 +28,7 @@ def write(source: ExportSource, folder: Path) -> list[str]:
         raise UserError(f"format peft needs a run of the method {', '.join(adapters.WAYS)}, got {method}; {way}")
     if source.spec.model == BUILTIN_LM:
         raise UserError(
-            f"an adapter needs a base model that others have, got {BUILTIN_LM}, whose dequantised weights are on no hub; "
+            f"an adapter needs a base model that others have, got {BUILTIN_LM}, whose weights no hub has; "
             "pass --format hf"
         )
     with quiet(), adapters.silent():
