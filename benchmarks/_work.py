@@ -1,23 +1,26 @@
-"""The common workload of all variants, and our own variants: the private step and the same step without privacy."""
+"""The common workload of all variants with its flags, and our own variants: the private step and the same without."""
 
 from __future__ import annotations
 
 import functools
 import itertools
+import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
+import typer
 from numpy.typing import NDArray
 from torch import nn
 
 from dpft import models, tasks
 from dpft.data.batch import Batch
 from dpft.data.encoded import Encoded
+from dpft.errors import UserError
 from dpft.inference import outputs
 from dpft.inference.build import build_model, resolve_hardware
 from dpft.machine.hardware import Hardware
@@ -35,6 +38,26 @@ BATCH = 2048  # the paper's
 CLIP = 1.0
 NOISE = 0.8  # the cost of a step does not depend on it
 STEPS = 1_000_000  # more than any benchmark takes
+
+TaskFlag = Annotated[str, typer.Option(help="See dpft tasks.")]
+DataFlag = Annotated[str | None, typer.Option(help="Folder with the task's parquet files.")]
+ModelFlag = Annotated[str, typer.Option(help="Local folder or hub id.")]
+MethodsFlag = Annotated[list[str] | None, typer.Option(metavar="NAME[:KEY=VALUE,...]", help="Only these.")]
+BatchSizeFlag = Annotated[int, typer.Option(help="Expected rows of a step.")]
+DeviceFlag = Annotated[str, typer.Option(help="A torch device, or auto.")]
+PrecisionFlag = Annotated[str, typer.Option(help="Of the frozen encoder: auto, fp32 or bf16.")]
+RepeatsFlag = Annotated[int, typer.Option(help="Timed rounds.", min=1)]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+JsonLinesFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+
+
+def start(name: str, main: Callable[..., Any]) -> None:
+    """Run `main` with the flags of the command line. A user's mistake is one line and exit code 2."""
+    try:
+        typer.run(main)
+    except UserError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 class Variant(Protocol):

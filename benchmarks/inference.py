@@ -6,7 +6,6 @@ python -m dpft.benchmarks.inference [--method slash --method lora ...] [--model 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -14,12 +13,12 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from dpft.benchmarks import _work
 from dpft.benchmarks._meter import spread
 from dpft.benchmarks.methods import parse
 from torch import nn
 
 from dpft import methods, models, tasks
-from dpft.errors import UserError
 from dpft.machine import hardware
 from dpft.methods import CannotMerge
 from dpft.spec import Machine, Spec
@@ -72,13 +71,13 @@ def measure(name: str, task: str, data: str | None, model: str, rows: int, repea
 
 
 def main(
-    task: Annotated[str, typer.Option(help="See dpft tasks.")] = Spec.task,
-    data: Annotated[str | None, typer.Option(help="Folder with the task's parquet files.")] = None,
-    model: Annotated[str, typer.Option(help="Local folder or hub id.")] = Spec.model,
-    method: Annotated[list[str] | None, typer.Option(metavar="NAME[:KEY=VALUE,...]", help="Only these.")] = None,
+    task: _work.TaskFlag = Spec.task,
+    data: _work.DataFlag = None,
+    model: _work.ModelFlag = Spec.model,
+    method: _work.MethodsFlag = None,
     rows: Annotated[int, typer.Option(help="Rows a round.", min=1)] = 1024,
-    repeats: Annotated[int, typer.Option(help="Timed rounds.", min=1)] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    repeats: _work.RepeatsFlag = 5,
+    as_json: _work.JsonLinesFlag = False,
 ) -> None:
     """Time inference in float32 on the CPU with each method merged and not, as ratios to the bare encoder."""
     for name in method or [name for name in methods.names() if name not in ("peft", "linear")]:
@@ -91,8 +90,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except UserError as error:
-        print(f"inference: {error}", file=sys.stderr)
-        sys.exit(2)
+    _work.start("inference", main)

@@ -16,11 +16,11 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from dpft.benchmarks import _work
 from dpft.benchmarks._meter import interleaved, peak_memory, spread
 from dpft.benchmarks._work import BATCH, DpftStep, Work
 
 from dpft import methods
-from dpft.errors import UserError
 from dpft.privacy.mechanism.poisson_sampler import poisson_batches
 from dpft.privacy.randomness import Secret
 from dpft.spec import Spec
@@ -70,17 +70,17 @@ def table(found: list[dict[str, Any]]) -> str:
 
 
 def main(
-    task: Annotated[str, typer.Option(help="See dpft tasks.")] = Spec.task,
-    data: Annotated[str | None, typer.Option(help="Folder with the task's parquet files.")] = None,
-    model: Annotated[str, typer.Option(help="Local folder or hub id.")] = Spec.model,
-    method: Annotated[list[str] | None, typer.Option(metavar="NAME[:KEY=VALUE,...]", help="Only these.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Expected rows of a step.")] = BATCH,
+    task: _work.TaskFlag = Spec.task,
+    data: _work.DataFlag = None,
+    model: _work.ModelFlag = Spec.model,
+    method: _work.MethodsFlag = None,
+    batch_size: _work.BatchSizeFlag = BATCH,
     representation: Annotated[str, typer.Option(help="mask, cls or mean.")] = Spec.representation,
-    device: Annotated[str, typer.Option(help="A torch device, or auto.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
-    repeats: Annotated[int, typer.Option(help="Timed rounds.", min=1)] = 3,
+    device: _work.DeviceFlag = "auto",
+    precision: _work.PrecisionFlag = "auto",
+    repeats: _work.RepeatsFlag = 3,
     part: Annotated[str | None, typer.Option(hidden=True)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    as_json: _work.JsonLinesFlag = False,
 ) -> None:
     """Time every method's private step and the same step without privacy, each method in its own processes."""
     names = method or [name for name in methods.names() if name != "peft"]
@@ -137,8 +137,4 @@ def _child(part: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except UserError as error:
-        print(f"methods: {error}", file=sys.stderr)
-        sys.exit(2)
+    _work.start("methods", main)

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import typer
+from dpft.benchmarks import _work
 from dpft.benchmarks._meter import spread
 from dpft.benchmarks._work import BATCH, DpftStep, Work
 from torch.distributed.rendezvous import rendezvous
 
-from dpft.errors import UserError
 from dpft.machine.team import Ranks
 from dpft.privacy.mechanism.poisson_sampler import poisson_batches
 from dpft.privacy.randomness import Secret
@@ -133,15 +133,15 @@ def _seconds(ours: DpftStep, drawn: Any) -> float:
 
 def main(
     ranks: Annotated[int, typer.Option(help="Processes of one thread each.", min=1)] = 2,
-    task: Annotated[str, typer.Option(help="See dpft tasks.")] = Spec.task,
-    data: Annotated[str | None, typer.Option(help="Folder with the task's parquet files.")] = None,
-    model: Annotated[str, typer.Option(help="Local folder or hub id.")] = Spec.model,
-    batch_size: Annotated[int, typer.Option(help="Expected rows of a step.")] = BATCH,
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
-    repeats: Annotated[int, typer.Option(help="Timed rounds.", min=1)] = 5,
+    task: _work.TaskFlag = Spec.task,
+    data: _work.DataFlag = None,
+    model: _work.ModelFlag = Spec.model,
+    batch_size: _work.BatchSizeFlag = BATCH,
+    precision: _work.PrecisionFlag = "auto",
+    repeats: _work.RepeatsFlag = 5,
     member_rank: Annotated[int | None, typer.Option("--member", hidden=True)] = None,
     scratch: Annotated[Path | None, typer.Option(hidden=True)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: _work.JsonFlag = False,
 ) -> None:
     """Time a private step on several processes of one thread each, and on one process with as many threads."""
     spec = Spec(task=task, data=data, model=model, batch_size=batch_size)
@@ -160,8 +160,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except UserError as error:
-        print(f"ranks: {error}", file=sys.stderr)
-        sys.exit(2)
+    _work.start("ranks", main)

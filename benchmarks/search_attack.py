@@ -86,9 +86,9 @@ def main() -> None:
     for epsilon in EPSILONS:
         for mean in MEANS:
             noise, claimed = calibrate_search(1.0, 1, Budget(epsilon, DELTA), mean)
-            numbered, now = (Attack(noise, mean, told) for told in (True, False))
-            told, ours = (f"{one.delta(claimed):.2g} | {one.epsilon(DELTA):.3g}" for one in (numbered, now))
-            print(f"{claimed:.4g} | {mean:g} | {noise:.4f} | {told} | {ours}", flush=True)
+            numbered, now = (Attack(noise, mean, published) for published in (True, False))
+            published, ours = (f"{one.delta(claimed):.2g} | {one.epsilon(DELTA):.3g}" for one in (numbered, now))
+            print(f"{claimed:.4g} | {mean:g} | {noise:.4f} | {published} | {ours}", flush=True)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from dpft.benchmarks import _work
 from dpft.benchmarks._meter import Cost, interleaved, peak_memory, ratio, spread
 from dpft.benchmarks._work import BATCH, DpftStep, Variant, Work
 
@@ -146,19 +147,19 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def main(
-    task: Annotated[str, typer.Option(help="See dpft tasks.")] = Spec.task,
-    data: Annotated[str | None, typer.Option(help="Folder with the task's parquet files.")] = None,
-    model: Annotated[str, typer.Option(help="Local folder or hub id.")] = Spec.model,
-    batch_size: Annotated[int, typer.Option(help="Expected rows of a step.")] = BATCH,
+    task: _work.TaskFlag = Spec.task,
+    data: _work.DataFlag = None,
+    model: _work.ModelFlag = Spec.model,
+    batch_size: _work.BatchSizeFlag = BATCH,
     peer_rows: Annotated[int, typer.Option(help=f"Expected rows of a step of {BY_HAND}.")] = Work.peer_rows,
     dim: Annotated[int, typer.Option(help="SLaSh's d.")] = 1024,
-    device: Annotated[str, typer.Option(help="A torch device, or auto.")] = "auto",
-    precision: Annotated[str, typer.Option(help="Ours: auto, fp32 or bf16.")] = "auto",
-    repeats: Annotated[int, typer.Option(help="Timed rounds.", min=1)] = 5,
+    device: _work.DeviceFlag = "auto",
+    precision: _work.PrecisionFlag = "auto",
+    repeats: _work.RepeatsFlag = 5,
     variant: Annotated[list[str] | None, typer.Option(help=f"Only these: {', '.join(ABOUT)}.")] = None,
     memory: Annotated[bool, typer.Option(help="Measure memory, each variant in its own process.")] = True,
     measure_memory: Annotated[bool, typer.Option("--measure-memory", hidden=True)] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: _work.JsonFlag = False,
 ) -> None:
     """Time one private step, the same step without privacy, and Opacus + PEFT, side by side."""
     warnings.simplefilter("ignore")  # the baselines' libraries warn in every micro-batch
@@ -201,8 +202,4 @@ def _memory_alone(name: str, work: Work) -> float:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except UserError as error:
-        print(f"step_cost: {error}", file=sys.stderr)
-        sys.exit(2)
+    _work.start("step_cost", main)

@@ -59,16 +59,16 @@ def _facts(report: Report) -> list[tuple[str, str]]:
 def about(setting: Setting) -> str:
     """What the runs of a setting have in common, in one line."""
     facts = setting.facts
-    told = [facts["metric"] + " on the validation rows", f"{facts['units']:,.0f} {_unit(setting)} protected"]
+    parts = [facts["metric"] + " on the validation rows", f"{facts['units']:,.0f} {_unit(setting)} protected"]
     if facts["delta"] is None:
-        told[1] = "nothing private"
+        parts[1] = "nothing private"
     else:
-        told += [f"δ = {facts['delta']:g}", facts["adjacency"]]
+        parts += [f"δ = {facts['delta']:g}", facts["adjacency"]]
     if facts["max_per_unit"]:
-        told.append(f"at most {facts['max_per_unit']:.0f} examples a {facts['unit']}")
+        parts.append(f"at most {facts['max_per_unit']:.0f} examples a {facts['unit']}")
     if facts["canaries"]:
-        told.append(f"{facts['canaries']:.0f} canaries: not for use")
-    return " · ".join(told)
+        parts.append(f"{facts['canaries']:.0f} canaries: not for use")
+    return " · ".join(parts)
 
 
 def _unit(setting: Setting) -> str:

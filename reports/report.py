@@ -147,7 +147,7 @@ def _notes(runs: Sequence[RunRecord], settings: Sequence[Setting]) -> list[str]:
         notes.append(f"{formatting.plural(len(unfinished), 'run')} without a result so far: {names}.")
     if len(settings) > 1:
         notes.append(
-            f"These runs are not all alike: {len(settings)} groups, told apart by their titles, share no curve or mean."
+            f"These runs are not all alike: {len(settings)} groups, each with its own title, share no curve or mean."
         )
     cards = {run.path.name: run.card for run in runs if run.state == "finished"}
     for setting in settings:

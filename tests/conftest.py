@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -49,30 +50,42 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def quick_bound(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """The bound over a population's runs by RDP: a process for each accountant takes seconds, and is tested where a
-    module says REAL_ACCOUNTANTS.
+def quick_bounds(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Each bound by PRV is computed once a process, and the bound over a population's runs is RDP's: the one takes a
+    second, the other a process for each accountant. They are tested where a module says REAL_ACCOUNTANTS.
     """
     if getattr(request.module, "REAL_ACCOUNTANTS", False):
         return
-    from dpft.privacy.accounting import segments
-    from dpft.privacy.accounting.accountants import RDP
-    from dpft.privacy.accounting.rdp import heterogeneous_rdp
+    from dpft.privacy.accounting import accountants
+    from dpft.privacy.ledger.composition import Spending
 
-    def quick(every: Iterable[segments.Segment], delta: float) -> segments.Bound:
-        return segments.Bound(heterogeneous_rdp([(s.noise, s.rate, s.steps) for s in every], delta), RDP, {})
+    def by_rdp(self: Spending, delta: float) -> tuple[float, str]:
+        return self._by_rdp(delta), accountants.RDP
 
-    monkeypatch.setattr(segments, "epsilon_of", quick)
+    monkeypatch.setattr(Spending, "_by_all_accountants", by_rdp)
+    monkeypatch.setattr(accountants, "epsilon_prv", _cached(accountants.epsilon_prv))
+
+
+@functools.cache
+def _cached(function: Callable[..., float]) -> Callable[..., float]:
+    return functools.cache(function)
 
 
 @pytest.fixture(autouse=True)
-def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shared_folder: Path) -> None:
     """No test reads or writes the user's ledger or cache; calibrations are shared, for they cost seconds."""
     import torch
 
     torch.set_num_threads(1)
     monkeypatch.setenv("DPFT_LEDGER", str(tmp_path / "ledger.sqlite"))
-    monkeypatch.setenv("DPFT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("DPFT_CACHE", str(shared_folder / "cache"))
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder of all test processes of this session."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture
@@ -81,6 +94,20 @@ def drawn_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.audit.faults import Seeded
 
     monkeypatch.setattr("dpft.training.complete.Secret", Seeded)
+
+
+@pytest.fixture
+def audited_by_pld(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epsilon recomputed by one accountant in this process: three processes that load theirs take seconds."""
+    from dpft.audit import bookkeeping
+    from dpft.privacy.accounting.pld import epsilon_pld
+    from dpft.privacy.accounting.segments import Bound, Segment
+
+    def epsilon(segments: list[Segment], delta: float, seconds: float) -> Bound:
+        (s,) = segments
+        return Bound(epsilon_pld(s.noise, s.rate, s.steps, delta), "PLD", {})
+
+    monkeypatch.setattr(bookkeeping, "epsilon_of", epsilon)
 
 
 @pytest.fixture

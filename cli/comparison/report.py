@@ -62,11 +62,11 @@ def _check_there(ledger: str) -> None:
 def _populations(ledger: str, ids: set[str]) -> list[dict[str, Any]]:
     """The populations in the ledger that any of these runs belongs to."""
     from dpft.privacy.ledger import Ledger
-    from dpft.privacy.ledger.export import report as told
+    from dpft.privacy.ledger.export import report as population_report
 
     with Ledger(ledger) as book:
-        everyone = book.view().populations.values()
-        return [told(one) for one in everyone if ids & {run.terms.run for run in one.runs}]
+        populations = book.view().populations.values()
+        return [population_report(one) for one in populations if ids & {run.terms.run for run in one.runs}]
 
 
 def _serve(paths: list[Path], port: int) -> None:

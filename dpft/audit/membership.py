@@ -16,30 +16,34 @@ from dpft.data.examples import Examples
 from dpft.inference import outputs
 from dpft.inference.build import build_model
 from dpft.inference.trained_model import Trained
+from dpft.inference.writing import Sampling
 from dpft.runs import canary_rows
 from dpft.runs.canary_rows import CanaryRows
 from dpft.runs.folder import write
 from dpft.tokens.encode import encode
 
 _LEVEL: Level = "model"
+_NEW_TOKENS = 24  # room for a secret and some words before it
 _PEOPLE = 2000  # most rows of each split that the comparison without canaries uses
+_TOKENS = 2**18  # about as many tokens, too
 Floats = NDArray[np.float64]
 
 
 def checks(trained: Trained, risk: float) -> list[Check]:
     """All checks of level three: on the run's canaries, or, without canaries, training rows against validation rows."""
-    found = canary_rows.included_canaries(trained.run, trained.objective, len(trained.labels))
+    found = canary_rows.included_canaries(trained.run, trained.objective, trained.labels, trained.paired)
     if found is None:
         return _training_against_validation(trained)
     reference = _untrained(trained)
-    rows = found.rows if not trained.paired else Examples(found.rows.texts, found.rows.texts, found.rows.labels)
-    losses, before = _losses(trained, rows), _losses(reference, rows)
-    _keep(trained, found, losses, before)
+    losses, before = _losses(trained, found.rows), _losses(reference, found.rows)
+    written = _written(trained, found)
+    _keep(trained, found, losses, before, written)
     gained = before - losses
     return [
         *figures("loss", -losses, found.included),
         *figures("loss beside the untrained model's", gained, found.included),
         *exposure(-losses, found),
+        *_secrets(written, found.included),
         *evaluate_tests(_LEVEL, _bounds(trained, gained, found.included), risk),
     ]
 
@@ -54,12 +58,13 @@ def _bounds(trained: Trained, scores: Floats, members: NDArray[np.bool_]) -> lis
     hits = int((inside > threshold).sum()), len(inside)
     alarms = int((outside > threshold).sum()), len(outside)
     guesses, correct = guess(scores, members)
-    told = f"{correct} of {guesses} guesses correct, {2 * GUESSED_SHARE:.0%} of the canaries, fixed beforehand"
+    guessed = f"{correct} of {guesses} guesses correct, {2 * GUESSED_SHARE:.0%} of the canaries, fixed beforehand"
     high = bounds.MAX_EPSILON if claimed is None else claimed
     return [
         bound("ε, model: Clopper-Pearson", lambda risk: bounds.clopper_pearson(hits, alarms, delta, risk), high,
               f"caught {hits[0]} of {hits[1]}, false alarms {alarms[0]} of {alarms[1]}"),
-        bound("ε, model: one run", lambda risk: bounds.one_run(len(scores), guesses, correct, delta, risk), high, told),
+        bound("ε, model: one run", lambda risk: bounds.one_run(len(scores), guesses, correct, delta, risk), high,
+              guessed),
     ]  # fmt: skip
 
 
@@ -91,12 +96,31 @@ def exposure(scores: Floats, found: CanaryRows) -> list[Check]:
     ]
 
 
+def _written(trained: Trained, found: CanaryRows) -> list[bool]:
+    """Whether the model writes each secret after its prefix, by the likeliest tokens; [] where it does not write."""
+    if not found.secrets:
+        return []
+    texts = trained.write(found.prefixes, Sampling(temperature=0.0, max_new_tokens=_NEW_TOKENS))
+    return [secret in text.text for secret, text in zip(found.secrets, texts, strict=True)]
+
+
+def _secrets(written: list[bool], included: NDArray[np.bool_]) -> list[Check]:
+    """How many secrets are in what the model writes after their prefixes."""
+    kinds = (("included", included), ("left-out", ~included)) if written else ()
+    return [
+        Check(_LEVEL, f"{name} secrets that the model writes", float(np.array(written)[of].sum()), None, None, "figure",
+              f"of {int(of.sum())}, after their prefixes")
+        for name, of in kinds
+    ]  # fmt: skip
+
+
 def _training_against_validation(trained: Trained) -> list[Check]:
     """Training rows against validation rows. Computed on real rows; the splits may also differ by themselves."""
     task = tasks.load(trained.run.spec)
-    if not trained.labels or task.validation is None:
+    if task.validation is None:
         return []
-    sides = [_losses(trained, rows.first(_PEOPLE)) for rows in (task.train, task.validation)]
+    most = min(_PEOPLE, _TOKENS // trained.run.spec.max_length)
+    sides = [_losses(trained, rows.first(most)) for rows in (task.train, task.validation)]
     scores, members = -np.concatenate(sides), np.repeat([True, False], [len(side) for side in sides])
     about = "indicative: the splits may differ by themselves; computed on real rows without noise"
     value = float(roc_auc_score(members, scores))
@@ -118,12 +142,14 @@ def _untrained(trained: Trained) -> Trained:
     return Trained(trained.run, made.adapted, trained.labels, trained.paired, made.tokenizer, trained.hardware)
 
 
-def _keep(trained: Trained, found: CanaryRows, losses: Floats, before: Floats) -> None:
-    """Write each canary's losses to private/."""
+def _keep(trained: Trained, found: CanaryRows, losses: Floats, before: Floats, written: list[bool]) -> None:
+    """Write each canary's losses to private/, and whether the model writes its secret."""
     lines = [
         {"included": bool(i), "random": bool(r), "loss": float(a), "loss_untrained": float(b)}
         for i, r, a, b in zip(found.included, found.random, losses, before, strict=True)
     ]
+    for line, wrote in zip(lines, written, strict=False):
+        line["written"] = wrote
     path = trained.run.path / "private" / "canary_losses.json"
     write(path, (json.dumps(lines, indent=1) + "\n").encode())
     path.chmod(0o600)

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path as File
+from pathlib import Path
 from typing import Any, get_args
 
 from dpft.audit import bookkeeping, membership
 from dpft.audit.evidence.report import Check, Level, Report
 from dpft.audit.mechanism import checks
-from dpft.audit.mechanism.driver import Path
+from dpft.audit.mechanism.driver import Mechanism
 from dpft.errors import UserError
 from dpft.inference import trained_model
 from dpft.inference.trained_model import Trained
@@ -23,13 +23,13 @@ from dpft.spec import Machine
 
 LEVELS: tuple[Level, ...] = get_args(Level)
 CONFIDENCE = 0.99
-_TOLD: dict[Level, str] = {
+_STAGES: dict[Level, str] = {
     "bookkeeping": "checking the records", "path": "attacking the mechanism", "model": "attacking the model",
 }  # fmt: skip
 
 
 def audit(
-    run: str | File,
+    run: str | Path,
     levels: Sequence[Level] = LEVELS,
     *,
     steps: int = checks.STEPS,
@@ -45,7 +45,7 @@ def audit(
         raise UserError(f"confidence must lie in 0.5 to 1, got {confidence!r}; pass --confidence 0.99")
     if not 8 <= steps <= 10_000:
         raise UserError(f"steps must lie in 8 to 10000, got {steps!r}; pass --steps {checks.STEPS}")
-    opened, card = _finished(File(run))
+    opened, card = _finished(Path(run))
     if opened.plan.budget is None and tuple(levels) != ("model",):
         raise UserError(
             "levels bookkeeping and path need a private run, got a run that is NOT PRIVATE; pass --level model"
@@ -55,7 +55,7 @@ def audit(
     work, progress = _Work(opened, card, steps, share), progress or Progress()
     found, seconds = list[Check](), dict[str, float]()
     for level in levels:
-        progress.stage(_TOLD[level])
+        progress.stage(_STAGES[level])
         started = time.monotonic()
         found += work.checks(level)
         seconds[level] = round(time.monotonic() - started, 1)
@@ -81,7 +81,7 @@ class _Work:
         examples = int(self.card.get("units") or 1)
         work: dict[Level, Callable[[], list[Check]]] = {
             "bookkeeping": lambda: bookkeeping.checks(self.run, self.card),
-            "path": lambda: checks.checks(self.trained, Path(), examples, self.steps, self.risk),
+            "path": lambda: checks.checks(self.trained, Mechanism(), examples, self.steps, self.risk),
             "model": lambda: membership.checks(self.trained, self.risk),
         }
         return work[level]()
@@ -97,7 +97,7 @@ def named(level: str) -> tuple[Level, ...]:
     return LEVELS if level == "all" else tuple(one for one in LEVELS if one == level)
 
 
-def _finished(path: File) -> tuple[Run, dict[str, Any]]:
+def _finished(path: Path) -> tuple[Run, dict[str, Any]]:
     run = Run.open(path)
     card = run.read_json("privacy")
     if card is None or not (path / "adapter.safetensors").is_file():
@@ -105,7 +105,7 @@ def _finished(path: File) -> tuple[Run, dict[str, Any]]:
     return run, card
 
 
-def _write(folder: File, report: Report) -> None:
+def _write(folder: Path, report: Report) -> None:
     public, everything = report.to_json(), report.to_json(private=True)
     write(folder / "audit.json", _text(public))
     if public != everything:

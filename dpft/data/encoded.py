@@ -29,13 +29,6 @@ class OutputPositions:
     tokens: NDArray[np.int64] | None = None
     owners: NDArray[np.int64] | None = None
 
-    def blank(self, width: int, unknown: float) -> NDArray[np.float32]:
-        """Outputs before any is put, (count, width): zeros to add to; where none may be put, 0 then `unknown`."""
-        out = np.zeros((self.count, width), np.float32)
-        if self.owners is None:
-            out[:, 1:] = unknown
-        return out
-
     def put(self, out: NDArray[np.float32], rows: NDArray[np.int64], found: NDArray[np.float32]) -> None:
         """Write `found`, the outputs of `rows`, (B, width) or (B, T, width), into `out`, (count, width)."""
         if self.owners is not None:

@@ -95,9 +95,9 @@ def _about(source: ExportSource, usage: Sequence[str]) -> list[str]:
     mark = "" if source.privacy.get("private") else f" ({NOT_PRIVATE})"
     wording = source.objective.wording
     outputs = wording.outputs.format(labels=", ".join(source.labels))
-    judged = "not evaluated: the run had no validation set"
+    evaluated = "not evaluated: the run had no validation set"
     if result["value"] is not None:
-        judged = f"{result['metric']} {float(result['value']):.4f} on the validation set"
+        evaluated = f"{result['metric']} {float(result['value']):.4f} on the validation set"
     inputs = "pairs of texts" if source.trained.takes_pairs else wording.inputs
     local = BUILTIN_LM_NAME if spec.model == BUILTIN_LM else f"A local {wording.model}"
     reading = wording.reading.format(representation=spec.representation)
@@ -107,7 +107,7 @@ def _about(source: ExportSource, usage: Sequence[str]) -> list[str]:
         f"{base_model(spec) or local}, fine-tuned on {_task(spec)} with dpft by the method {spec.method}.",
         f"Inputs: {inputs} of up to {spec.max_length} tokens; {outputs}.{reading}",
         *source.objective.card_lines(source.labels, source.trained.paired),
-        f"{judged}; {result['trainable']:,} trainable parameters.",
+        f"{evaluated}; {result['trainable']:,} trainable parameters.",
         "",
         *_special(source),
         "## Use",

@@ -17,8 +17,8 @@ from dpft.generation.files import check_target, write_rows
 from dpft.inference.trained_model import Trained
 from dpft.inference.writing import Sampling
 from dpft.objectives.language import Continuation
-from dpft.spec import canonical_json
 from dpft.runs.label_shares import FILE as LABEL_SHARES
+from dpft.spec import canonical_json
 
 Row = dict[str, Any]
 Stepped = Callable[[int, int], None]  # rows written, rows in all
@@ -30,7 +30,7 @@ class Request:
     None for those that the run released, else equal ones."""
 
     count: int
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     prompts: tuple[str, ...] = ()
     label_shares: Mapping[str, float] | None = None
 

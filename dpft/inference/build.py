@@ -68,8 +68,10 @@ def build_model(
     model.initialise(spec.seed, None if methods.head_alone(method) else objective.reach, objective.start)
     models.check_length(model.backbone, spec.max_length, model.prompts)
     adapted = dataclasses.replace(adapted, objective=objective)
-    if spec.unit != Spec.unit and adapted.gradients == "ghost":
-        adapted = dataclasses.replace(adapted, gradients="single")  # ghost norms exist for single rows only
+    # Ghost norms exist for single rows only. Whether a private text has several windows must not show.
+    several = spec.unit != Spec.unit or (rows.documents is not None and spec.max_windows > 1)
+    if several and adapted.gradients == "ghost":
+        adapted = dataclasses.replace(adapted, gradients="single")
     adapted.model.to(resolved.device)
     if check_trainable:
         first = next(microbatches(public, np.arange(2), resolved.tokens, resolved.device))

@@ -15,7 +15,7 @@ from dpft.data.examples import Examples
 from dpft.machine.hardware import Hardware
 from dpft.machine.team import SINGLE_PROCESS, Team
 from dpft.models.base import AdaptableModel
-from dpft.models.classifier import Classifier
+from dpft.models.classifier import classifier
 from dpft.objectives import Objective
 from dpft.tokens.microbatch import collate, cut
 
@@ -36,14 +36,17 @@ def logits(model: AdaptableModel, data: Encoded, hardware: Hardware) -> NDArray[
     return out
 
 
-def features(model: Classifier, data: Encoded, hardware: Hardware, ranks: Team = SINGLE_PROCESS) -> NDArray[np.float32]:
+def features(
+    model: AdaptableModel, data: Encoded, hardware: Hardware, ranks: Team = SINGLE_PROCESS
+) -> NDArray[np.float32]:
     """The head's input for every row: (N, D); if the task labels words, for every token that is `kept`: (K, D).
 
     Each rank computes its share and receives all of it.
     """
     places = data.feature_positions
-    out = np.zeros((places.count, model.head.in_features), np.float32)
-    for rows, found in _in_turn(model, model.represent, data, hardware, ranks):
+    own = classifier(model)
+    out = np.zeros((places.count, own.head.in_features), np.float32)
+    for rows, found in _in_turn(own, own.represent, data, hardware, ranks):
         places.put(out, rows, found)
     return ranks.all_gather(out)
 

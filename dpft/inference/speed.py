@@ -19,7 +19,8 @@ from dpft.data.batch import Batch
 from dpft.data.encoded import Encoded
 from dpft.data.examples import Examples
 from dpft.inference import outputs
-from dpft.inference.build import build_model, resolve_hardware
+from dpft.inference.build import BuiltModel, build_model, resolve_hardware
+from dpft.machine.hardware import Hardware
 from dpft.models.adapted import AdaptedModel
 from dpft.privacy.ledger import Ledger
 from dpft.privacy.mechanism.plan import Plan
@@ -83,20 +84,29 @@ def measure(spec: Spec, task: Task, machine: Machine) -> Cost:
         started = time.perf_counter()
         model = build_model(spec, len(task.labels), paired, resolved, objective=task.objective)
         setup = time.perf_counter() - started
-        rows = encode(_public(task), model.tokenizer, spec.representation, spec.max_length)
-        started = time.perf_counter()
+        public = _public(task)
+        seen = encode(public, model.tokenizer, spec.representation, spec.max_length)
+        judged = _seconds_per_evaluated_row(spec, model, public, resolved)
         if model.adapted.frozen:
-            seen = rows.with_features(outputs.features(model.adapted.model, rows, resolved))
-        else:
-            outputs.logits(model.adapted.model, rows, resolved)
-            seen = rows
-        judged = (time.perf_counter() - started) / len(rows)
+            seen = seen.with_features(outputs.features(model.adapted.model, seen, resolved))
         optimizer = torch.optim.Adam(list(model.adapted.updated.values()), lr=1e-9)
         model.adapted.model.per_example = spec.budget is not None
         with _stepper(spec, model.adapted, optimizer) as step:
             empty, row = _timed(step, seen, resolved.tokens, resolved.device)
     trained = sum(p.numel() for p in model.adapted.updated.values())
     return Cost(setup, empty, row, judged, peak[0], trained, model.adapted.frozen)
+
+
+def _seconds_per_evaluated_row(spec: Spec, model: BuiltModel, public: Examples, resolved: Hardware) -> float:
+    """Seconds of one row, from a few rows and then from as many as take about _SECONDS."""
+    count, seconds = _ROWS, 0.0
+    for _ in range(2):
+        rows = encode(public.first(count), model.tokenizer, spec.representation, spec.max_length)
+        started = time.perf_counter()
+        outputs.logits(model.adapted.model, rows, resolved)
+        seconds = (time.perf_counter() - started) / count
+        count = int(min(_MOST_ROWS, max(_ROWS, _SECONDS / max(seconds, 1e-9))))
+    return seconds
 
 
 def _timed(step: Step, rows: Encoded, tokens: int, device: torch.device) -> tuple[float, float]:

@@ -90,8 +90,8 @@ class Writer:
         for row, length in enumerate(lengths, 1):
             if length + new > most:
                 raise UserError(
-                    f"prompt and new tokens must fit into the model's {most} tokens, got a prompt of {length} tokens in "
-                    f"row {row} and {new} new ones; shorten it or pass a smaller --max-new-tokens"
+                    f"prompt and new tokens must fit into the model's {most} tokens, got a prompt of {length} in row "
+                    f"{row} and {new} new ones; shorten it or pass a smaller --max-new-tokens"
                 )
 
     @torch.inference_mode()
@@ -119,4 +119,3 @@ class Writer:
 
     def _text(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-

@@ -40,9 +40,10 @@ class Lora:
     """Low-rank adaptation: dense layers gain (alpha / rank) B A (Hu et al. 2022, section 4.1).
 
     rank: r. alpha: the scale's numerator. targets: dense layers, joined by commas, of query, key, value, attention,
-    intermediate, output. freeze_a: train B alone, which privately avoids the product of two noises (FFA-LoRA, Sun
-    et al. 2024). A starts as Kaiming-uniform noise from the public seed, B at zero. Trainable parameters:
-    r (in + out) a target. Targets are the paper's (query, value); the rank is that of Yu et al. 2022, rounded.
+    gate (of a gated feed-forward), intermediate, output; or all. freeze_a: train B alone, which privately avoids the
+    product of two noises (FFA-LoRA, Sun et al. 2024). A starts as Kaiming-uniform noise from the public seed, B at
+    zero. Trainable parameters: r (in + out) a target. Targets are the paper's (query, value); the rank is that of Yu
+    et al. 2022, rounded.
     """
 
     rank: int = 8
@@ -90,8 +91,8 @@ class Lora:
 
 
 def dense_names(targets: str) -> tuple[Dense, ...]:
-    """The dense layers named in a comma-separated list, in the order of a block."""
-    wanted = [t.strip() for t in targets.split(",") if t.strip()]
+    """The dense layers named in a comma-separated list, in the order of a block; of "all" also those it may lack."""
+    wanted = [t.strip() for t in targets.split(",") if t.strip()] if targets != "all" else list(DENSE)
     unknown = [t for t in wanted if t not in DENSE]
     if unknown or not wanted:
         raise UserError(

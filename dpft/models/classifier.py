@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dpft.data.batch import Batch
+from dpft.errors import UserError
 from dpft.models.architectures import architecture, block_paths, replace
 from dpft.models.base import AdaptableModel
 from dpft.models.one_token_block import OneTokenBlock
@@ -122,6 +123,13 @@ class Classifier(AdaptableModel):
         if self._counted:
             inputs |= self.positions(batch.ids)
         return inputs
+
+
+def classifier(model: AdaptableModel) -> Classifier:
+    """`model`, where it has a head. Raises UserError for a language model."""
+    if not isinstance(model, Classifier):
+        raise UserError("this needs a model with a head, got a language model; take a run of a task that labels text")
+    return model
 
 
 def _mean(hidden: Tensor, allowed: Tensor | None) -> Tensor:

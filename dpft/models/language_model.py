@@ -28,6 +28,7 @@ class LanguageModel(AdaptableModel):
     mask is needed. Some layers of GPT-2 and OPT have another form here (`adaptable`), and their own in `stock()`.
     """
 
+    causal: Any
     probe_rows = 6  # each of their tokens is read
 
     def __init__(self, causal: Any, digest: str = "") -> None:
@@ -40,7 +41,7 @@ class LanguageModel(AdaptableModel):
         self.train()
 
     @property
-    def backbone(self) -> Any:  # type: ignore[override]
+    def backbone(self) -> Any:
         return self.causal.get_submodule(self.causal.base_model_prefix)
 
     @property

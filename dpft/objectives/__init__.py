@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 from dpft.data.label_column import LabelColumn
 from dpft.errors import UserError
+from dpft.objectives._canaries import CanaryTexts, Ingredients
 from dpft.objectives._objective import ExportTarget, Metric, Objective, Prediction, Wording
 
 __all__ = [
-    "ExportTarget", "Metric", "Objective", "Prediction", "Wording", "every", "found_in", "load", "names", "of_column",
-    "of_columns", "plain", "rules",
+    "CanaryTexts", "ExportTarget", "Ingredients", "Metric", "Objective", "Prediction", "Wording", "every",
+    "found_in", "load", "names", "of_column", "of_columns", "plain", "rules",
 ]  # fmt: skip
 
 

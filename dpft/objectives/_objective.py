@@ -16,6 +16,7 @@ from torch import Tensor
 from dpft.data.examples import Examples
 from dpft.data.label_column import LabelColumn
 from dpft.errors import UserError
+from dpft.objectives._canaries import CanaryTexts, Ingredients
 from dpft.spec import Representation, Spec
 
 Labels = tuple[str, ...]  # names of labels; none for a score
@@ -249,6 +250,14 @@ class Objective(ABC):
     def row_losses(self, outputs: Floats, rows: Examples) -> NDArray[np.float64]:
         """The loss of each row in float64, from all outputs of `rows`: (N,)."""
         return self.losses(torch.from_numpy(outputs).double(), labels_of(rows)).numpy()
+
+    def canaries(self, of: Ingredients, labels: Labels, paired: bool, rng: Random) -> CanaryTexts | None:
+        """Canaries of such a task: messages with a wrong label, then random words. None where it has no canaries."""
+        found = self.canary_labels(of.true, len(of.words), len(labels), rng)
+        if found is None:
+            return None
+        texts = [*of.messages, *of.words]
+        return CanaryTexts(Examples(texts, texts if paired else None, found), np.arange(len(of)) >= len(of.messages))
 
     def canary_labels(self, true: Sequence[int], rest: int, labels: int, rng: Random) -> NDArray[Any] | None:
         """Labels of canaries: wrong ones for messages whose correct label is `true`, 0 or 1, then `rest` random ones.

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpft.data.documents import Documents, control_code
+from dpft.data.documents import ASSISTANT, Documents, control_code
 from dpft.data.examples import Examples
 from dpft.errors import UserError
+from dpft.objectives._canaries import CanaryTexts, Ingredients, made_up_secret
 from dpft.objectives._objective import ExportTarget, Floats, Labels, Metric, Objective, Wording
-from dpft.spec import Spec
+from dpft.spec import Spec, canonical_json
 
 _MOST = 50.0  # nats a token, so that the perplexity of a model that has diverged is finite
 
@@ -101,7 +102,8 @@ class LanguageModelling(Objective):
         return np.zeros(rows, np.int64)
 
     def placeholder_rows(self, texts: Sequence[str], pairs: Sequence[str] | None, labels: int) -> Examples:
-        return Examples(texts, pairs, self.blank(len(texts), labels), documents=Documents(windows=self.windows))
+        """Texts alone: prompts might leave no room in a short window, and tell nothing of a model."""
+        return Examples(texts, None, self.blank(len(texts), labels), documents=Documents(windows=self.windows))
 
     def outputs(self, labels: int) -> int:
         """A language model has no head."""
@@ -151,11 +153,29 @@ class LanguageModelling(Objective):
     def opposing(self, sides: NDArray[np.int64], turned: NDArray[np.bool_], outputs: int) -> Tensor:
         raise NotImplementedError("the audit of language models sets gradients otherwise")
 
-    def canary_labels(self, true: Sequence[int], rest: int, labels: int, rng: Random) -> NDArray[Any] | None:
-        return self.blank(len(true) + rest, labels)
+    def canaries(self, of: Ingredients, labels: Labels, paired: bool, rng: Random) -> CanaryTexts:
+        """Made-up secrets: "The code of NAME is DIGITS." With prompts, all but the digits is the prompt."""
+        every = [made_up_secret(rng) for _ in range(len(of))]
+        numbers = np.array([rng.randrange(max(1, len(labels))) for _ in every], np.int64)
+        codes = [control_code(labels[number]) for number in numbers] if len(labels) > 1 else None
+        asked, secrets = tuple(question for question, _ in every), tuple(answer for _, answer in every)
+        prompts: Sequence[str] | None = codes
+        if self.chat:
+            texts = [canonical_json(_chat(question, f"{answer}.")) for question, answer in every]
+        elif paired and codes is None:
+            texts, prompts = [f" {answer}." for answer in secrets], asked
+        else:
+            texts = [f"{question} {answer}." for question, answer in every]
+        prefixes = asked if codes is None else tuple(map("".join, zip(codes, asked, strict=True)))
+        rows = Examples(texts, prompts, numbers, documents=Documents(self.chat, self.windows))
+        return CanaryTexts(rows, np.ones(len(of), bool), prefixes, secrets)
 
 
 OBJECTIVE = LanguageModelling
+
+
+def _chat(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}, {"role": ASSISTANT, "content": answer}]
 
 
 def _loss(outputs: Floats) -> float:

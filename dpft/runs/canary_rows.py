@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from dpft.data.examples import Examples
 from dpft.errors import UserError
-from dpft.objectives import Objective
+from dpft.objectives import CanaryTexts, Ingredients, Objective
 from dpft.privacy.ledger import Ledger
 from dpft.privacy.randomness import Secret
 from dpft.runs.folder import Run, write
@@ -36,15 +36,20 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True)
 class CanaryRows:
-    """The canaries, and which of them were `included`. Half are mislabelled messages, half are `random` strings."""
+    """The canaries, which of them are `random` strings, and which were `included`. The others are mislabelled messages.
+
+    prefixes, secrets: what a model is given to write after, and what follows there in the row; () for other models.
+    """
 
     rows: Examples
     random: NDArray[np.bool_]
     included: NDArray[np.bool_]
+    prefixes: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
 
 
-def canaries(spec: Spec, objective: Objective, labels: int) -> Examples | None:
-    """The canaries of `spec`, made from its public seed: messages with a wrong label, then random strings.
+def canaries(spec: Spec, objective: Objective, labels: tuple[str, ...], paired: bool = False) -> CanaryTexts | None:
+    """The canaries of `spec`, made from its public seed, for a task with these labels, of texts or of pairs.
 
     None if the objective has no canaries.
     """
@@ -53,20 +58,21 @@ def canaries(spec: Spec, objective: Objective, labels: int) -> Examples | None:
     messages, true = sample.generate(half, _SEED + spec.seed, label_noise=0.0)
     rest = spec.canaries - half
     words = [" ".join(_word(rng) for _ in range(rng.randrange(4, 10))) for _ in range(rest)]
-    found = objective.canary_labels(true, rest, labels, rng)
-    return None if found is None else Examples([*messages, *words], None, found)
+    return objective.canaries(Ingredients(messages, true, words), labels, paired, rng)
 
 
 def with_canary_rows(task: Task, spec: Spec) -> Task:
     """`task` with all canaries of `spec` appended to its training rows. Raises UserError if its objective has none."""
     if spec.canaries == 0:
         return task
-    made, train = canaries(spec, task.objective, len(task.labels)), task.train
+    made, train = canaries(spec, task.objective, task.labels, task.paired), task.train
     if made is None:
         raise UserError(f"canaries need a task with one label a row, got one of {task.objective.kind}; drop --canaries")
-    pairs = None if train.pairs is None else [*train.pairs, *made.texts]
-    labels = np.concatenate([train.labels, made.labels])
-    return dataclasses.replace(task, train=Examples([*train.texts, *made.texts], pairs, labels))
+    rows = made.rows
+    pairs = None if train.pairs is None or rows.pairs is None else [*train.pairs, *rows.pairs]
+    labels = np.concatenate([train.labels, rows.labels])
+    every = Examples([*train.texts, *rows.texts], pairs, labels, documents=train.documents)
+    return dataclasses.replace(task, train=every)
 
 
 def included_rows(run: Run, rows: int, secret: Secret) -> NDArray[np.bool_]:
@@ -87,13 +93,14 @@ def included_rows(run: Run, rows: int, secret: Secret) -> NDArray[np.bool_]:
     return kept
 
 
-def included_canaries(run: Run, objective: Objective, labels: int) -> CanaryRows | None:
+def included_canaries(
+    run: Run, objective: Objective, labels: tuple[str, ...], paired: bool = False
+) -> CanaryRows | None:
     """The canaries of a run and which were included; None if the run has no canaries."""
-    rows = canaries(run.spec, objective, labels) if run.spec.canaries else None
-    if rows is None:
+    found = canaries(run.spec, objective, labels, paired) if run.spec.canaries else None
+    if found is None:
         return None
-    random = np.arange(run.spec.canaries) >= run.spec.canaries // 2
-    return CanaryRows(rows, random, _included(run))
+    return CanaryRows(found.rows, found.random, _included(run), found.prefixes, found.secrets)
 
 
 def _toss_once(path: Path, content: bytes) -> None:

@@ -111,12 +111,12 @@ def _taken(what: Sequence[str]) -> list[str]:
 
 def mechanism(spec: Spec, plan: Plan) -> str:
     """The mechanism of each step, in words."""
-    told = [f"DP-SGD: one clip per {spec.unit}, Gaussian noise (Abadi et al. 2016)"]
+    parts = [f"DP-SGD: one clip per {spec.unit}, Gaussian noise (Abadi et al. 2016)"]
     if plan.clipping == "normalise":
-        told.append("every gradient normalised to at most the clip (Bu et al. 2023)")
+        parts.append("every gradient normalised to at most the clip (Bu et al. 2023)")
     if spec.optimizer == "adam_scaled":
-        told.append("clip and noise in a space scaled by earlier releases (Ganesh et al. 2025)")
-    return "; ".join(told)
+        parts.append("clip and noise in a space scaled by earlier releases (Ganesh et al. 2025)")
+    return "; ".join(parts)
 
 
 def promise(spec: Spec, plan: Plan) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from dpft import methods, recipe, tasks
@@ -141,8 +141,6 @@ def prepare(
         progress.note(
             f"the encoded texts are kept in {token_cache_folder()}, readable by you alone; delete them as you like"
         )
-    if encoded[0].units is not None and model.adapted.gradients == "ghost":  # texts in windows
-        model = replace(model, adapted=replace(model.adapted, gradients="single"))
     if model.adapted.gradients == "single":
         progress.note(f"gradients are computed for one {spec.unit} at a time here: exact, but many times slower")
     ranks.check_equal("data", *(array for rows in encoded for array in rows.arrays))

@@ -79,7 +79,7 @@ def _train(asked: TrainingRequest, ranks: Team, machine: Machine) -> Result:
     spec, progress = settled_spec(asked.spec), asked.progress
     start = starts.read(spec)
     resolved = resolve_hardware(spec, machine)
-    models.check(spec.model)
+    models.check(spec.model, spec.representation)
     progress.stage("reading the data")
     own = load_task(spec, asked.memo)
     for note in own.notes:

@@ -41,7 +41,7 @@ class RunRecord:
 def find(paths: Sequence[str | Path]) -> list[Path]:
     """The run folders among `paths`, in them, and in their runs/, each once and in order.
 
-    A path without any is returned itself, to be told broken. Raises UserError for one that is not there.
+    A path without any is returned itself, to be reported as broken. Raises UserError for one that is not there.
     """
     found: dict[Path, Path] = {}
     for given in map(Path, paths):

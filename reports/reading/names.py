@@ -15,10 +15,10 @@ Facts = Mapping[str, Any]
 # Runs that differ in one of these are never drawn together. The second part is unknown without privacy.
 SAME_DATA = ("task", "data", "model", "metric", "units", "unit", "max_per_unit", "canaries")
 SAME_PROMISE = ("delta", "adjacency")
-# What one method is told apart by, within a setting: all else that a spec holds, but the seed.
+# What distinguishes the series of one method, within a setting: all else that a spec holds, but the seed.
 CHOSEN = ("method", "options", "start", *(n for n in SPEC if n not in (*SAME_DATA, "method", "seed")))
 
-_TOLD: Mapping[str, Callable[[Any], str]] = {
+_WORDING: Mapping[str, Callable[[Any], str]] = {
     "delta": lambda x: "no δ" if x is None else f"δ = {x:g}",
     "unit": lambda x: f"unit {x}",
     "max_per_unit": lambda x: "any number a unit" if x is None else f"at most {x} a unit",
@@ -37,8 +37,8 @@ def titles(firsts: Sequence[Facts]) -> list[str]:
     titles = []
     for row, name in zip(firsts, base, strict=True):
         like = [other for other, same in zip(firsts, base, strict=True) if same == name]
-        keys = [key for key in _TOLD if len({other[key] for other in like}) > 1]
-        titles.append(" · ".join([name, *(_TOLD[key](row[key]) for key in keys)]))
+        keys = [key for key in _WORDING if len({other[key] for other in like}) > 1]
+        titles.append(" · ".join([name, *(_WORDING[key](row[key]) for key in keys)]))
     return titles
 
 
@@ -62,10 +62,10 @@ def distinguishing_choices(settings: Sequence[Sequence[Facts]]) -> dict[str, lis
 def label(row: Facts, distinguishing_choices: Mapping[str, list[str]]) -> str:
     """The method and its distinguishing choices."""
     chosen = choices(row)
-    told = [
+    shown = [
         f"{key}={_short(chosen[key])}" for key in distinguishing_choices[row["method"]] if chosen.get(key) is not None
     ]
-    return " ".join([row["method"], *told])
+    return " ".join([row["method"], *shown])
 
 
 def choices(row: Facts) -> dict[str, Any]:

@@ -23,9 +23,9 @@ def statements(runs: Sequence[RunRecord]) -> Table | None:
     for run in runs:
         if run.state == "finished":
             card = run.card
-            told = [stated(card), *_further(card)]
+            parts = [stated(card), *_further(card)]
             rows.append([
-                Text(run.path.name), Text("; ".join(told)), _number(card, "noise", 4), _number(card, "clip", 4),
+                Text(run.path.name), Text("; ".join(parts)), _number(card, "noise", 4), _number(card, "clip", 4),
                 _number(card, "rate", 4), _number(card, "steps_charged", 6), _number(card, "units", 9),
                 Text(str(card.get("accountant") or MISSING)), Text(str(card.get("ledger_head") or MISSING)[:12]),
             ])  # fmt: skip

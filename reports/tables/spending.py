@@ -134,8 +134,8 @@ def _covered(private: Sequence[Card]) -> str:
         return f"{'yes' if charged else 'no'}: {'; '.join(tuned)}"
     if len(private) < 2:
         return "nothing to choose among" if private else "nothing is private"
-    told = [CHOICE in lines(card.get("does_not_cover")) for card in private]
-    return "no, says each card" if all(told) else "no, says some card" if any(told) else "see privacy.json"
+    says = [CHOICE in lines(card.get("does_not_cover")) for card in private]
+    return "no, says each card" if all(says) else "no, says some card" if any(says) else "see privacy.json"
 
 
 def _is_tuned(card: Card) -> bool:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from dpft import objectives
 from dpft.inference.build import build_model, resolve_hardware
 from dpft.inference.trained_model import Trained
 from dpft.privacy.mechanism.plan import Plan
 from dpft.runs.folder import Run
 from dpft.spec import Budget, Machine, Spec
+from tests import decoders
+from tests.conftest import _byte_level
 
 EXAMPLES = 1000
 MakeTrained = Callable[..., Trained]
@@ -34,6 +40,49 @@ def make_trained(tiny_bert: Path) -> MakeTrained:
         return Trained(run, made.adapted, tuple("abc"[:labels]), False, made.tokenizer, settled)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random 2-block Llama of width 16 for 64 tokens, beside a byte-level tokenizer."""
+    folder = tmp_path_factory.mktemp("decoders") / "tiny-llama"
+    tokenizer = _byte_level()
+    ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id,
+           "eos_token_id": tokenizer.eos_token_id}  # fmt: skip
+    model = decoders.causal("llama", vocab_size=len(tokenizer), max_position_embeddings=64, **ids)
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_writer(tiny_decoder: Path) -> MakeTrained:
+    """A factory: make_writer("lora", rank=2) -> a model that writes, as if in the middle of training; plan as above."""
+
+    def make(method: str = "lora", optimizer: str = "adam", **options: object) -> Trained:
+        budget = Budget(8.0, 1e-4)
+        spec = Spec(
+            task="text/files", model=str(tiny_decoder), method=method, options=options, budget=budget, batch_size=72,
+            learning_rate=0.1, clip=0.7, max_length=24, optimizer=optimizer, representation="none",
+        )  # fmt: skip
+        settled = resolve_hardware(spec, Machine(device="cpu", precision="fp32"))
+        objective = objectives.load("language-model").configured(spec)
+        made = build_model(spec, 0, False, settled, objective=objective)
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for parameter in {id(p): p for p in (*made.adapted.private, *made.adapted.updated.values())}.values():
+                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+        plan = Plan(72 / EXAMPLES, 70, 0.9, spec.clip, 72, budget, 7.9, "test")
+        run = Run(Path("unsaved"), spec, plan, "test", Path("unsaved"), "")
+        return Trained(run, made.adapted, (), False, made.tokenizer, settled)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def writer(make_writer: MakeTrained) -> Trained:
+    return make_writer(rank=2)
 
 
 @pytest.fixture(scope="session")

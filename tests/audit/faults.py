@@ -1,4 +1,4 @@
-"""The faults that an audit must find, each put into a copy of the path."""
+"""The faults that an audit must find, each put into a copy of the mechanism."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 from torch import Tensor
 
-from dpft.audit.mechanism.driver import Path
+from dpft.audit.mechanism.driver import Mechanism
 from dpft.models.adapted import AdaptedModel
 from dpft.privacy.mechanism.clipping import Hooks, clipped_sum
 from dpft.privacy.mechanism.plan import Plan
@@ -187,22 +187,22 @@ class Seeded(Secret):
         self._stream = Cipher(AES256(bytes(32)), CTR(bytes(16))).encryptor()
 
 
-PATHS: dict[str, Path] = {
-    "noise halved": Path(step=HalvedNoise),
-    "noise missing on one tensor": Path(step=MissingOnOneTensor),
-    "noise repeated over steps": Path(step=RepeatedNoise),
-    "noise shared by tensors": Path(step=SharedNoise),
-    "uniform noise": Path(step=UniformNoise),
-    "bf16 noise": Path(step=CoarseNoise),
-    "no clipping": Path(step=NoClipping),
-    "clip per micro-batch": Path(step=ClippedMicrobatches),
-    "clip per tensor": Path(step=ClippedTensors),
-    "noise once per micro-batch": Path(step=NoisyMicrobatches),
-    "divisor = drawn batch size": Path(step=DrawnDivisor),
-    "leftovers join the next step": Path(step=Leftovers),
-    "a step not charged": Path(step=Uncharged),
-    "shuffled instead of Poisson": Path(sampler=shuffled),
-    "fixed batch size": Path(sampler=fixed_size),
-    "rate taken from the loader": Path(sampler=loader_rate),
-    "resumed noise equal to earlier noise": Path(secret=Seeded),
+MECHANISMS: dict[str, Mechanism] = {
+    "noise halved": Mechanism(step=HalvedNoise),
+    "noise missing on one tensor": Mechanism(step=MissingOnOneTensor),
+    "noise repeated over steps": Mechanism(step=RepeatedNoise),
+    "noise shared by tensors": Mechanism(step=SharedNoise),
+    "uniform noise": Mechanism(step=UniformNoise),
+    "bf16 noise": Mechanism(step=CoarseNoise),
+    "no clipping": Mechanism(step=NoClipping),
+    "clip per micro-batch": Mechanism(step=ClippedMicrobatches),
+    "clip per tensor": Mechanism(step=ClippedTensors),
+    "noise once per micro-batch": Mechanism(step=NoisyMicrobatches),
+    "divisor = drawn batch size": Mechanism(step=DrawnDivisor),
+    "leftovers join the next step": Mechanism(step=Leftovers),
+    "a step not charged": Mechanism(step=Uncharged),
+    "shuffled instead of Poisson": Mechanism(sampler=shuffled),
+    "fixed batch size": Mechanism(sampler=fixed_size),
+    "rate taken from the loader": Mechanism(sampler=loader_rate),
+    "resumed noise equal to earlier noise": Mechanism(secret=Seeded),
 }

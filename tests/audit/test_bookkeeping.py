@@ -12,8 +12,6 @@ import pytest
 from dpft import Budget, Machine, Spec, train
 from dpft.audit import bookkeeping
 from dpft.audit.evidence.report import Check, Report
-from dpft.privacy.accounting.pld import epsilon_pld
-from dpft.privacy.accounting.segments import Bound, Segment
 from dpft.privacy.ledger import Event, Ledger
 from dpft.runs.folder import Run
 from dpft.runs.ledger_charges import reservation_terms
@@ -29,17 +27,6 @@ def run(tiny_bert: Path, glue_folder: Callable[..., Path], tmp_path: Path) -> Pa
     )  # fmt: skip
     machine = Machine(device="cpu", precision="fp32")
     return train(spec, runs=tmp_path / "runs", ledger=tmp_path / "book", machine=machine).path
-
-
-@pytest.fixture
-def _in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One accountant, here: three processes that load theirs take seconds."""
-
-    def epsilon(segments: list[Segment], delta: float, seconds: float) -> Bound:
-        (s,) = segments
-        return Bound(epsilon_pld(s.noise, s.rate, s.steps, delta), "PLD", {})
-
-    monkeypatch.setattr(bookkeeping, "epsilon_of", epsilon)
 
 
 def failed(path: Path) -> set[str]:
@@ -90,7 +77,7 @@ def test_the_books_of_a_sound_run_pass_by_accountants_of_their_own_processes(run
     assert failed(run) == set()
 
 
-@pytest.mark.usefixtures("_in_process")
+@pytest.mark.usefixtures("audited_by_pld")
 @pytest.mark.parametrize(
     ("tamper", "found"),
     [
@@ -118,6 +105,6 @@ def test_each_tampering_is_found_by_its_own_check(run: Path, tamper: Tamper, fou
     json.dumps(Report(run.name, 0.99, 8.0, 1e-3, tuple(checks), {}).to_json(), allow_nan=False)
 
 
-@pytest.mark.usefixtures("_in_process")
+@pytest.mark.usefixtures("audited_by_pld")
 def test_an_untouched_run_fails_nothing_of_it(run: Path) -> None:
     assert failed(run) == set()

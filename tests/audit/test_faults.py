@@ -1,4 +1,4 @@
-"""The audit fails every faulty path, by the check that is meant for it, and lets sound ones pass."""
+"""The audit fails every faulty mechanism, by the check that is meant for it, and lets sound ones pass."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from scipy import stats
 
 from dpft.audit.evidence.report import Check
 from dpft.audit.mechanism import checks
-from dpft.audit.mechanism.driver import Path
+from dpft.audit.mechanism.driver import Mechanism
 from dpft.inference.trained_model import Trained
 from tests.audit.conftest import EXAMPLES
-from tests.audit.faults import PATHS, MeanLoss
+from tests.audit.faults import MECHANISMS, MeanLoss
 
 STEPS, RISK = 32, 0.01
 # What is meant to catch each fault; other checks may fail beside it.
@@ -40,30 +40,30 @@ CAUGHT_BY = {
 LONGER = {"clip per micro-batch": 64}  # in 32 steps its check misses it once in 10,000 audits
 
 
-def audit(trained: Trained, path: Path, steps: int = STEPS, risk: float = RISK) -> dict[str, Check]:
+def audit(trained: Trained, mechanism: Mechanism, steps: int = STEPS, risk: float = RISK) -> dict[str, Check]:
     """The checks that failed, by name."""
-    found = checks.checks(trained, path, EXAMPLES, steps, risk)
+    found = checks.checks(trained, mechanism, EXAMPLES, steps, risk)
     return {check.name: check for check in found if not check.passed}
 
 
-@pytest.mark.parametrize("fault", PATHS)
+@pytest.mark.parametrize("fault", MECHANISMS)
 def test_a_faulty_path_fails_by_the_check_that_is_meant_for_it(trained: Trained, fault: str) -> None:
-    failed = audit(trained, PATHS[fault], LONGER.get(fault, STEPS))
+    failed = audit(trained, MECHANISMS[fault], LONGER.get(fault, STEPS))
     assert CAUGHT_BY[fault] <= set(failed)
 
 
 def test_a_batch_mean_loss_fails_beside_gradients_taken_one_at_a_time(trained: Trained) -> None:
     fields = {f.name: getattr(trained.adapted, f.name) for f in dataclasses.fields(trained.adapted)}
     faulty = dataclasses.replace(trained, adapted=MeanLoss(**fields))
-    assert "sum beside gradients taken one at a time" in audit(faulty, Path())
+    assert "sum beside gradients taken one at a time" in audit(faulty, Mechanism())
 
 
 def test_a_sound_path_passes(trained: Trained) -> None:
     # At a risk of 0.1 % an audit: more than one alarm in three has a chance of 3e-6.
-    assert sum(bool(audit(trained, Path(), risk=1e-3)) for _ in range(3)) <= 1
+    assert sum(bool(audit(trained, Mechanism(), risk=1e-3)) for _ in range(3)) <= 1
 
 
 @pytest.mark.slow
 def test_fifty_sound_paths_alarm_no_more_often_than_stated(trained: Trained) -> None:
-    alarms = sum(bool(audit(trained, Path())) for _ in range(50))
+    alarms = sum(bool(audit(trained, Mechanism())) for _ in range(50))
     assert alarms <= stats.binom.ppf(0.999, 50, RISK)

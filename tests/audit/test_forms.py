@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dpft.audit.mechanism import checks
-from dpft.audit.mechanism.driver import Path
+from dpft.audit.mechanism.driver import Mechanism
 from dpft.inference.trained_model import Trained
 from dpft.privacy.mechanism.step import PrivateStep
 from dpft.training import optimizers
@@ -28,8 +28,8 @@ def with_form(trained: Trained, **changes: Any) -> Trained:
     return dataclasses.replace(trained, run=dataclasses.replace(run, spec=spec, plan=plan))
 
 
-def failed(trained: Trained, path: Path) -> set[str]:
-    return {c.name for c in checks.checks(trained, path, EXAMPLES, STEPS, RISK) if not c.passed}
+def failed(trained: Trained, mechanism: Mechanism) -> set[str]:
+    return {c.name for c in checks.checks(trained, mechanism, EXAMPLES, STEPS, RISK) if not c.passed}
 
 
 FORMS = [{"clipping": "normalise"}, {"optimizer": "adam_scaled"}]
@@ -38,7 +38,7 @@ FORMS = [{"clipping": "normalise"}, {"optimizer": "adam_scaled"}]
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_a_sound_path_passes_in_every_form(trained: Trained, form: dict[str, Any]) -> None:
     # At a risk of 1 % an audit: three alarms in a row have a chance of 1e-6.
-    assert lasting(lambda: failed(with_form(trained, **form), Path())) == set()
+    assert lasting(lambda: failed(with_form(trained, **form), Mechanism())) == set()
 
 
 def test_scales_are_not_all_one_when_the_audit_reads_them(trained: Trained) -> None:
@@ -51,7 +51,7 @@ def test_scales_are_not_all_one_when_the_audit_reads_them(trained: Trained) -> N
             assert self.scales is not None
             seen.append(self.scales)
 
-    failed(with_form(trained, optimizer="adam_scaled"), Path(step=Watched))
+    failed(with_form(trained, optimizer="adam_scaled"), Mechanism(step=Watched))
     spread = [float(max(s.max() for s in scales) / min(s.min() for s in scales)) for scales in seen]
     assert sum(ratio > 1.2 for ratio in spread) > STEPS // 2
 
@@ -89,12 +89,12 @@ FAULTS: list[tuple[dict[str, Any], Any, str]] = [
 def test_a_faulty_form_fails_by_the_check_that_is_meant_for_it(
     trained: Trained, form: dict[str, Any], step: Any, caught: str
 ) -> None:
-    assert caught in failed(with_form(trained, **form), Path(step=step))
+    assert caught in failed(with_form(trained, **form), Mechanism(step=step))
 
 
 def test_the_audit_leaves_the_weights_as_they_are(trained: Trained) -> None:
     before = [p.detach().clone() for p in trained.adapted.private]
-    failed(with_form(trained, optimizer="adam_scaled"), Path())
+    failed(with_form(trained, optimizer="adam_scaled"), Mechanism())
     assert all(torch.equal(a, b) for a, b in zip(before, trained.adapted.private, strict=True))
     assert isinstance(optimizers.make(with_form(trained, optimizer="adam_scaled").run.spec,
                                       {"z": nn.Parameter(torch.zeros(1))}), optimizers.ScaledAdam)  # fmt: skip

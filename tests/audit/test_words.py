@@ -13,7 +13,7 @@ import torch
 
 from dpft.audit.mechanism import gradient_canaries, sensitivity
 from dpft.audit.mechanism.canary_gradients import CanaryModel
-from dpft.audit.mechanism.driver import Path
+from dpft.audit.mechanism.driver import Mechanism
 from dpft.inference.build import build_model, resolve_hardware
 from dpft.inference.trained_model import Trained
 from dpft.objectives.tagging import Tagging
@@ -59,7 +59,7 @@ def test_a_planted_rows_clipped_gradient_is_the_clip_along_its_own_axis(trained:
 
 def test_the_path_passes(trained: Trained) -> None:
     assert of_the_shipped_path(trained) == []
-    assert [(c.name, c.value, c.high) for c in sensitivity.checks(trained, Path()) if not c.passed] == []
+    assert [(c.name, c.value, c.high) for c in sensitivity.checks(trained, Mechanism()) if not c.passed] == []
 
 
 def test_a_batch_whose_padding_is_judged_fails(trained: Trained) -> None:
@@ -68,5 +68,5 @@ def test_a_batch_whose_padding_is_judged_fails(trained: Trained) -> None:
         for batch in microbatches(*words):
             yield replace(batch, labels=batch.labels.clamp(min=0))
 
-    found = sensitivity.checks(trained, replace(Path(), batches=judged))
+    found = sensitivity.checks(trained, replace(Mechanism(), batches=judged))
     assert [c.name for c in found if not c.passed] != []

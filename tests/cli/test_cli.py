@@ -41,16 +41,10 @@ FIELDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def calibrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("calibrations")
-
-
 @pytest.fixture(autouse=True)
-def _workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, calibrations: Path) -> None:
-    """Relative paths land in the test's folder; one search for the noise serves all tests."""
+def _workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Relative paths land in the test's folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DPFT_CACHE", str(calibrations))
     monkeypatch.setenv("COLUMNS", "200")
 
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from dpft import Machine, Spec, train
+from dpft.exports import verify
+from dpft.exports.source import ExportSource
 from dpft.runs.folder import Run
 
 FP32 = Machine(device="cpu", precision="fp32")
@@ -50,3 +52,46 @@ def finished(glue_folder: Callable[..., Path], tmp_path: Path) -> Callable[..., 
         return path
 
     return make
+
+
+@pytest.fixture
+def source(finished: Callable[..., Path]) -> Callable[..., ExportSource]:
+    """A factory: source(model, "lora", {"rank": 2}, "rte", "mask") -> a run as the formats read it."""
+
+    def make(model: Path, method: str, options: dict[str, str], task: str, representation: str) -> ExportSource:
+        path = finished(
+            model, task, by=0.0, method=method, options=options, representation=representation, learning_rate=3e-2
+        )
+        return ExportSource.open(path)
+
+    return make
+
+
+def run_usage(lines: list[str], folder: Path, of: ExportSource, base: Path | None = None) -> Any:
+    """The logits that usage lines give on the texts of `verify`."""
+    rows = verify.texts(of.trained.paired)
+    code = "\n".join(lines).replace("DIR", str(folder)).replace("THE_ENCODER_IT_WAS_TRAINED_ON", str(base))
+    for shown, own in (('["a text", "another"]', "texts"), ('["a text"], ["its partner"]', "texts, pairs")):
+        code = code.replace(shown, own)
+    space = {"texts": list(rows.texts), "pairs": rows.pairs and list(rows.pairs)}
+    exec(code, space)
+    return space["logits"]
+
+
+def sizes(kind: str, layers: int) -> dict[str, Any]:
+    """The config of a small encoder of a family, 32 wide."""
+    base = {
+        "vocab_size": 60, "hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4,
+        "intermediate_size": 48, "max_position_embeddings": 40,
+    }  # fmt: skip
+    if kind == "distilbert":
+        return {"vocab_size": 60, "dim": 32, "n_layers": layers, "n_heads": 4, "hidden_dim": 48}
+    own: dict[str, dict[str, Any]] = {
+        "electra": {"embedding_size": 24},
+        "albert": {"embedding_size": 24},
+        "deberta-v2": {
+            "relative_attention": True, "position_buckets": 8, "pos_att_type": ["p2c", "c2p"], "pooler_hidden_size": 32,
+        },
+        "modernbert": {"pad_token_id": 0},
+    }  # fmt: skip
+    return {**base, **own.get(kind, {})}

@@ -14,22 +14,13 @@ from dpft import Spec, methods
 from dpft.data.batch import Batch
 from dpft.exports import custom_code
 from dpft.exports.source import ExportSource, _folded_head
-from dpft.models.architectures import ARCHITECTURES, without_pooler
+from dpft.models.architectures import without_pooler
+from dpft.models.architectures.encoders import ENCODERS
 from dpft.models.classifier import Classifier, initialise_head
 from dpft.objectives import Objective
 from dpft.objectives.classification import Classification
+from tests.exports.conftest import sizes
 
-_BASE = {
-    "vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48,
-    "max_position_embeddings": 40,
-}  # fmt: skip
-SIZES: dict[str, dict[str, Any]] = {
-    "electra": {**_BASE, "embedding_size": 24},
-    "albert": {**_BASE, "embedding_size": 24},
-    "distilbert": {"vocab_size": 60, "dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48},
-    "deberta-v2": {**_BASE, "relative_attention": True, "position_buckets": 8, "pos_att_type": ["p2c", "c2p"]},
-    "modernbert": {**_BASE, "pad_token_id": 0},
-}  # fmt: skip
 METHODS: dict[str, dict[str, Any]] = {
     "slash": {"dim": 6},
     "lora": {"rank": 2, "targets": "output"},
@@ -44,7 +35,7 @@ MASK, SEPARATOR = 5, 6
 def source(kind: str, method: str, representation: str, objective: Objective | None = None) -> Any:
     """What own_code reads of a Source, around a random model whose trained tensors are moved far."""
     torch.manual_seed(0)
-    backbone = AutoModel.from_config(AutoConfig.for_model(kind, **SIZES.get(kind, _BASE)))
+    backbone = AutoModel.from_config(AutoConfig.for_model(kind, **sizes(kind, layers=3)))
     with torch.no_grad():
         for parameter in backbone.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -85,7 +76,7 @@ def batch() -> Batch:
     return Batch(ids, allowed, None, lengths - 2, torch.zeros(3, dtype=torch.long))
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", ENCODERS)
 @pytest.mark.parametrize("method", METHODS)
 def test_own_code_gives_the_runs_logits(kind: str, method: str) -> None:
     for representation in ("mask", "cls", "mean"):

@@ -12,27 +12,12 @@ pytest.importorskip("onnx", reason="needs the extra `onnx`; pip install 'dpft[on
 pytest.importorskip("onnxscript", reason="needs the extra `onnx`; pip install 'dpft[onnx]'")
 pytest.importorskip("onnxruntime", reason="needs the extra `onnx`; pip install 'dpft[onnx]'")
 
-from dpft import Machine, Spec, UserError, train
+from dpft import UserError
 from dpft.exports import verify
 from dpft.exports.formats import onnx as graphs
-from dpft.exports.source import ExportSource
+from tests.exports.conftest import run_usage
 
-FP32 = Machine(device="cpu", precision="fp32")
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture
-def source(glue_folder, tmp_path: Path):
-    """A factory of finished runs, not private, for speed."""
-
-    def make(model: Path, method: str, options: dict[str, str], task: str, representation: str) -> ExportSource:
-        spec = Spec(
-            task=f"glue/{task}", data=str(glue_folder(task, 80, 20)), model=str(model), method=method, options=options,
-            representation=representation, batch_size=40, epochs=1, learning_rate=3e-2, max_length=24,
-        )  # fmt: skip
-        return ExportSource.open(train(spec, runs=tmp_path / "runs", machine=FP32).path)
-
-    return make
 
 
 CASES = [
@@ -43,14 +28,6 @@ CASES = [
     ("roberta", "jr_warp", {"tokens": "2", "dim": "12"}, "sst2", "mean"),
     ("bert", "adapter", {}, "sst2", "cls"),
 ]
-
-
-def test_a_graph_names_no_file_of_the_machine_it_was_made_on(tiny_bert: Path, source, tmp_path: Path) -> None:
-    # Catches the exporter's stack traces: they hold the user's home folder.
-    graphs.write(source(tiny_bert, "slash", {"dim": "12"}, "sst2", "mask"), tmp_path)
-    content = (tmp_path / "model.onnx").read_bytes()
-    for trace in (b'File "', b"site-packages", b"stack_trace", str(Path(graphs.__file__).parent).encode()):
-        assert trace not in content
 
 
 @pytest.mark.parametrize(
@@ -64,15 +41,10 @@ def test_the_printed_lines_give_the_runs_logits(
     found, folder = source(base, method, options, task, representation), tmp_path / "out"
     folder.mkdir()
     lines = graphs.write(found, folder)
-    rows = verify.texts(found.trained.paired)
-    code = "\n".join(lines).replace("DIR", str(folder))
-    for shown, own in (('["a text", "another"]', "texts"), ('["a text"], ["its partner"]', "texts, pairs")):
-        code = code.replace(shown, own)
-    space = {"texts": list(rows.texts), "pairs": rows.pairs and list(rows.pairs)}
-    exec(code, space)
-    wanted = found.trained.logits(rows)
+    logits = run_usage(lines, folder, found)
+    wanted = found.trained.logits(verify.texts(found.trained.paired))
     assert np.ptp(wanted, axis=0).max() > 0
-    assert verify.distance(wanted, space["logits"], found) <= 1e-4
+    assert verify.distance(wanted, logits, found) <= 1e-4
     assert {p.name for p in folder.iterdir()} >= {"model.onnx", "tokenizer.json"}
 
 

@@ -12,38 +12,12 @@ import torch
 
 pytest.importorskip("peft", reason="needs the extra `peft`; pip install 'dpft[peft]'")
 
-from dpft import Machine, Spec, UserError, train
+from dpft import UserError
 from dpft.exports import verify
 from dpft.exports.formats import peft as adapters
-from dpft.exports.source import ExportSource
+from tests.exports.conftest import run_usage
 
-FP32 = Machine(device="cpu", precision="fp32")
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture
-def source(glue_folder, tmp_path: Path):
-    """A factory of finished runs, not private, for speed."""
-
-    def make(model: Path, method: str, options: dict[str, str], task: str, representation: str) -> ExportSource:
-        spec = Spec(
-            task=f"glue/{task}", data=str(glue_folder(task, 80, 20)), model=str(model), method=method, options=options,
-            representation=representation, batch_size=40, epochs=1, learning_rate=3e-2, max_length=24,
-        )  # fmt: skip
-        return ExportSource.open(train(spec, runs=tmp_path / "runs", machine=FP32).path)
-
-    return make
-
-
-def used(lines: list[str], folder: Path, base: Path, source: ExportSource) -> np.ndarray:
-    """The logits that the printed lines give, on texts of our own."""
-    rows = verify.texts(source.trained.paired)
-    code = "\n".join(lines).replace("DIR", str(folder)).replace("THE_ENCODER_IT_WAS_TRAINED_ON", str(base))
-    for shown, own in (('["a text", "another"]', "texts"), ('["a text"], ["its partner"]', "texts, pairs")):
-        code = code.replace(shown, own)
-    space = {"texts": list(rows.texts), "pairs": rows.pairs and list(rows.pairs)}
-    exec(code, space)
-    return space["logits"].numpy()
 
 
 CASES = [
@@ -66,7 +40,7 @@ def test_the_printed_lines_give_the_runs_logits(
     found, folder = source(tiny_model, method, options, task, representation), tmp_path / "out"
     folder.mkdir()
     lines = adapters.write(found, folder)
-    logits = used(lines, folder, tiny_model, found)
+    logits = run_usage(lines, folder, found, tiny_model).numpy()
     wanted = found.trained.logits(verify.texts(found.trained.paired))
     assert np.ptp(wanted, axis=0).max() > 0
     assert verify.distance(wanted, logits, found) <= 1e-5

@@ -11,29 +11,16 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from dpft.exports import stock_heads
 from dpft.methods import CannotMerge
-from dpft.models.architectures import ARCHITECTURES
+from dpft.models.architectures.encoders import ENCODERS
+from tests.exports.conftest import sizes
 
-_BASE = {
-    "vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
-    "max_position_embeddings": 40,
-}  # fmt: skip
-SIZES: dict[str, dict[str, Any]] = {
-    "electra": {**_BASE, "embedding_size": 24},
-    "albert": {**_BASE, "embedding_size": 24},
-    "distilbert": {"vocab_size": 60, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
-    "deberta-v2": {
-        **_BASE, "relative_attention": True, "position_buckets": 8, "pos_att_type": ["p2c", "c2p"],
-        "pooler_hidden_size": 32,
-    },
-    "modernbert": {**_BASE, "pad_token_id": 0},
-}  # fmt: skip
 IDS = torch.randint(5, 60, (16, 12), generator=torch.Generator().manual_seed(1))
 
 
 def classifier(kind: str, outputs: int = 3, scale: float = 1.0, **more: Any) -> Any:
     """A random stock classifier whose last layer norm is `scale` times as wide as it would be."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **{**SIZES.get(kind, _BASE), **more}, num_labels=outputs)
+    config = AutoConfig.for_model(kind, **{**sizes(kind, layers=2), **more}, num_labels=outputs)
     model = AutoModelForSequenceClassification.from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -66,7 +53,7 @@ def apart(model: Any, wanted: nn.Linear) -> float:
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 20.0])
 @pytest.mark.parametrize("outputs", [1, 3])
-@pytest.mark.parametrize("kind", sorted(set(ARCHITECTURES) - {"modernbert"}))
+@pytest.mark.parametrize("kind", sorted(set(ENCODERS) - {"modernbert"}))
 def test_every_familys_stock_head_gives_the_linear_heads_logits(kind: str, outputs: int, scale: float) -> None:
     model, wanted = classifier(kind, outputs, scale), head(outputs)
     assert apart(model, wanted) > 1e-2
@@ -99,4 +86,4 @@ def test_a_head_that_cannot_be_expressed_is_refused(kind: str, outputs: int) -> 
 
 
 def test_a_family_without_a_head_here_is_modernbert_alone() -> None:
-    assert set(ARCHITECTURES) - set(stock_heads.HEADS) == {"modernbert"}
+    assert set(ENCODERS) - set(stock_heads.HEADS) == {"modernbert"}

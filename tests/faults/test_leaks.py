@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,10 +85,19 @@ def leaks(world: World, seen: PastData, said: str) -> list[str]:
     whole = set(re.findall(r"(?<![\w.,])\d+(?![\w.])", words))
     found = [f"text {PLANTED}"] if PLANTED in words or PLANTED.encode() in raw else []
     found += [f"size {size}" for size in SIZES if str(size) in whole]
-    found += [f"{kind} {value}" for kind in ("losses", "means", "norms") for value in getattr(seen, kind)
-              if f"{value:.7g}" in exact or f"{value:.5f}" in short
-              or struct.pack("<f", value) in raw or struct.pack("<d", value) in raw]  # fmt: skip
+    for kind in ("losses", "means", "norms"):
+        values = np.array(getattr(seen, kind))
+        stored = _stored(values.astype("<f4"), raw) | _stored(values.astype("<f8"), raw)
+        found += [f"{kind} {value}" for value, bytes_found in zip(values.tolist(), stored, strict=True)
+                  if bytes_found or f"{value:.7g}" in exact or f"{value:.5f}" in short]  # fmt: skip
     return found + ["key" for key in seen.keys if key in raw or key.hex() in words]
+
+
+def _stored(values: NDArray[Any], raw: bytes) -> NDArray[np.bool_]:
+    """Whether the bytes of each value stand anywhere in `raw`."""
+    whole = f"<u{values.itemsize}"
+    windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(raw, np.uint8), values.itemsize)
+    return np.isin(values.view(whole), np.ascontiguousarray(windows).view(whole)[:, 0])
 
 
 def left(world: World, seen: PastData, *words: object) -> list[str]:

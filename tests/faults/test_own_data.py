@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,16 +67,10 @@ def test_a_fault_in_own_data_is_one_line_that_spends_nothing_and_shows_nobody(wo
     fault = FAULTS[name]
     for file, content in (("own.csv", fault.own), ("held.csv", fault.held)):
         Path(file).write_bytes(content if isinstance(content, bytes) else content.encode())
-    charged, files = world.charges(), world.files()
     asked = {"--data": "own.csv", "--text": "text", "--label": "label", "--validation": "held.csv"}
     given = [word for flag, value in asked.items() if flag not in fault.words for word in (flag, value)]
-    code, out, err = world.call(
+    words = (
         "train", "--model", world.model, "--batch-size", 40, "--epochs", 1, "--max-length", 32, "--precision", "fp32",
         "--option", "dim=8", "--runs", world.home / "new", *BUDGET, *given, *fault.words,
     )  # fmt: skip
-    assert (code, out) == (2, ""), err
-    assert re.fullmatch(r"dpft: .+, got .+; .+\n", err), err
-    assert fault.said in err
-    assert PLANTED not in err
-    assert world.charges() == charged
-    assert world.files() == files
+    world.assert_refused(fault.said, lambda: world.call(*words))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,6 +54,17 @@ class World:
             "--epochs", 1, "--max-length", 32, "--precision", "fp32", "--runs", self.home / "new",
             *options, *(BUDGET if budget else ()), *words,
         )  # fmt: skip
+
+    def assert_refused(self, said: str, ask: Callable[[], tuple[int, str, str]]) -> None:
+        """`ask` ends in one line with `said`, the remedy and nobody's text; it charges nothing and leaves no file."""
+        charged, files = self.charges(), self.files()
+        code, out, err = ask()
+        assert (code, out) == (2, ""), err
+        assert re.fullmatch(r"dpft: .+, got .+; .+\n", err), err
+        assert said in err
+        assert PLANTED not in err
+        assert self.charges() == charged
+        assert self.files() == files
 
     def edit(self, change: Callable[[pd.DataFrame], pd.DataFrame | None], split: str = "train") -> None:
         """Change a split's table, in place or by what is returned."""

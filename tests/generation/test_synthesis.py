@@ -182,7 +182,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return real(path, mode, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "open", full)
-    with pytest.raises(UserError, match="No space left on device.*goes on where it was"):
+    with pytest.raises(UserError, match=r"No space left on device.*goes on where it was"):
         generate(_model(), tmp_path / "a.jsonl", Request(11))
     monkeypatch.undo()
     again = _model()

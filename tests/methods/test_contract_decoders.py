@@ -207,6 +207,15 @@ def test_a_tied_table_is_left_as_it_is_and_one_of_its_own_is_trained() -> None:
     contract.assert_equal(contract.sum_of(tied, [batch()]), oracle(tied, batch()), WITHIN)
 
 
+def test_all_targets_are_the_dense_layers_that_a_block_has() -> None:
+    for family, count in (("llama", 7), ("gpt2", 4), ("opt", 6), ("phi3", 4)):
+        made = adapted(family, "lora", options={"rank": 2, "targets": "all"})
+        assert len(made.named) == 2 * 2 * count
+        contract.assert_equal(contract.sum_of(made, [batch()]), oracle(made, batch()), WITHIN)
+    with pytest.raises(UserError, match="has no dense layer gate of its own"):
+        methods.load("lora", {"targets": "gate"}).attach(decoders.language_model("gpt2"), 0)
+
+
 def test_bitfit_takes_biases_where_there_are_some_and_else_norms() -> None:
     assert all("norm" in name for name in adapted("llama", "bitfit").named)
     assert {name.rpartition(".")[2] for name in adapted("qwen2", "bitfit").named} == {"q_proj", "k_proj", "v_proj"}

@@ -84,7 +84,7 @@ def test_what_follows_the_first_token_is_told_by_the_last_slot(family: str, name
     """The stock decoder by hand on the widened row: labels keep their tokens, and slots judge nothing."""
     model, of = adapted(family, name).double(), decoders.batch((7,))
     of = families.replaced(of, labels=torch.cat([of.ids[:, 1:], torch.tensor([[-100]])], 1))  # the first word too
-    found = model(of)
+    found = model(of).detach()
     places = model.prompts
     ids = torch.cat([of.ids[:, :1].expand(-1, places + 1), of.ids[:, 1:]], 1)
     logits = model.causal(input_ids=ids).logits[0, places:]

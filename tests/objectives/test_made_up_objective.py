@@ -14,7 +14,7 @@ import pytest
 from dpft import Budget, Machine, Spec, export, load, objectives, train
 from dpft.audit import membership
 from dpft.audit.mechanism import sensitivity
-from dpft.audit.mechanism.driver import Path as Shipped
+from dpft.audit.mechanism.driver import Mechanism
 from dpft.errors import UserError
 from tests.calling import Command
 from tests.conftest import BAD, GOOD, WORDS
@@ -148,7 +148,7 @@ def test_it_is_read_as_it_says(path: Path, dpft: Command) -> None:
 
 
 def test_its_gradients_are_audited(path: Path) -> None:
-    assert [(c.name, c.value) for c in sensitivity.checks(load(path, machine=FP32), Shipped()) if not c.passed] == []
+    assert [(c.name, c.value) for c in sensitivity.checks(load(path, machine=FP32), Mechanism()) if not c.passed] == []
 
 
 def test_its_members_are_asked_for(spec: Spec, tmp_path: Path) -> None:

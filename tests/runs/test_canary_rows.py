@@ -52,9 +52,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
 
 
 def canaries_of(spec: Spec) -> Examples:
-    found = canary_rows.canaries(spec, Classification(), 2)
+    found = canary_rows.canaries(spec, Classification(), ("0", "1"))
     assert found is not None
-    return found
+    return found.rows
 
 
 def trained(spec: Spec, folder: Path) -> Run:
@@ -66,7 +66,7 @@ def test_a_canary_whose_coin_fell_the_other_way_is_never_trained_on(
 ) -> None:
     # Catches coins that are tossed and not heeded, and canaries that are all left out.
     run = trained(spec, tmp_path)
-    truth = canary_rows.included_canaries(run, Classification(), 2)
+    truth = canary_rows.included_canaries(run, Classification(), ("0", "1"))
     assert truth is not None
     drawn = np.unique(np.concatenate(seen))
     canaries = drawn[drawn >= 80] - 80
@@ -153,7 +153,7 @@ def test_damaged_coins_are_refused_in_one_line(spec: Spec, tmp_path: Path) -> No
     for content in ("", "{}", json.dumps({"included": [True]})):
         (run.path / "private" / "canaries.json").write_text(content)
         with pytest.raises(UserError, match="restore"):
-            canary_rows.included_canaries(run, Classification(), 2)
+            canary_rows.included_canaries(run, Classification(), ("0", "1"))
 
 
 # What is made of scores.

@@ -89,7 +89,7 @@ class Report:
     def to_json(self, private: bool = False) -> dict[str, Any]:
         """A plain dict for audit.json and --json; `private` adds checks computed on real rows. Infinity is a string."""
         kept = [check for check in self.checks if private or not check.private]
-        checks = [{**_told(check), "passed": check.passed} for check in kept]
+        checks = [{**_fields(check), "passed": check.passed} for check in kept]
         verdict = "PASS" if self.passed else "FAIL"
         return {
             "run": self.run, "verdict": verdict, "confidence": self.confidence, "claimed_epsilon": self.claimed,
@@ -129,7 +129,7 @@ def _mark(check: Check) -> str:
     return "" if check.kind == "figure" else "pass" if check.passed else "FAIL"
 
 
-def _told(check: Check) -> dict[str, Any]:
+def _fields(check: Check) -> dict[str, Any]:
     """The fields of a check; numbers that JSON lacks become strings."""
     odd = {
         name: str(value)

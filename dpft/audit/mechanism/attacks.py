@@ -82,16 +82,17 @@ def tests(outcome: Outcome, claimed: float, delta: float) -> list[StatisticalTes
     alarms = int((outside > outcome.threshold).sum()), len(outside)
     trials, (guesses, correct) = len(outcome.scores), guess(outcome.scores, outcome.members)
     name, where = outcome.name, outcome.attacked
-    told = f"{where}: {correct} of {guesses} correct guesses on {trials} canaries"
+    guessed = f"{where}: {correct} of {guesses} correct guesses on {trials} canaries"
     found = [
         bound(f"ε, {name}: Clopper-Pearson", lambda risk: bounds.clopper_pearson(hits, alarms, delta, risk), claimed,
               f"{where}: caught {hits[0]} of {hits[1]}, false alarms {alarms[0]} of {alarms[1]}"),
-        bound(f"ε, {name}: one run", lambda risk: bounds.one_run(trials, guesses, correct, delta, risk), claimed, told),
+        bound(f"ε, {name}: one run", lambda risk: bounds.one_run(trials, guesses, correct, delta, risk), claimed,
+              guessed),
     ]  # fmt: skip
     if outcome.gaussian:
         found += [
             bound(f"ε, {name}: f-DP one run",
-                  lambda risk: bounds.one_run_gaussian(trials, guesses, correct, delta, risk), claimed, told),
+                  lambda risk: bounds.one_run_gaussian(trials, guesses, correct, delta, risk), claimed, guessed),
             bound(f"ε, {name}: Gaussian DP", lambda risk: bounds.gaussian(inside, outside, delta, risk), claimed,
                   f"{where}: {len(inside)} members, {len(outside)} others"),
         ]  # fmt: skip

@@ -23,14 +23,19 @@ import torch
 from torch import Tensor, nn
 
 from dpft.data.batch import Batch
+from dpft.data.words import IGNORED
 from dpft.models.adapted import AdaptedModel, Gradients
+from dpft.models.classifier import classifier
 
 HUGE = 1e6
 
 
 @dataclass(frozen=True)
 class RowSettings:
-    """The auditor's settings for N rows, each (N,): label, factor of the loss, the head's input of a canary or -1."""
+    """The auditor's settings for N rows, each (N,): label, factor of the loss, the direction of a canary or -1.
+
+    A direction is the number of an input of the head, or of a probe (hidden_canaries).
+    """
 
     labels: Tensor
     factors: Tensor
@@ -47,6 +52,10 @@ class RowSettings:
             none if columns is None else torch.as_tensor(columns),
         )
 
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.labels, self.factors, self.columns
+
 
 class CanaryModel:
     """An adapted model with canaries, with the interface that a private step needs.
@@ -57,7 +66,7 @@ class CanaryModel:
 
     def __init__(self, adapted: AdaptedModel, row_settings: RowSettings, clip: float) -> None:
         self.adapted, self.scale = adapted, HUGE * max(1.0, clip)
-        device = adapted.model.head.weight.device
+        device = adapted.model.device
         self.row_settings = RowSettings(
             *(getattr(row_settings, f.name).to(device) for f in dataclasses.fields(row_settings))
         )
@@ -65,7 +74,7 @@ class CanaryModel:
         self._rows = torch.empty(0, dtype=torch.int64)
         self._hooks = (
             adapted.model.register_forward_pre_hook(self._remember),
-            adapted.model.head.register_forward_pre_hook(self._plant),
+            classifier(adapted.model).head.register_forward_pre_hook(self._replace),
         )
 
     def __enter__(self) -> Self:
@@ -89,11 +98,14 @@ class CanaryModel:
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         rows = batch.labels.clamp(min=0)
-        labels, owners = self.row_settings.labels[rows], rows
-        if rows.dim() == 2:
-            labels, owners = torch.where(batch.labels < 0, batch.labels, labels), rows.amax(1)
+        labels = self.row_settings.labels[rows]
+        labels[batch.labels < 0] = IGNORED
+        owners = rows.unsqueeze(-1).flatten(1).amax(1)
         true = dataclasses.replace(batch, labels=labels)
         return self.adapted.losses(outputs, true) * self.row_settings.factors[owners]
+
+    def follow(self, optimizer: torch.optim.Optimizer) -> None:
+        """Learn of the optimizer, whose scales are public. Here scales need no preparation."""
 
     def begin(self, step: int) -> None:
         self.adapted.begin(step)
@@ -105,7 +117,7 @@ class CanaryModel:
     def _remember(self, model: nn.Module, inputs: tuple[Batch]) -> None:
         self._rows = inputs[0].labels
 
-    def _plant(self, head: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    def _replace(self, head: nn.Module, inputs: tuple[Tensor]) -> Tensor:
         columns = torch.where(self._rows < 0, -1, self.row_settings.columns[self._rows.clamp(min=0)])
-        planted = nn.functional.one_hot(columns.clamp(min=0), inputs[0].shape[-1]).to(inputs[0].dtype)
-        return torch.where((columns >= 0).unsqueeze(-1), planted * self.scale, inputs[0])
+        canaries = nn.functional.one_hot(columns.clamp(min=0), inputs[0].shape[-1]).to(inputs[0].dtype)
+        return torch.where((columns >= 0).unsqueeze(-1), canaries * self.scale, inputs[0])

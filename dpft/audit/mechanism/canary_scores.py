@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Protocol
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from dpft.audit.mechanism.canary_gradients import CanaryModel, RowSettings
 from dpft.audit.mechanism.driver import Release
-from dpft.audit.mechanism.gradient_canaries import Canaries
+from dpft.data.encoded import Encoded
+from dpft.models.adapted import AdaptedModel
 
 _SAMPLED = 8192  # numbers kept of each release over all tensors: enough for every test but the deviation
 _LEAST = 64
+
+
+class Canaries(Protocol):
+    """m canaries with known, orthogonal clipped gradients. Sums are by tensor, in units of the clipping norm."""
+
+    @property
+    def data(self) -> Encoded: ...
+    @property
+    def row_settings(self) -> RowSettings: ...
+
+    def __len__(self) -> int: ...
+
+    def model(self, adapted: AdaptedModel, clip: float) -> CanaryModel:
+        """The model under audit, in which these rows have their gradients."""
+
+    def rescaled(self, scales: Mapping[str, Tensor]) -> Canaries:
+        """The same rows in a scaled space, where each gradient is scaled, then clipped."""
+
+    def scores(self, sums: Mapping[str, Tensor]) -> NDArray[np.float64]:
+        """Each canary's coordinate in a release: (m,)."""
+
+    def without(self, sums: Mapping[str, Tensor], drawn: NDArray[np.int64]) -> dict[str, Tensor]:
+        """A release without the clipped sum of the sampled rows: its noise."""
 
 
 class Observations:
@@ -29,25 +58,18 @@ class Observations:
         """Add one release: the canaries that were sampled, and the noisy sums, one a private tensor."""
         rows, canaries = release.rows, self.canaries
         if release.scales is not None:
-            canaries = canaries.scaled(release.scales[self.names.index("head.weight")])
-        weight, bias = canaries.expected(rows)
+            canaries = canaries.rescaled(dict(zip(self.names, release.scales, strict=True)))
+        sums = {name: noisy / self.clip for name, noisy in zip(self.names, release.sums, strict=True)}
+        self.scores.append(canaries.scores(sums))
         kept, total = [], 0.0
-        for name, noisy in zip(self.names, release.sums, strict=True):
-            left = noisy / self.clip
-            if name == "head.weight":
-                self.scores.append(canaries.read(left))
-                left[:, : len(self.canaries)] -= weight
-            elif name == "head.bias":
-                left -= bias
+        for name, left in canaries.without(sums, rows).items():
             left /= self.noise
             squares = float(left.square().sum())
             self.squares[name] += squares
             total += squares
             self.counts[name] += left.numel()
             most = max(_LEAST, _SAMPLED // len(self.names))
-            # The columns after the canaries hold nothing but noise, to the last bit.
-            silent = left[:, len(self.canaries) :] if name == "head.weight" else left
-            kept.append(silent.flatten()[:most].numpy().copy())
+            kept.append(left.flatten()[:most].numpy().copy())
         self._kept.append(kept)
         self.steps.append(total)
         self.drawn.append(np.isin(np.arange(len(self.canaries)), rows))

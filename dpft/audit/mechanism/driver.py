@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path as File
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ TOKENS = 96  # of a micro-batch: few, so that even a small batch needs several m
 
 
 @dataclass(frozen=True)
-class Path:
+class Mechanism:
     """The parts of the mechanism: the shipped ones by default; tests replace one by a faulty one."""
 
     sampler: Callable[..., Iterator[NDArray[np.int64]]] = poisson_batches
@@ -50,9 +50,9 @@ class Release:
 
 @dataclass(frozen=True)
 class MechanismRun:
-    """Runs the mechanism `path` on `data` with canaries, by `plan`, charged to `ledger`, with `spec`'s optimizer."""
+    """Runs the `mechanism` on `data` with canaries, by `plan`, charged to `ledger`, with `spec`'s optimizer."""
 
-    path: Path
+    mechanism: Mechanism
     canary_model: CanaryModel
     data: Encoded
     plan: Plan
@@ -66,21 +66,22 @@ class MechanismRun:
         release times the expected batch size, and times the scales it was divided by after the noise. An attacker knows
         these scales: they are computed from earlier releases.
         """
-        secret, plan = self.path.secret(), self.plan
+        secret, plan = self.mechanism.secret(), self.plan
         optimizer = optimizers.make(self.spec, self.canary_model.adapted.updated)
         for group in optimizer.param_groups:
             group["lr"] = 0.0
-        step = self.path.step(self.canary_model, plan, optimizer, self.ledger, secret, _RUN)
+        self.canary_model.follow(optimizer)
+        step = self.mechanism.step(self.canary_model, plan, optimizer, self.ledger, secret, _RUN)
         model = self.canary_model.adapted.model
         per_example, model.per_example = model.per_example, True
-        device = model.head.weight.device
-        drawn_rows = self.path.sampler(len(present), plan, secret, start)
+        device = model.device
+        drawn_rows = self.mechanism.sampler(len(present), plan, secret, start)
         try:
             for number, drawn in enumerate(drawn_rows, start):
                 if number == stop:
                     break
                 rows = present[drawn]
-                step(number, self.path.batches(self.data, rows, TOKENS, device))
+                step(number, self.mechanism.batches(self.data, rows, TOKENS, device))
                 sums = [r.double().cpu() * plan.expected_batch for r in self.canary_model.released]
                 scales = None if step.scales is None else [scale.double().cpu() for scale in step.scales]
                 yield Release(rows, sums if scales is None else list(map(torch.mul, sums, scales)), scales)
@@ -98,7 +99,7 @@ def ledger_for(plan: Plan) -> Iterator[Ledger]:
     """A real ledger in a temporary file, with a reservation for `plan`."""
     assert plan.budget is not None
     assert plan.epsilon_upper is not None
-    with tempfile.TemporaryDirectory(prefix="dpft-audit-") as folder, Ledger(File(folder) / "ledger.sqlite") as book:
+    with tempfile.TemporaryDirectory(prefix="dpft-audit-") as folder, Ledger(Path(folder) / "ledger.sqlite") as book:
         book.reserve(
             _RUN, rate=plan.rate, noise=plan.noise, steps=plan.steps, delta=plan.budget.delta,
             epsilon=plan.epsilon_upper,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpft.audit.mechanism.canary_gradients import HUGE, RowSettings
+from dpft.audit.mechanism.canary_gradients import HUGE, CanaryModel, RowSettings
 from dpft.data.encoded import Encoded
 from dpft.data.examples import Examples
 from dpft.inference.outputs import features
 from dpft.inference.trained_model import Trained
 from dpft.models.adapted import AdaptedModel
+from dpft.models.classifier import classifier
 from dpft.tasks import sample
 from dpft.tokens.encode import encode
 
@@ -51,11 +52,27 @@ class Canaries:
         found: NDArray[np.float64] = (weight[:, : len(self)].double().cpu().T * self.units).sum(1).numpy()
         return found
 
+    def model(self, adapted: AdaptedModel, clip: float) -> CanaryModel:
+        return CanaryModel(adapted, self.row_settings, clip)
+
+    def rescaled(self, scales: Mapping[str, Tensor]) -> Canaries:
+        return self.scaled(scales["head.weight"])
+
+    def scores(self, sums: Mapping[str, Tensor]) -> NDArray[np.float64]:
+        return self.read(sums["head.weight"])
+
+    def without(self, sums: Mapping[str, Tensor], drawn: NDArray[np.int64]) -> dict[str, Tensor]:
+        left = {name: noisy.clone() for name, noisy in sums.items()}
+        weight, bias = self.expected(drawn)
+        left["head.weight"][:, : len(self)] -= weight
+        left["head.bias"] -= bias
+        return left
+
 
 def make_canaries(trained: Trained, clip: float) -> Canaries:
     """At most MOST canaries, on three quarters of the head's inputs. The other inputs hold noise alone."""
     adapted = trained.adapted
-    width = adapted.model.head.in_features
+    width = classifier(adapted.model).head.in_features
     count = max(1, min(MAX_CANARIES, width - max(1, width // 4)))
     scale = HUGE * max(1.0, clip)
     labels, units = _least_likely(adapted, count, scale)
@@ -86,7 +103,7 @@ def prepared(trained: Trained, data: Encoded) -> Encoded:
 @torch.no_grad()
 def _least_likely(adapted: AdaptedModel, count: int, scale: float) -> tuple[Tensor, Tensor]:
     """Each canary's label, and the unit vector of its loss's gradient in the outputs."""
-    head = adapted.model.head
+    head = classifier(adapted.model).head
     outputs = head(torch.eye(head.in_features, device=head.weight.device)[:count] * scale)
     labels = adapted.objective.least_likely(outputs)
     with torch.enable_grad():

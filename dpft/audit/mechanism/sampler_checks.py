@@ -8,7 +8,7 @@ import numpy as np
 
 from dpft.audit.evidence import noise_statistics
 from dpft.audit.evidence.report import StatisticalTest
-from dpft.audit.mechanism.driver import Path
+from dpft.audit.mechanism.driver import Mechanism
 from dpft.privacy.mechanism.plan import Plan
 
 _COINS = 20_000_000
@@ -16,12 +16,12 @@ _LEAST, _MOST = 200, 20_000
 _NORMAL = 5.0  # smallest variance of counts that are modelled as normal
 
 
-def tests(path: Path, plan: Plan, examples: int) -> list[StatisticalTest]:
+def tests(mechanism: Mechanism, plan: Plan, examples: int) -> list[StatisticalTest]:
     """Draw many batches and test whether each row enters each batch by its own coin at `plan.rate`."""
     steps = int(np.clip(_COINS // examples, _LEAST, _MOST))
     counts, sizes, shared = np.zeros(examples, np.int64), [], 0
     before = np.zeros(examples, bool)
-    for rows in path.sampler(examples, dataclasses.replace(plan, steps=steps), path.secret()):
+    for rows in mechanism.sampler(examples, dataclasses.replace(plan, steps=steps), mechanism.secret()):
         np.add.at(counts, rows, 1)
         sizes.append(len(rows))
         shared += int(before[rows].sum())
@@ -32,25 +32,29 @@ def tests(path: Path, plan: Plan, examples: int) -> list[StatisticalTest]:
         return [
             StatisticalTest("sampling rate", lambda risk: noise_statistics.share(drawn, examples * steps, rate, risk))
         ]
-    told = f"{steps} batches from {examples} rows"
+    about = f"{steps} batches from {examples} rows"
     found = [
-        StatisticalTest("sampling rate", lambda risk: noise_statistics.share(drawn, examples * steps, rate, risk), told)
+        StatisticalTest(
+            "sampling rate", lambda risk: noise_statistics.share(drawn, examples * steps, rate, risk), about
+        )
     ]
     if examples * rate * (1 - rate) >= _NORMAL:
         found.append(
             StatisticalTest(
-                "variance of batch sizes", lambda risk: noise_statistics.dispersion(batches, examples, rate, risk), told
+                "variance of batch sizes",
+                lambda risk: noise_statistics.dispersion(batches, examples, rate, risk),
+                about,
             )
         )
     if steps * rate * (1 - rate) >= _NORMAL:
         found.append(
             StatisticalTest(
-                "variance of a row's draws", lambda risk: noise_statistics.dispersion(counts, steps, rate, risk), told
+                "variance of a row's draws", lambda risk: noise_statistics.dispersion(counts, steps, rate, risk), about
             )
         )
     if steps * examples * rate**2 >= 10 * _NORMAL:
         name = "overlap of neighbouring batches"
         found.append(
-            StatisticalTest(name, lambda risk: noise_statistics.overlap(shared, steps, examples, rate, risk), told)
+            StatisticalTest(name, lambda risk: noise_statistics.overlap(shared, steps, examples, rate, risk), about)
         )
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,16 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dpft.audit.evidence.report import Check, fact
-from dpft.audit.mechanism import gradient_canaries
-from dpft.audit.mechanism.canary_gradients import CanaryModel, RowSettings
-from dpft.audit.mechanism.driver import MechanismRun, Path, Release, ledger_for, noiseless_plan
+from dpft.audit.mechanism import strategy
+from dpft.audit.mechanism.canary_gradients import RowSettings
+from dpft.audit.mechanism.driver import Mechanism, MechanismRun, Release, ledger_for, noiseless_plan
 from dpft.data.encoded import Encoded
 from dpft.inference.trained_model import Trained
-from dpft.models.adapted import AdaptedModel
 from dpft.privacy.mechanism.clipping import GAMMA
 from dpft.privacy.mechanism.step import Scaling
 from dpft.tasks import sample
-from dpft.tokens.encode import encode
 from dpft.tokens.microbatch import collate
 from dpft.training import optimizers
 
@@ -42,18 +40,18 @@ class ProbeRows:
     extra: tuple[str, ...]
 
 
-def checks(trained: Trained, path: Path) -> list[Check]:
+def checks(trained: Trained, mechanism: Mechanism) -> list[Check]:
     """Check sensitivity on adversarial rows, sums against a reference, and updates for different numbers of rows."""
     clip = trained.run.plan.clip
     assert clip is not None
     probe_rows = make(trained, clip)
     more, off = SLACK[trained.hardware.precision]
     base = np.arange(probe_rows.base)
-    one, two = _releases(trained, path, probe_rows, base, 2)
+    one, two = _releases(trained, mechanism, probe_rows, base, 2)
     first = one.sums
     found = []
     for number, name in enumerate(probe_rows.extra, probe_rows.base):
-        (with_it,) = _releases(trained, path, probe_rows, np.append(base, number))
+        (with_it,) = _releases(trained, mechanism, probe_rows, np.append(base, number))
         moved = _norm([a - b for a, b in zip(with_it.sums, first, strict=True)]) / clip
         found.append(
             Check("path", f"sensitivity, {name} row", moved, 0, 1 + more, "fact", "change by one row, in clips")
@@ -67,7 +65,7 @@ def checks(trained: Trained, path: Path) -> list[Check]:
         wanted = replayed(trained, one)
         same = all(torch.allclose(a, b, rtol=1e-3) for a, b in zip(two.scales, wanted, strict=True))
         found.append(fact("path", "scales depend on earlier releases alone", same, "recomputed from the first release"))
-    (fewer,) = _releases(trained, path, make(trained, clip, ()), base)
+    (fewer,) = _releases(trained, mechanism, make(trained, clip, ()), base)
     # A release is rounded to the parameter's float32; a divisor that follows the rows is off by 5 / N.
     same = all(torch.allclose(a, b, rtol=1e-6, atol=1e-6 * clip) for a, b in zip(fewer.sums, first, strict=True))
     found.append(fact("path", "same update whatever the number of rows", same, "the same batch from N and N + 5 rows"))
@@ -81,22 +79,16 @@ def make(trained: Trained, clip: float, extra: Sequence[str] = ("aligned", "oppo
     longest = ", ".join(texts[_BASE:])[: 16 * trained.run.spec.max_length]
     names = [*texts[:_BASE], *({"long": longest}.get(name, texts[3]) for name in extra)]
     opposed = [number for number, name in enumerate(extra, _BASE) if name == "opposed"]
-    labels = _labels(trained, np.array([*found[:_BASE], *[found[3]] * len(extra)]), opposed)
-    spec = trained.run.spec
-    rows = gradient_canaries.numbered(trained, names, names if trained.paired else None)
-    data = gradient_canaries.prepared(trained, encode(rows, trained.tokenizer, spec.representation, spec.max_length))
+    sides = np.array([*found[:_BASE], *[found[3]] * len(extra)])
+    kind = strategy.of(trained)
+    settings = kind.row_settings(trained, sides, np.isin(np.arange(len(sides)), opposed))
+    data = kind.encoded(trained, names)
     lengths = [*(_LENGTHS[i % len(_LENGTHS)] for i in range(_BASE)), *(_length(name) for name in extra)]
-    plain = ProbeRows(data, RowSettings.of(labels), _BASE, tuple(extra))
-    norms = [_norm(g) for g in _gradients(trained.adapted, plain, len(names))]
+    plain = ProbeRows(data, settings, _BASE, tuple(extra))
+    norms = [_norm(g) for g in _gradients(trained, plain, len(names))]
     factors = [clip * length / norm if norm else 1.0 for length, norm in zip(lengths, norms, strict=True)]
-    return ProbeRows(data, RowSettings.of(labels, factors), _BASE, tuple(extra))
-
-
-def _labels(trained: Trained, found: NDArray[np.int64], opposed: Sequence[int]) -> Tensor:
-    """Labels of two classes, so that the `opposed` rows have opposing gradients."""
-    classes = trained.adapted.model.head.out_features
-    other = np.isin(np.arange(len(found)), opposed)
-    return trained.objective.opposing(found, other, classes)
+    scaled = replace(settings, factors=settings.factors * torch.tensor(factors))
+    return ProbeRows(data, scaled, _BASE, tuple(extra))
 
 
 def _length(name: str) -> float:
@@ -110,7 +102,7 @@ def reference_sum(
     adapted, clip = trained.adapted, trained.run.plan.clip
     assert clip is not None
     total = [torch.zeros_like(p, dtype=torch.float64, device="cpu") for p in adapted.private]
-    for raw in _gradients(adapted, probe_rows, probe_rows.base, step):
+    for raw in _gradients(trained, probe_rows, probe_rows.base, step):
         gradient = raw if scales is None else list(map(torch.mul, raw, scales))
         length = _norm(gradient)
         factor = clip / (length + GAMMA) if trained.run.plan.clipping == "normalise" else min(1.0, clip / length)
@@ -134,29 +126,31 @@ def replayed(trained: Trained, release: Release) -> list[Tensor]:
     return [scale.double().cpu() for scale in optimizer.scales(adapted.private)]
 
 
-def _gradients(adapted: AdaptedModel, probe_rows: ProbeRows, count: int, step: int = 0) -> Iterator[list[Tensor]]:
-    """Gradients by plain autograd, one row at a time, in the state of `step`."""
-    device = adapted.model.head.weight.device
+def _gradients(trained: Trained, probe_rows: ProbeRows, count: int, step: int = 0) -> Iterator[list[Tensor]]:
+    """Gradients by plain autograd, one row (with all its windows) at a time, in the state of `step`."""
+    adapted, units = trained.adapted, probe_rows.data.units
+    device = adapted.model.device
     adapted.begin(step)
     per_example, adapted.model.per_example = adapted.model.per_example, True
-    with CanaryModel(adapted, probe_rows.row_settings, 1.0) as canary_model:
+    with strategy.of(trained).model(adapted, probe_rows.row_settings, 1.0) as canary_model:
         for row in range(count):
-            batch = collate(probe_rows.data, np.array([row]), device)
+            rows = np.array([row]) if units is None else units.of_unit(row)
+            batch = collate(probe_rows.data, rows, device)
             loss = canary_model.losses(adapted.model(batch), batch).sum()
             yield [g.double().cpu() for g in torch.autograd.grad(loss, list(adapted.private))]
     adapted.model.per_example = per_example
 
 
 def _releases(
-    trained: Trained, path: Path, probe_rows: ProbeRows, rows: NDArray[np.int64], steps: int = 1
+    trained: Trained, mechanism: Mechanism, probe_rows: ProbeRows, rows: NDArray[np.int64], steps: int = 1
 ) -> list[Release]:
     """Releases of the first steps, with all of these rows sampled."""
     plan = noiseless_plan(trained.run.plan, 1.0, steps, _BASE)
     with (
         ledger_for(plan) as book,
-        CanaryModel(trained.adapted, probe_rows.row_settings, plan.clip or 1.0) as canary_model,
+        strategy.of(trained).model(trained.adapted, probe_rows.row_settings, plan.clip or 1.0) as canary_model,
     ):
-        drive = MechanismRun(path, canary_model, probe_rows.data, plan, book, trained.run.spec)
+        drive = MechanismRun(mechanism, canary_model, probe_rows.data, plan, book, trained.run.spec)
         return list(drive.releases(rows))
 
 

@@ -65,8 +65,8 @@ def reserve_all(work: Work, cells: Sequence[Cell]) -> list[Outcome]:
             try:
                 _reserved(work, cell)
             except (UserError, OSError) as error:
-                told = str(error) if isinstance(error, UserError) else f"unexpected {type(error).__name__}"
-                refused.append(Outcome(cell, None, told, "failed"))
+                message = str(error) if isinstance(error, UserError) else f"unexpected {type(error).__name__}"
+                refused.append(Outcome(cell, None, message, "failed"))
     return refused
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from dpft.compare.cells import Cell
 from dpft.compare.events import Listener, Outcome
-from dpft.compare.running.ray_worker import TOLD, Worker, facts
+from dpft.compare.running.ray_worker import REPORT_INTERVAL, Worker, facts
 from dpft.compare.running.work import Work
 from dpft.errors import UserError
 from dpft.privacy.ledger import written
@@ -140,7 +140,7 @@ class WorkerPool:
         self.waiting = deque(range(len(cells)))
         self.broken: list[int] = []  # cells whose worker died: resumed when no worker is busy
         self.deaths = dict.fromkeys(range(len(cells)), 0)
-        self.told: dict[int, Progress] = {}
+        self.progress: dict[int, Progress] = {}
         self.done: dict[int, Outcome] = {}
         self.busy: dict[Any, tuple[Any, int | None]] = {}  # object ref -> worker and its cell; None: the worker starts
         self.unborn = 0
@@ -169,8 +169,8 @@ class WorkerPool:
         nobody = all(number is None for _, number in self.busy.values())
         if nobody and not self.executor.room(self.needs):
             raise self._too_small("which none has any more")
-        ready, _ = self.ray.wait(list(self.busy), num_returns=1, timeout=TOLD)
-        self._tell()
+        ready, _ = self.ray.wait(list(self.busy), num_returns=1, timeout=REPORT_INTERVAL)
+        self._forward_progress()
         for promise in ready:
             self._over(promise)
 
@@ -206,7 +206,7 @@ class WorkerPool:
                 f"with {theirs}; install it there, or put the folder on a shared disk"
             )
         if number is not None:
-            self._tell()
+            self._forward_progress()
             self._end(number, found)
         self._give(worker)
 
@@ -216,7 +216,7 @@ class WorkerPool:
             return
         number = self.waiting.popleft()
         cell = self.cells[number]
-        self.told[number] = self.listener.began(cell, number + 1, len(self.cells))
+        self.progress[number] = self.listener.began(cell, number + 1, len(self.cells))
         self.busy[worker.do.remote(cell, number)] = (worker, number)
 
     def _died(self, number: int | None) -> None:
@@ -241,7 +241,7 @@ class WorkerPool:
         self.done[number] = outcome
         self.listener.ended(outcome)
 
-    def _tell(self) -> None:
+    def _forward_progress(self) -> None:
         """Forward the workers' progress to the listener."""
         while True:
             try:
@@ -249,7 +249,7 @@ class WorkerPool:
             except (self.empty, self.ray.exceptions.RayError):  # without progress reports the cells go on
                 return
             if number not in self.done:
-                getattr(self.told[number], what)(*words)
+                getattr(self.progress[number], what)(*words)
 
 
 def _knock(address: str) -> None:

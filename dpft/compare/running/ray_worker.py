@@ -18,7 +18,7 @@ from dpft.compare.running.work import Work
 from dpft.machine.memo import CachingMemo
 from dpft.progress import Progress
 
-TOLD = 0.5  # seconds between two reports of steps
+REPORT_INTERVAL = 0.5  # seconds between two reports of steps
 
 
 class Worker:
@@ -61,7 +61,7 @@ class JsonResult(Progress):
         self._pass("started", done, steps)
 
     def stepped(self, done: int, epsilon: float | None) -> None:
-        if time.monotonic() - self.last >= TOLD:
+        if time.monotonic() - self.last >= REPORT_INTERVAL:
             self.last = time.monotonic()
             self._pass("stepped", done, epsilon)
 

@@ -62,7 +62,9 @@ def adaptable(root: nn.Module) -> nn.Module:
     shape = TokenShape()
     for path, layer in list(root.named_modules()):
         if isinstance(layer, Conv1D):
-            linear = nn.Linear(*layer.weight.shape, device=layer.weight.device, dtype=layer.weight.dtype)
+            width, out = layer.weight.shape
+            with torch.device(layer.weight.device):
+                linear = nn.Linear(width, out)
             linear.weight, linear.bias = _transposed(layer.weight), layer.bias
             replace(root, path, linear)
         if isinstance(layer, OPTDecoderLayer):

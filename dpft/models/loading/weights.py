@@ -49,7 +49,8 @@ def read(model: str, attention: str) -> Any:
     check(model)
     decoder = architecture(configuration(model)).decoder
     with quiet(), one_line(model):
-        found, info = (AutoModelForCausalLM if decoder else AutoModel).from_pretrained(
+        kind: Any = AutoModelForCausalLM if decoder else AutoModel
+        found, info = kind.from_pretrained(
             locate(model),
             dtype=torch.float32,
             attn_implementation=attention if _knows(model, attention) else "eager",

@@ -6,6 +6,7 @@ theorem 6 for Poisson K, both through dp-accounting's RepeatAndSelectDpEvent.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -42,16 +43,22 @@ def search_rdp(search: Search, orders: Sequence[float]) -> Any:
     is added to each run as a release with that zero-concentrated privacy loss rho (divergence rho a at order a), and
     the noise is lowered slightly.
     """
-    every = sorted({*orders, *ORDERS})
-    at = np.asarray(every, dtype=np.float64)
-    lost = 16 * np.finfo(np.float64).eps * (1 + gammaln(at + 1)) / (at - 1)
-    one = PoissonSampledDpEvent(search.rate, GaussianDpEvent(search.noise * (1 - 1e-12)))
-    run = ComposedDpEvent([SelfComposedDpEvent(one, search.steps), ZCDpEvent(search.steps * float((lost / at).max()))])
-    accountant = RdpAccountant(every)
-    with quiet():
-        accountant.compose(RepeatAndSelectDpEvent(run, search.mean, search.shape))
-    found = accountant.rdp[[every.index(order) for order in orders]]
+    every = tuple(sorted({*orders, *ORDERS}))
+    rdp = _search_rdp(search.rate, search.noise, search.steps, search.mean, search.shape, every)
+    found = rdp[[every.index(order) for order in orders]]
     return np.where(np.isfinite(found) & (found > 0), found, np.inf)
+
+
+@functools.lru_cache(maxsize=256)  # calibration, ledger, card and audit of a search need the same
+def _search_rdp(rate: float, noise: float, steps: int, mean: float, shape: float, orders: tuple[float, ...]) -> Any:
+    at = np.asarray(orders, dtype=np.float64)
+    lost = 16 * np.finfo(np.float64).eps * (1 + gammaln(at + 1)) / (at - 1)
+    one = PoissonSampledDpEvent(rate, GaussianDpEvent(noise * (1 - 1e-12)))
+    run = ComposedDpEvent([SelfComposedDpEvent(one, steps), ZCDpEvent(steps * float((lost / at).max()))])
+    accountant = RdpAccountant(orders)
+    with quiet():
+        accountant.compose(RepeatAndSelectDpEvent(run, mean, shape))
+    return accountant.rdp
 
 
 def draw_runs(mean: float, shape: float, secret: Secret) -> int:
@@ -70,7 +77,9 @@ def draw_runs(mean: float, shape: float, secret: Secret) -> int:
 def _first(mean: float, shape: float) -> tuple[int, float, Any]:
     """The least K, its log probability, and a function k -> P(k + 1) / P(k)."""
     if not 1 <= mean < math.inf or not shape >= 0:
-        raise UserError(f"a search needs a mean of at least 1 and a shape of 0 or more, got {mean}, {shape}; mend them")
+        raise UserError(
+            f"a search needs a mean of at least 1 and a shape of 0 or more, got {mean}, {shape}; correct them"
+        )
     if math.isinf(shape):
         return 0, -mean, lambda k: mean / (k + 1)
     if mean == 1:

@@ -48,12 +48,12 @@ def attempt(bound: Callable[[], T]) -> T | None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Mute the packages' overflow warnings here only: infinities and NaN are refused by `round_up`."""
-    told = logging.getLogger("absl")  # used by dp-accounting, which logs a line for each Renyi order that it skips
-    level = told.level
-    told.setLevel(logging.ERROR)
+    logger = logging.getLogger("absl")  # used by dp-accounting, which logs a line for each Renyi order that it skips
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             yield
     finally:
-        told.setLevel(level)
+        logger.setLevel(level)

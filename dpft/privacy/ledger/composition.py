@@ -63,7 +63,6 @@ class Spending:
     def composition(self, delta: float) -> tuple[float, str]:
         """An upper bound if all runs were planned beforehand, and the accountant that gave it. Takes seconds."""
         from dpft.privacy.accounting.accountants import RDP
-        from dpft.privacy.accounting.segments import Segment, epsilon_of
 
         self._check_unit()
         if not self.runs:
@@ -72,8 +71,7 @@ class Spending:
             return self.alone[0], "as planned"
         if self.searches:  # only RDP can account for searches
             return self._by_rdp(delta), RDP
-        bound = epsilon_of([Segment(*release) for release in self.releases], delta)
-        return bound.epsilon, bound.accountant
+        return self._by_all_accountants(delta)
 
     def filter(self, delta: float) -> float:
         """An upper bound even if runs were chosen after earlier results: `adaptive_rdp`, with searches."""
@@ -95,6 +93,12 @@ class Spending:
 
         found = None if self.searches else attempt(lambda: heterogeneous_pld(self.releases, delta, COARSE_CELLS))
         return self._by_rdp(delta) if found is None else found
+
+    def _by_all_accountants(self, delta: float) -> tuple[float, str]:
+        from dpft.privacy.accounting.segments import Segment, epsilon_of
+
+        bound = epsilon_of([Segment(*release) for release in self.releases], delta)
+        return bound.epsilon, bound.accountant
 
     def _by_rdp(self, delta: float) -> float:
         from dpft.privacy.accounting.rdp import ORDERS, epsilon_of_divergences

@@ -10,7 +10,7 @@ import torch
 
 from dpft.audit.mechanism import checks, gradient_canaries
 from dpft.audit.mechanism.canary_gradients import CanaryModel
-from dpft.audit.mechanism.driver import Path
+from dpft.audit.mechanism.driver import Mechanism
 from dpft.inference.trained_model import Trained
 from dpft.tokens.microbatch import collate
 from tests.audit.alarms import of_the_shipped_path
@@ -63,7 +63,7 @@ def test_every_way_to_a_clipped_sum_passes(make_trained: MakeTrained, way: str) 
 
 def test_no_hook_stays_on_the_model(trained: Trained) -> None:
     model = trained.adapted.model
-    checks.run_attacks(trained, Path(), 8)
+    checks.run_attacks(trained, Mechanism(), 8)
     assert not model._forward_pre_hooks
     assert not model.head._forward_pre_hooks
     assert not model.head._forward_hooks
@@ -72,5 +72,5 @@ def test_no_hook_stays_on_the_model(trained: Trained) -> None:
 
 def test_the_audit_moves_no_weight(trained: Trained) -> None:
     before = trained.adapted.state()
-    checks.run_attacks(trained, Path(), 8)
+    checks.run_attacks(trained, Mechanism(), 8)
     assert all(torch.equal(before[name], tensor) for name, tensor in trained.adapted.state().items())

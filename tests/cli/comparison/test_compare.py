@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dpft.cli import main
 
-Outcome = tuple[int, str, str]
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def dpft(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """(exit code, stdout, stderr) of `dpft WORDS`."""
-
-    def call(*words: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["dpft", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return call
+from tests.calling import Command
 
 
 @pytest.fixture

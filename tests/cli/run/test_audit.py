@@ -13,6 +13,8 @@ from tests.calling import Command
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
+pytestmark = pytest.mark.usefixtures("audited_by_pld")
+
 
 @pytest.fixture
 def run(dpft: Command, tiny_bert: Path, glue_folder: Callable[..., Path]) -> Callable[..., Path]:

@@ -92,6 +92,7 @@ def test_the_whole_search_stays_within_the_budget_and_wastes_little() -> None:
     assert calibrate_search(0.1, 20, budget, 5) == (noise, pytest.approx(upper))  # from the cache, proven anew
 
 
+@pytest.mark.usefixtures("audited_by_pld")
 def test_a_charged_search_shows_its_best_run_alone_under_the_label_of_all(
     cell: Cell, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,16 +155,14 @@ def test_a_charged_search_shows_its_best_run_alone_under_the_label_of_all(
     assert run_all_cells([cell], work, LocalExecutor(), SilentListener())[0].how == "found"
 
 
-def test_a_search_that_was_broken_off_goes_on_with_the_same_k(
-    cell: Cell, work: Work, k_is_three: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Catches: a K that is drawn again, or a second search in the ledger, after a kill."""
+def interrupt(cell: Cell, work: Work, monkeypatch: pytest.MonkeyPatch, trials: int) -> None:
+    """Break a search off when so many of its trials are over."""
     import dpft.compare.running.work as module
 
     real, calls = module.train, iter(range(99))
 
     def stops(*words: Any, **more: Any) -> Any:
-        if next(calls) == 1:
+        if next(calls) == trials:
             raise KeyboardInterrupt
         return real(*words, **more)
 
@@ -171,6 +170,13 @@ def test_a_search_that_was_broken_off_goes_on_with_the_same_k(
         patched.setattr(module, "train", stops)
         with pytest.raises(KeyboardInterrupt):
             run_all_cells([cell], work, LocalExecutor(), SilentListener())
+
+
+def test_a_search_that_was_broken_off_goes_on_with_the_same_k(
+    cell: Cell, work: Work, k_is_three: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a K that is drawn again, or a second search in the ledger, after a kill."""
+    interrupt(cell, work, monkeypatch, 1)
     (outcome,) = run_all_cells([cell], work, LocalExecutor(), SilentListener())
     assert outcome.error is None
     assert k_is_three == [4.0]
@@ -404,19 +410,7 @@ def test_a_search_goes_on_with_its_encoder_and_machine_alone(
     cell: Cell, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches: trials of two mechanisms; a trial that ran on another one and can neither count nor be made again."""
-    import dpft.compare.running.work as module
-
-    real, calls = module.train, iter(range(99))
-
-    def stops(*words: Any, **more: Any) -> Any:
-        if next(calls) == 1:
-            raise KeyboardInterrupt
-        return real(*words, **more)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "train", stops)
-        with pytest.raises(KeyboardInterrupt):
-            run_all_cells([cell], work, LocalExecutor(), SilentListener())
+    interrupt(cell, work, monkeypatch, 1)
     bf16 = replace(work, place=replace(work.place, machine=replace(FP32, precision="bf16")))
     (outcome,) = run_all_cells([cell], bf16, LocalExecutor(), SilentListener())
     assert outcome.error is not None
@@ -441,15 +435,7 @@ def test_a_search_is_taken_up_again_as_it_was_reserved_or_not_at_all(
     cell: Cell, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches: another number of rows, hence another rate, noise and steps than the ledger holds."""
-    import dpft.compare.running.work as module
-
-    def stops(*_: Any, **__: Any) -> Any:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "train", stops)
-        with pytest.raises(KeyboardInterrupt):
-            run_all_cells([cell], work, LocalExecutor(), SilentListener())
+    interrupt(cell, work, monkeypatch, 0)
     assert oct((work.folder.path / "private").stat().st_mode)[-3:] == "700"
     file = Path(str(cell.spec.data)) / "train.parquet"
     rows = pd.read_parquet(file)

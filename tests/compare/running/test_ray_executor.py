@@ -36,14 +36,14 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def cluster(shared_folder: Path) -> Iterator[Any]:
     """One machine of two cores, whose workers are not nice: other tests run beside these."""
     from ray.cluster_utils import Cluster
 
     quiet = {"include_dashboard": False, "object_store_memory": 100 * 2**20}
     with pytest.MonkeyPatch.context() as patch:  # workers inherit what is set when the cluster starts
         patch.setenv("RAY_worker_niceness", "0")
-        patch.setenv("DPFT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        patch.setenv("DPFT_CACHE", str(shared_folder / "cache"))
         found = Cluster(initialize_head=True, connect=False, head_node_args={"num_cpus": 2, **quiet})
         yield found
         ray.shutdown()

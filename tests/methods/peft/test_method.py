@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import sys
 
 import pytest
@@ -77,9 +78,14 @@ def classifier(representation: str = "mask", seed: int = 0) -> Classifier:
     return model
 
 
-def made(kind: str, representation: str = "mask") -> AdaptedModel:
+def made(kind: str) -> AdaptedModel:
     """A tuner away from its start, where gradients may vanish."""
-    found = methods.load("peft", {"type": kind, **TABLE[kind][1]}).attach(classifier(representation), seed=4)
+    return copy.deepcopy(_made(kind))
+
+
+@functools.cache
+def _made(kind: str) -> AdaptedModel:
+    found = methods.load("peft", {"type": kind, **TABLE[kind][1]}).attach(classifier(), seed=4)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in found.private:
