@@ -330,3 +330,11 @@ def test_what_a_format_cannot_hold_is_one_line_that_names_what_works(
     with pytest.raises(UserError, match=said) as caught:
         format.write(source(models[name], method, options), out)
     assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_on_the_built_in_model_is_refused(models: dict[str, Path], out: Path) -> None:
+    of = source(models["llama"], "lora", {"rank": 2})
+    object.__setattr__(of.spec, "model", "builtin-lm")
+    with pytest.raises(UserError, match=r"got builtin-lm, .*; pass --format hf"):
+        peft_format.write(of, out)
+    assert not list(out.iterdir())
