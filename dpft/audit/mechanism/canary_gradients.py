@@ -21,6 +21,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from dpft.data.batch import Batch
 from dpft.data.words import IGNORED
@@ -72,7 +73,7 @@ class CanaryModel:
         )
         self.released: list[Tensor] = []
         self._rows = torch.empty(0, dtype=torch.int64)
-        self._hooks = (
+        self._hooks: tuple[RemovableHandle, ...] = (
             adapted.model.register_forward_pre_hook(self._remember),
             classifier(adapted.model).head.register_forward_pre_hook(self._replace),
         )

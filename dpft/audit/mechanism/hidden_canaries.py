@@ -89,7 +89,8 @@ class HiddenCanaryModel(CanaryModel):
         self.row_settings = RowSettings(*(tensor.to(device) for tensor in row_settings.tensors))
         self.released: list[Tensor] = []
         self._hooks = (adapted.model.backbone.register_forward_hook(self._keep),)
-        self._canaries, self._optimizer, self._hidden = canaries, None, torch.empty(0)
+        self._canaries, self._hidden = canaries, torch.empty(0)
+        self._optimizer: torch.optim.Optimizer | None = None
         self._probes = torch.empty(0) if canaries is None else canaries.probes.to(device)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
@@ -140,8 +141,8 @@ def longest(probes: Tensor, gradients: Tensor, count: int, share: float) -> Tens
     """
     squares, vectors = torch.linalg.eigh(_gram(gradients))
     kept = int((squares[-count:] > share**2 * squares[-1]).sum())
-    combined = (vectors[:, -kept:] / squares[-kept:].sqrt()).T
-    return (combined @ probes.double().flatten(1)).float().view(kept, *probes.shape[1:])
+    combined: Tensor = (vectors[:, -kept:] / squares[-kept:].sqrt()).T @ probes.double().flatten(1)
+    return combined.float().view(kept, *probes.shape[1:])
 
 
 def orthonormal(probes: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
