@@ -154,11 +154,17 @@ def test_every_way_to_a_clipped_sum_passes(make_writer: MakeTrained, way: str) -
 @pytest.mark.usefixtures("_few_coins")
 def test_a_sound_path_passes_with_sharp_bounds_below_what_is_claimed(writer: Trained) -> None:
     # Catches canaries so weak that an audit passes whatever happens.
-    found = {check.name: check for check in checks.checks(writer, Mechanism(), EXAMPLES, 16, 1e-3)}
-    strongest = found["ε, full batches: Gaussian DP"]
-    assert strongest.high is not None
-    assert 0.4 * strongest.high < strongest.value <= strongest.high
-    assert lasting(lambda: set(audit(writer, Mechanism(), 8, 1e-3))) == set()
+    # At a risk of 1e-3 an audit: three alarms in a row have a chance of 1e-9.
+    strengths: list[float] = []
+
+    def failed() -> set[str]:
+        found = {check.name: check for check in checks.checks(writer, Mechanism(), EXAMPLES, 16, 1e-3)}
+        strongest = found["ε, full batches: Gaussian DP"]
+        strengths.append(strongest.value / (strongest.high or 1.0))
+        return {name for name, check in found.items() if not check.passed}
+
+    assert lasting(failed) == set()
+    assert max(strengths) > 0.4
 
 
 def test_no_hook_stays_on_the_model_and_no_weight_moves(writer: Trained) -> None:

@@ -141,9 +141,8 @@ def longest(probes: Tensor, gradients: Tensor, count: int, share: float) -> Tens
     """
     squares, vectors = torch.linalg.eigh(_gram(gradients))
     kept = int((squares[-count:] > share**2 * squares[-1]).sum())
-    combined = (vectors[:, -kept:] / squares[-kept:].sqrt()).T
-    found: Tensor = (combined @ probes.double().flatten(1)).float().view(kept, *probes.shape[1:])
-    return found
+    combined: Tensor = (vectors[:, -kept:] / squares[-kept:].sqrt()).T @ probes.double().flatten(1)
+    return combined.float().view(kept, *probes.shape[1:])
 
 
 def orthonormal(probes: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,6 @@ from dpft.audit.mechanism.hidden_canaries import HiddenCanaryModel
 from dpft.data.encoded import Encoded
 from dpft.inference.trained_model import Trained
 from dpft.models.adapted import AdaptedModel
-from dpft.models.classifier import classifier
 from dpft.tokens.encode import encode
 
 
@@ -47,8 +46,7 @@ class AtTheHead:
         return gradient_canaries.prepared(trained, found)
 
     def row_settings(self, trained: Trained, sides: NDArray[np.int64], turned: NDArray[np.bool_]) -> RowSettings:
-        classes = classifier(trained.adapted.model).head.out_features
-        return RowSettings.of(trained.objective.opposing(sides, turned, classes))
+        return RowSettings.of(trained.objective.opposing(sides, turned, trained.adapted.model.output_count))
 
     def model(self, adapted: AdaptedModel, settings: RowSettings, clip: float) -> CanaryModel:
         return CanaryModel(adapted, settings, clip)
