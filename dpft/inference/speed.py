@@ -143,7 +143,9 @@ def _stepper(spec: Spec, adapted: AdaptedModel, optimizer: torch.optim.Optimizer
 
 
 def _public(task: Task) -> Examples:
-    texts, _ = sample.generate(2 * _MOST_ROWS, _SEED)
+    joined = task.objective.joined
+    short, _ = sample.generate(2 * _MOST_ROWS * joined, _SEED)
+    texts = [". ".join(short[start : start + joined]) for start in range(0, len(short), joined)]
     pairs = texts[_MOST_ROWS:] if task.train.pairs is not None else None
     return task.objective.placeholder_rows(texts[:_MOST_ROWS], pairs, len(task.labels))
 

@@ -97,7 +97,8 @@ class Objective(ABC):
     trained.
     `from_column`: its labels may be a column of a table; `from_columns`: a column of 0 and 1 for each label; `rule`:
     which columns without a stated kind are of this one, for messages; "" for none. `has_control_codes`: labels are
-    written before texts, so that a run releases their shares.
+    written before texts, so that a run releases their shares. `joined`: how many synthetic messages are as long as a
+    usual text, where time is measured.
     """
 
     kind: ClassVar[str]
@@ -112,6 +113,7 @@ class Objective(ABC):
     from_columns: ClassVar[bool] = False
     rule: ClassVar[str] = ""
     has_control_codes: ClassVar[bool] = False
+    joined: ClassVar[int] = 1
 
     def configured(self, spec: Spec) -> Objective:
         """The objective with what a spec says of it."""

@@ -71,6 +71,7 @@ class LanguageModelling(Objective):
     )
     from_column = False
     has_control_codes = True
+    joined = 4  # about 60 tokens
 
     def configured(self, spec: Spec) -> LanguageModelling:
         return replace(
