@@ -132,7 +132,8 @@ def follow(bar: Bar, work: Callable[[], Result], as_json: bool) -> None:
         print_json(result.to_json())
     else:
         run = Run.open(result.path)
-        outcome(result.to_json(), run.read_json("privacy") or {}, with_code=needs_code(run.spec))
+        writes = run.spec.representation == "none"
+        outcome(result.to_json(), run.read_json("privacy") or {}, with_code=needs_code(run.spec), writes=writes)
 
 
 def together(population: dict[str, Any]) -> str:
@@ -208,7 +209,7 @@ def _took(seconds: float | None) -> str:
     return "training time not shown" if seconds is None else f"{seconds:.0f} s of training"
 
 
-def outcome(result: dict[str, Any], card: dict[str, Any], *, with_code: bool) -> None:
+def outcome(result: dict[str, Any], card: dict[str, Any], *, with_code: bool, writes: bool = False) -> None:
     """Print a run's result, its privacy statement, its folder and the next commands."""
     from dpft.runs.statements import stated
 
@@ -238,4 +239,5 @@ def outcome(result: dict[str, Any], card: dict[str, Any], *, with_code: bool) ->
     )
     print(f"lies in     {result['path']}")
     code = " --with-code" if with_code else ""
-    print(f'next        dpft predict {run} --text "your text"   |   dpft export {run} --to DIR{code}')
+    first = f"generate {run} --count 200 --to FILE.jsonl" if writes else f'predict {run} --text "your text"'
+    print(f"next        dpft {first}   |   dpft export {run} --to DIR{code}")
