@@ -157,16 +157,20 @@ def glue_folder(tmp_path: Path) -> Callable[..., Path]:
     """
 
     def make(name: str = "sst2", train: int = 400, validation: int = 100, seed: int = 0) -> Path:
-        import pandas as pd
-
-        folder = tmp_path / f"data-{name}-{seed}"
-        folder.mkdir()
-        rng = Random(seed)
-        for split, count in (("train", train), ("validation", validation)):
-            pd.DataFrame([_row(name, rng) for _ in range(count)]).to_parquet(folder / f"{split}.parquet")
-        return folder
+        return write_glue(tmp_path / f"data-{name}-{seed}", name, train, validation, seed)
 
     return make
+
+
+def write_glue(folder: Path, name: str = "sst2", train: int = 400, validation: int = 100, seed: int = 0) -> Path:
+    """Both parquet files of a task in a new folder."""
+    import pandas as pd
+
+    folder.mkdir()
+    rng = Random(seed)
+    for split, count in (("train", train), ("validation", validation)):
+        pd.DataFrame([_row(name, rng) for _ in range(count)]).to_parquet(folder / f"{split}.parquet")
+    return folder
 
 
 @pytest.fixture(scope="session")

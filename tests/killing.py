@@ -150,15 +150,16 @@ def state(asked: dict[str, Any]) -> list[dict[str, Any]]:
 def prepare() -> None:
     """Before anything is forked: one thread, a quick bound over runs, and all imports that a training puts off.
 
-    Without these, imports are two thirds of a small run.
+    Without these, imports are two thirds of a small run. Nothing that starts threads is called here: a fork has none.
     """
     import torch
 
     put_off = (
-        "sqlalchemy.dialects.sqlite", "torch._dynamo", "transformers.models.auto.modeling_auto",
-        "transformers.models.auto.tokenization_auto", "transformers.models.bert.modeling_bert",
-        "transformers.models.bert.tokenization_bert", "dpft.compare.running.work", "dpft.privacy.ledger.export",
-        "dpft.privacy.accounting.random_search", "dpft.training.train",
+        "dpft.cli.app", "pandas", "pyarrow.parquet", "sklearn.metrics", "sqlite3", "sqlalchemy.dialects.sqlite",
+        "torch._dynamo", "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
+        "transformers.models.bert.modeling_bert", "transformers.models.bert.tokenization_bert",
+        "dpft.compare.running.work", "dpft.privacy.ledger.export", "dpft.privacy.accounting.random_search",
+        "dpft.training.train",
     )  # fmt: skip
     for name in put_off:
         importlib.import_module(name)
@@ -175,18 +176,26 @@ def prepare() -> None:
 
 
 def answer(runs: Path) -> None:
-    """Ask the accountants what the run in `runs` asked them: they keep their answers, and every fork has them then."""
-    from dpft.privacy.accounting.accountants import epsilon_curve
-    from dpft.privacy.accounting.rdp import heterogeneous_rdp
-    from dpft.privacy.calibration.calibrate import calibrate
+    """Ask the accountants what the run in `runs` asked them."""
     from dpft.runs.folder import Run
 
     (folder,) = runs.iterdir()
     plan = Run.open(folder).plan
     assert plan.budget is not None
-    calibrate(plan.rate, plan.steps, plan.budget)
-    epsilon_curve(plan.noise, plan.rate, plan.steps, plan.budget.delta)
-    heterogeneous_rdp([(plan.noise, plan.rate, plan.steps)], plan.budget.delta)
+    answer_for(plan.rate, plan.steps, plan.budget.epsilon, plan.budget.delta)
+
+
+def answer_for(rate: float, steps: int, epsilon: float, delta: float) -> None:
+    """Ask the accountants what runs of this plan ask them: they keep their answers, and every fork has them then."""
+    from dpft.privacy.accounting.accountants import epsilon_curve
+    from dpft.privacy.accounting.rdp import FILTER_ORDERS, heterogeneous_rdp, one_step
+    from dpft.privacy.calibration.calibrate import calibrate
+    from dpft.spec import Budget
+
+    noise, _, _ = calibrate(rate, steps, Budget(epsilon, delta))
+    epsilon_curve(noise, rate, steps, delta)
+    heterogeneous_rdp([(noise, rate, steps)], delta)
+    one_step(noise, rate, FILTER_ORDERS)
 
 
 def resumable(folder: Path) -> bool:

@@ -1,7 +1,8 @@
 """Kills `dpft compare` at chosen moments, and starts it again each time. Run as a script, as tests/killing.py is.
 
-argv: a JSON object with `compare` (the words after `dpft`), `to`, `ledger`, `releases` (a file) and `points`. Prints
-[how many times it was killed, how many tensors got noise by run and step, the reservations].
+argv: a JSON object with `compare` (the words after `dpft`), `plan` (of its cells: rate, steps, epsilon, delta),
+`ledger`, `releases` (a file) and `points`. Prints a JSON object: how many times it was `killed`, the steps that two
+processes released (`twice`), the reservations (`runs`).
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def forked(words: list[str], releases: Path, point: str | None, step: int, secon
 def main() -> None:
     asked = json.loads(sys.argv[1])
     killing.prepare()
+    killing.answer_for(*asked["plan"])
     chance, releases, killed = Random(asked.get("seed", 0)), Path(asked["releases"]), 0
     words = asked["compare"]
     for number, point in enumerate(asked["points"]):

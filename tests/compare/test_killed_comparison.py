@@ -40,8 +40,8 @@ def kill(tiny_bert: Path, glue_folder: Callable[..., Path], tmp_path: Path) -> K
             "--epochs", "0.5", "--max-length", "16", "--precision", "fp32", "--to", str(to), "--ledger", str(ledger),
             "--yes",
         ]  # fmt: skip
-        asked = {"compare": compare, "ledger": str(ledger), "releases": str(tmp_path / "releases"), "points": points,
-                 "seconds": seconds}  # fmt: skip
+        asked = {"compare": compare, "plan": [0.1, 5, 8.0, 1e-4], "ledger": str(ledger), "points": points,
+                 "releases": str(tmp_path / "releases"), "seconds": seconds}  # fmt: skip
         driver = [sys.executable, "-m", "tests.compare.killing_cells", json.dumps(asked)]
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(

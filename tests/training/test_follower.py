@@ -29,8 +29,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def words(tiny_bert: Path, glue_folder: Callable[..., Path], home: Path) -> list[str]:
     """`dpft train` on a small task."""
     return [
-        "train", "--epsilon", "8", "--delta", "1e-4", "--task", "glue/sst2", "--data", str(glue_folder()),
-        "--model", str(tiny_bert), "--batch-size", "40", "--epochs", "1", "--max-length", "16", "--precision",
+        "train", "--epsilon", "8", "--delta", "1e-4", "--task", "glue/sst2",
+        "--data", str(glue_folder(train=200, validation=40)),
+        "--model", str(tiny_bert), "--batch-size", "20", "--epochs", "1", "--max-length", "16", "--precision",
         "fp32", "--option", "dim=16", "--runs", str(home / "runs"), "--ledger", str(home / "ledger.sqlite"),
     ]  # fmt: skip
 
@@ -160,12 +161,12 @@ def test_torchrun_starts_it(words: list[str], tmp_path: Path, way: str) -> None:
     if way == "script" and not Path(program[0]).exists():
         pytest.skip("needs the dpft command beside python; pip install .")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    given = [*words[: words.index("--runs")], "--epochs", "0.3", "--runs", str(tmp_path / "runs"), "--json"]
+    given = [*words[: words.index("--runs")], "--runs", str(tmp_path / "runs"), "--json"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*launcher, *program, *given], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout)
-    assert result["steps"] == 3
+    assert result["steps"] == 10
     assert len(list((tmp_path / "runs").iterdir())) == 1

@@ -26,8 +26,9 @@ def kill(tiny_bert: Path, glue_folder: Callable[..., Path], tmp_path: Path) -> K
     def run(kills: int, points: list[str]) -> list[dict[str, Any]]:
         ledger, runs = tmp_path / "ledger.sqlite", tmp_path / "runs"
         train = [
-            "train", "--epsilon", "8", "--delta", "1e-4", "--task", "glue/sst2", "--data", str(glue_folder()),
-            "--model", str(tiny_bert), "--batch-size", "40", "--epochs", "2", "--max-length", "16", "--precision",
+            "train", "--epsilon", "8", "--delta", "1e-4", "--task", "glue/sst2",
+            "--data", str(glue_folder(train=200, validation=40)),
+            "--model", str(tiny_bert), "--batch-size", "20", "--epochs", "2", "--max-length", "16", "--precision",
             "fp32", "--option", "dim=16", "--runs", str(runs), "--ledger", str(ledger),
         ]  # fmt: skip
         asked = {"train": train, "runs": str(runs), "ledger": str(ledger), "releases": str(tmp_path / "releases"),

@@ -179,7 +179,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_stops_the_run_before_the_release(spec: Spec, tmp_path: Path, small_disk: Path) -> None:
-    longer = replace(spec, epochs=5.0)
+    longer = replace(spec, epochs=2.0)
     steps = stopped(longer, small_disk / "ledger.sqlite", tmp_path / "runs", FILL_DISK)
     assert 3 <= steps < 20
     (small_disk / "filler").unlink()

@@ -88,10 +88,7 @@ class Spending:
 
     def composition_quickly(self, delta: float) -> float:
         """`composition`, or slightly more, in this process: by PLD, or by RDP if PLD fails or there are searches."""
-        from dpft.privacy.accounting.pld import COARSE_CELLS, heterogeneous_pld
-        from dpft.privacy.accounting.rounding import attempt
-
-        found = None if self.searches else attempt(lambda: heterogeneous_pld(self.releases, delta, COARSE_CELLS))
+        found = None if self.searches else _by_pld(self.releases, delta)
         return self._by_rdp(delta) if found is None else found
 
     def _by_all_accountants(self, delta: float) -> tuple[float, str]:
@@ -138,6 +135,14 @@ class Spending:
         for search in self.searches:
             total = total + search_rdp(replace(search, run="any"), orders)
         return total
+
+
+@lru_cache(maxsize=256)  # runs that ask for the same are refused with the same offer
+def _by_pld(releases: tuple[Part, ...], delta: float) -> float | None:
+    from dpft.privacy.accounting.pld import COARSE_CELLS, heterogeneous_pld
+    from dpft.privacy.accounting.rounding import attempt
+
+    return attempt(lambda: heterogeneous_pld(releases, delta, COARSE_CELLS))
 
 
 @lru_cache(maxsize=256)  # finding what fits needs the same values again and again
