@@ -96,13 +96,16 @@ class AdaptedModel:
         return total.hexdigest()
 
     def check_moved(self, initial: dict[str, Tensor], frozen: str) -> None:
-        """Raise RuntimeError unless trained tensors differ from `initial`, a state, and all others from before do not.
+        """Raise UserError if no trained tensor differs from `initial`, a state; RuntimeError if a frozen one changed.
 
         frozen: `frozen_digest` before the first step.
         """
         now = self.state()
         if all(torch.equal(initial[name], now[name]) for name in self.updated):
-            raise RuntimeError("training must move the trained parameters, got the initial ones: nothing was learned")
+            raise UserError(
+                "training must move the trained parameters, got the initial ones: nothing was learned; "
+                "pass a larger --learning-rate"
+            )
         if self.frozen_digest() != frozen:
             raise RuntimeError("training must not change frozen parameters, got others than before the first step")
 

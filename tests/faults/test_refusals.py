@@ -130,7 +130,7 @@ MODEL = {
     "a config that is no JSON": Fault("must load with stock transformers",
                                       spoil=lambda w: (w.model / "config.json").write_text("{")),
     "an architecture without a row": Fault("the model must be one of", spoil=lambda w: w.edit_json(
-        w.model / "config.json", model_type="gpt2", architectures=["GPT2LMHeadModel"])),
+        w.model / "config.json", model_type="bloom", architectures=["BloomForCausalLM"])),
     "no weights": Fault("weights must be safetensors", spoil=lambda w: (w.model / "model.safetensors").unlink()),
     "pickled weights": Fault("only pickled weights", spoil=lambda w: (w.model / "model.safetensors").rename(
         w.model / "pytorch_model.bin")),

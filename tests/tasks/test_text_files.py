@@ -251,12 +251,12 @@ def test_a_validation_row_is_a_training_row_where_prompt_and_text_are(tmp_path: 
     assert overlap.shared_records(tasks.load(asked)) == 1
 
 
-def test_canaries_are_texts_to_write_without_a_prompt_of_their_own(tmp_path: Path) -> None:
+def test_canaries_are_texts_to_write_after_prompts_of_their_own(tmp_path: Path) -> None:
     asked = spec(write(tmp_path / "rows.csv", ROWS), prompt="ask", canaries=8)
     train = with_canary_rows(tasks.load(asked), asked).train
     assert (len(train), train.documents) == (11, Documents())
     assert train.pairs is not None
-    assert list(train.pairs)[3:] == [""] * 8
+    assert all(prompt.startswith("The code of ") for prompt in list(train.pairs)[3:])
 
 
 # E2E

@@ -66,10 +66,10 @@ def test_a_second_stage_begins_with_the_first_ones_tensors_also_when_it_is_resum
 
 def test_the_head_is_taken_where_the_labels_agree(spec: Spec, glue_folder: Folder, tmp_path: Path) -> None:
     first = train(spec, runs=tmp_path / "runs", machine=FP32)
-    second = replace(spec, data=others(glue_folder("mrpc", seed=1)), start=str(first.path), learning_rate=1e-12)
+    second = replace(spec, data=others(glue_folder("mrpc", seed=1)), start=str(first.path), learning_rate=1e-9)
     done = train(second, runs=tmp_path / "runs", machine=FP32)
     for name, tensor in load_file(first.path / "adapter.safetensors").items():
-        torch.testing.assert_close(load_file(done.path / "adapter.safetensors")[name], tensor, atol=1e-9, rtol=0)
+        torch.testing.assert_close(load_file(done.path / "adapter.safetensors")[name], tensor, atol=1e-6, rtol=0)
 
 
 def test_the_card_names_a_start_without_privacy_one_of_another_population_and_one_of_the_same(
