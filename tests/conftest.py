@@ -142,6 +142,22 @@ def tiny_roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _save(folder, RobertaForMaskedLM, config, tokenizer)
 
 
+@pytest.fixture(scope="session")
+def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random 2-block Llama of width 16 for 64 tokens, beside a byte-level tokenizer."""
+    from tests import decoders
+
+    folder = tmp_path_factory.mktemp("decoders") / "tiny-llama"
+    tokenizer = _byte_level()
+    ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id,
+           "eos_token_id": tokenizer.eos_token_id}  # fmt: skip
+    model = decoders.causal("llama", vocab_size=len(tokenizer), max_position_embeddings=64, **ids)
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(params=["bert", "roberta"])
 def tiny_model(request: pytest.FixtureRequest) -> Path:
     """Each tiny model in turn."""

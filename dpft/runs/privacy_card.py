@@ -28,9 +28,9 @@ DOES_NOT_COVER = [
     "time and memory: how long steps take and how much they hold follows the rows drawn (seconds and memory_mib in "
     "result.json, times in the ledger)",
     "rounding: in bf16 an example's gradient depends in its last bits on the rows computed beside it; removing one of "
-    "256 examples moved the clipped sum by 1.0002 clips instead of 1 on the built-in encoder, one of 13 by 1.0019 on the "
-    "built-in language model (in fp32 by 1 + 4e-6); that of 100,000 made-up gradients, which are summed in float64, "
-    "moved by 1 + 4e-6",
+    "256 examples moved the clipped sum by 1.0002 clips instead of 1 on the built-in encoder, one of 13 by 1.0019 on "
+    "the built-in language model (in fp32 by 1 + 4e-6); that of 100,000 made-up gradients, summed in float64, moved by "
+    "1 + 4e-6",
     "a ledger put back from an older copy after its run's checkpoints were removed",
     "further runs on the same data: their losses add up, beyond the label above. `population` states what all runs in "
     "this ledger on data known to be of the same people have spent, as of this run's end; later runs, runs in other "

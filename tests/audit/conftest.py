@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +14,6 @@ from dpft.inference.trained_model import Trained
 from dpft.privacy.mechanism.plan import Plan
 from dpft.runs.folder import Run
 from dpft.spec import Budget, Machine, Spec
-from tests import decoders
-from tests.conftest import _byte_level
 
 EXAMPLES = 1000
 MakeTrained = Callable[..., Trained]
@@ -40,20 +36,6 @@ def make_trained(tiny_bert: Path) -> MakeTrained:
         return Trained(run, made.adapted, tuple("abc"[:labels]), False, made.tokenizer, settled)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random 2-block Llama of width 16 for 64 tokens, beside a byte-level tokenizer."""
-    folder = tmp_path_factory.mktemp("decoders") / "tiny-llama"
-    tokenizer = _byte_level()
-    ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id,
-           "eos_token_id": tokenizer.eos_token_id}  # fmt: skip
-    model = decoders.causal("llama", vocab_size=len(tokenizer), max_position_embeddings=64, **ids)
-    with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
-        model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

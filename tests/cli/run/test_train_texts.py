@@ -27,14 +27,14 @@ SECRET = "patient-4711"
     ],
 )
 def test_what_does_not_fit_is_one_line_and_exit_code_2(
-    dpft: Command, tmp_path: Path, words: tuple[object, ...], told: str
+    dpft: Command, tiny_decoder: Path, tmp_path: Path, words: tuple[object, ...], told: str
 ) -> None:
     rows = [
         {"body": SECRET, "ask": SECRET, "turns": SECRET, "team": "a"},
         {"body": "", "ask": "b", "turns": [], "team": "b"},
     ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    code, out, err = dpft("train", *BUDGET, "--data", "rows.jsonl", *words)
+    code, out, err = dpft("train", *BUDGET, "--data", "rows.jsonl", "--model", tiny_decoder, *words)
     assert (code, out) == (2, "")
     assert told in err
     assert SECRET not in err
