@@ -54,7 +54,7 @@ class Grades(Objective):
 
     def check(self, values, labels, split):
         if not np.isin(values, np.arange(len(labels))).all():
-            raise UserError(f"{split} grades must be of those named, got others; mend --labels")
+            raise UserError(f"{split} grades must be of those named, got others; correct --labels")
 
     def blank(self, rows, labels):
         return np.zeros(rows, np.int64)

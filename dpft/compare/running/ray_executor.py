@@ -28,7 +28,7 @@ from dpft.privacy.ledger.storage.location import is_url
 from dpft.progress import Progress
 
 _DEATHS = 2  # of workers on one cell, before it counts as failed
-_KNOCK = 5.0  # seconds to wait for the cluster's port
+_CONNECT_SECONDS = 5.0  # seconds to wait for the cluster's port
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class RayExecutor:
             raise UserError(
                 "executor ray needs the extra `ray`, got an installation without it; pip install 'dpft[ray]'"
             ) from None
-        _knock(self.address)
+        _check_reachable(self.address)
 
     def run(self, cells: Sequence[Cell], work: Work, listener: Listener) -> list[Outcome]:
         """Run all cells; outcomes in their order. Raises UserError where the cluster cannot run them."""
@@ -143,14 +143,14 @@ class WorkerPool:
         self.progress: dict[int, Progress] = {}
         self.done: dict[int, Outcome] = {}
         self.busy: dict[Any, tuple[Any, int | None]] = {}  # object ref -> worker and its cell; None: the worker starts
-        self.unborn = 0
+        self.failed_starts = 0
 
     def outcomes(self) -> list[Outcome]:
         try:
             self.listener.stage(f"waiting for {self.size} worker{'s' if self.size > 1 else ''}")
-            self._hire(self.size)
+            self._start_workers(self.size)
             while len(self.done) < len(self.cells):
-                self._turn()
+                self._wait_once()
             return [self.done[number] for number in range(len(self.cells))]
         finally:
             with contextlib.suppress(Exception):  # a cluster that is gone has nothing to stop
@@ -158,21 +158,21 @@ class WorkerPool:
                     self.ray.kill(worker)
                 self.events.shutdown(force=True)
 
-    def _turn(self) -> None:
+    def _wait_once(self) -> None:
         """Wait briefly for the next finished worker, then assign the next cells."""
         if not self.busy:  # all remaining cells lost their worker, and no other worker uses the folder
             self.work.folder.wait_for_workers()
             self.work.folder.recover()
             self.waiting.extend(self.broken)
             self.broken.clear()
-            self._hire(min(self.size, len(self.waiting)))
+            self._start_workers(min(self.size, len(self.waiting)))
         nobody = all(number is None for _, number in self.busy.values())
         if nobody and not self.executor.room(self.needs):
             raise self._too_small("which none has any more")
         ready, _ = self.ray.wait(list(self.busy), num_returns=1, timeout=REPORT_INTERVAL)
         self._forward_progress()
-        for promise in ready:
-            self._over(promise)
+        for ref in ready:
+            self._call_returned(ref)
 
     def _too_small(self, found: str) -> UserError:
         memory = f" and {self.needs['memory'] / 2**20:.0f} MiB" if self.needs["memory"] else ""
@@ -182,21 +182,21 @@ class WorkerPool:
             f"{found}; lower --cpus-per-cell, or add such a machine"
         )
 
-    def _hire(self, count: int = 1) -> None:
+    def _start_workers(self, count: int = 1) -> None:
         for _ in range(count):
             worker = self.ray.remote(Worker).options(**self.needs).remote(*self.words)
             self.busy[worker.ready.remote()] = (worker, None)
 
-    def _over(self, promise: Any) -> None:
-        worker, number = self.busy.pop(promise)
+    def _call_returned(self, ref: Any) -> None:
+        worker, number = self.busy.pop(ref)
         errors = self.ray.exceptions
         try:
-            found = self.ray.get(promise)
+            found = self.ray.get(ref)
         except errors.RayTaskError as error:  # an error raised by the cell itself, a full disk, ends all
             raise error.cause from None
         except errors.RayError:
             self.ray.kill(worker)  # one that cannot be reached may be alive
-            self._died(number)
+            self._worker_died(number)
             return
         if number is None and found != facts(self.work.folder):
             theirs = found[0] if isinstance(found, tuple) else found
@@ -207,10 +207,10 @@ class WorkerPool:
             )
         if number is not None:
             self._forward_progress()
-            self._end(number, found)
-        self._give(worker)
+            self._cell_ended(number, found)
+        self._assign_next(worker)
 
-    def _give(self, worker: Any) -> None:
+    def _assign_next(self, worker: Any) -> None:
         if not self.waiting:
             self.ray.kill(worker)
             return
@@ -219,25 +219,26 @@ class WorkerPool:
         self.progress[number] = self.listener.began(cell, number + 1, len(self.cells))
         self.busy[worker.do.remote(cell, number)] = (worker, number)
 
-    def _died(self, number: int | None) -> None:
+    def _worker_died(self, number: int | None) -> None:
         if number is None:
-            self.unborn += 1
-            if self.unborn > self.size:
+            self.failed_starts += 1
+            if self.failed_starts > self.size:
                 raise UserError(
-                    f"a worker must start on the cluster, got {self.unborn} that died at once; see Ray's logs there"
+                    f"a worker must start on the cluster, got {self.failed_starts} that died at once; "
+                    "see Ray's logs there"
                 )
-            self._hire()
+            self._start_workers()
             return
         self.deaths[number] += 1
         if self.deaths[number] < _DEATHS:
             self.broken.append(number)
         else:
-            what = f"its worker died {_DEATHS} times (out of memory?); the same command takes it up again"
-            self._end(number, Outcome(self.cells[number], None, what, "failed"))
+            what = f"its worker died {_DEATHS} times (out of memory?); the same command resumes it"
+            self._cell_ended(number, Outcome(self.cells[number], None, what, "failed"))
         if self.waiting:
-            self._hire()
+            self._start_workers()
 
-    def _end(self, number: int, outcome: Outcome) -> None:
+    def _cell_ended(self, number: int, outcome: Outcome) -> None:
         self.done[number] = outcome
         self.listener.ended(outcome)
 
@@ -252,7 +253,7 @@ class WorkerPool:
                 getattr(self.progress[number], what)(*words)
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Raise UserError where nothing listens at `address`: Ray itself would wait for minutes."""
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", "auto")
@@ -265,7 +266,7 @@ def _knock(address: str) -> None:
             "run dpft on a machine of the cluster"
         )
     try:
-        socket.create_connection((host, int(port)), _KNOCK).close()
+        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
     except OSError as error:
         raise UserError(
             f"--ray-address must be a running cluster's, got {address!r} ({error.strerror or 'no answer'}); "

@@ -42,33 +42,33 @@ class Worker:
             return f"no folder to work in ({error.strerror})"
 
     def do(self, cell: Cell, number: int) -> Outcome:
-        return run_cell(self.work, cell, JsonResult(self.events, number))
+        return run_cell(self.work, cell, ForwardedProgress(self.events, number))
 
 
-class JsonResult(Progress):
+class ForwardedProgress(Progress):
     """Forwards the progress of a run to the driver. A missing listener is no error."""
 
     def __init__(self, events: Any, number: int) -> None:
         self.events, self.number, self.last = events, number, 0.0
 
     def stage(self, text: str) -> None:
-        self._pass("stage", text)
+        self._forward("stage", text)
 
     def note(self, text: str) -> None:
-        self._pass("note", text)
+        self._forward("note", text)
 
     def started(self, done: int, steps: int) -> None:
-        self._pass("started", done, steps)
+        self._forward("started", done, steps)
 
     def stepped(self, done: int, epsilon: float | None) -> None:
         if time.monotonic() - self.last >= REPORT_INTERVAL:
             self.last = time.monotonic()
-            self._pass("stepped", done, epsilon)
+            self._forward("stepped", done, epsilon)
 
     def ended(self) -> None:
-        self._pass("ended")
+        self._forward("ended")
 
-    def _pass(self, what: str, *words: Any) -> None:
+    def _forward(self, what: str, *words: Any) -> None:
         with contextlib.suppress(Exception):
             self.events.put_nowait((self.number, what, words))
 

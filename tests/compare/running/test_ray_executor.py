@@ -55,7 +55,7 @@ def executor(cluster: Any) -> RayExecutor:
     return RayExecutor(cluster.address)
 
 
-class JsonResult(Progress):
+class ActingProgress(Progress):
     def __init__(self, act: Callable[[int], None]) -> None:
         self.act = act
 
@@ -68,15 +68,15 @@ class Order(Heard):
 
     def __init__(self, act: Callable[[int], None] = lambda _: None) -> None:
         super().__init__()
-        self.act, self.spec_lock, self.most = act, 0, 0
+        self.act, self.running, self.most = act, 0, 0
 
     def began(self, cell: Cell, number: int, count: int) -> Progress:
-        self.spec_lock += 1
-        self.most = max(self.most, self.spec_lock)
-        return JsonResult(self.act)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        return ActingProgress(self.act)
 
     def ended(self, outcome: Any) -> None:
-        self.spec_lock -= 1
+        self.running -= 1
         super().ended(outcome)
 
 
@@ -143,9 +143,9 @@ def test_a_worker_that_dies_costs_no_budget_twice(
         """Waits, once, for its death, as soon as it has told of a step."""
 
         def do(self, cell: Any, number: int) -> Any:
-            from dpft.compare.running.ray_worker import JsonResult as Words
+            from dpft.compare.running.ray_worker import ForwardedProgress
 
-            stepped, waited = Words.stepped, self.work.folder.path.parent / "waited"
+            stepped, waited = ForwardedProgress.stepped, self.work.folder.path.parent / "waited"
 
             def halt(told: Any, done: int, epsilon: float | None) -> None:
                 last = told.last
@@ -154,7 +154,7 @@ def test_a_worker_that_dies_costs_no_budget_twice(
                     waited.touch()
                     time.sleep(300)
 
-            Words.stepped = halt  # type: ignore[method-assign]
+            ForwardedProgress.stepped = halt  # type: ignore[method-assign]
             return super().do(cell, number)
 
     monkeypatch.setattr(ray_executor, "Worker", Waiting)
