@@ -3,8 +3,8 @@
     python -m dpft.benchmarks.results_store FILE.jsonl… [--runs FOLDER]…
 
 With --runs, the single FILE is rewritten from the finished runs in these folders, without paths, texts and run ids.
-Then a table of all files is printed: 100 times the metric, as mean ± standard deviation (number of seeds), over runs
-that differ only in their seeds.
+Then a table of all files is printed: 100 times the metric (losses as they are), as mean ± standard deviation (number of
+seeds), over runs that differ only in their seeds.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import typer
 from dpft.reports.reading.frame import load_runs, records
 
+from dpft import objectives
 from dpft.errors import UserError
 from dpft.runs.folder import write
 from dpft.spec import rows_name
@@ -97,7 +98,7 @@ def table(rows: Sequence[Row]) -> str:
         said = [row["method"], *(_said(name, row[name]) for name in telling if name != "method")]
         said += _rates(row) if row["method"] in several else []
         column = (row["task"], row["metric"], _epsilon(row), row["delta"] or 0.0)
-        cells[" ".join(filter(None, said))][column].append(100 * row["value"])
+        cells[" ".join(filter(None, said))][column].append(_factor(row["metric"]) * row["value"])
     columns = sorted({column for found in cells.values() for column in found})
     body = [[name, *(_shown(found[column]) for column in columns)] for name, found in cells.items()]
     lines = (["method", *map(_titled, columns)], ["---"] * (1 + len(columns)), *body)
@@ -127,6 +128,12 @@ def _shown(values: Sequence[float]) -> str:
         return "—"
     spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
     return f"{mean(values):.1f}{spread} ({len(values)})"
+
+
+def _factor(metric: str) -> int:
+    """100 for shares; 1 for metrics that are better when lower."""
+    known = (one for kind in objectives.every() for one in (*kind.metrics, *kind.further))
+    return 1 if any(one.name == metric and not one.higher_is_better for one in known) else 100
 
 
 if __name__ == "__main__":
