@@ -136,7 +136,7 @@ class DataFields:
         rule = "shares must be a number above 0 for each class"
         require(are_numbers(shares), rule, shares, "pass --shares a=0.95,b=0.05")
         total = round(sum(shares.values()), 6)
-        require(abs(total - 1) <= 0.001, "shares must sum to 1", total, "mend --shares")
+        require(abs(total - 1) <= 0.001, "shares must sum to 1", total, "correct --shares")
 
     def _settle_unit(self) -> None:
         require_name(self.unit, "unit")
@@ -189,7 +189,7 @@ class ModelFields:
         require(seed, "seed must be a whole number from 0 to 2^63 - 1", self.seed, "pass --seed")
         require(self.start is None or isinstance(self.start, str), "from must be a run", self.start, "pass --from RUN")
         public = self.start_public
-        require(isinstance(public, bool), "start_public must be true or false", public, "mend it")
+        require(isinstance(public, bool), "start_public must be true or false", public, "correct it")
         require(self.start is not None or not public, "start_public needs a run to start from", None, "pass --from")
 
 
@@ -237,8 +237,8 @@ class OptimisationFields:
         require(share, "warmup must be a share of the steps, from 0 to below 1", self.warmup, "pass --warmup 0.1")
         scales = self.tensor_scales
         rule = "tensor_scales must be a number above 0 for each tensor"
-        require(scales is None or are_numbers(scales), rule, scales, "mend the spec file")
-        require({*self.chosen} <= {*RECIPE}, "chosen must name what a recipe chooses", self.chosen, "mend the spec")
+        require(scales is None or are_numbers(scales), rule, scales, "correct the spec file")
+        require({*self.chosen} <= {*RECIPE}, "chosen must name what a recipe chooses", self.chosen, "correct the spec")
         object.__setattr__(self, "chosen", tuple(self.chosen))
 
 
@@ -293,7 +293,7 @@ class Spec(OptimisationFields, ModelFields, DataFields):
         if budget is not None:
             require(
                 isinstance(budget, Mapping) and set(budget) == {"epsilon", "delta"},
-                "budget must be null or {epsilon, delta}", budget, "mend the spec file",
+                "budget must be null or {epsilon, delta}", budget, "correct the spec file",
             )  # fmt: skip
             values["budget"] = Budget(**budget)
         return cls(**values)

@@ -64,5 +64,5 @@ def found_in(column: LabelColumn) -> Objective:
 
 def rules() -> str:
     """The rules of `found_in`, as text."""
-    told = [f"{one.rule} are {one.kind}" for one in every() if one.rule]
-    return "; ".join([*told, f"all else is {plain(1).kind}"])
+    listed = [f"{one.rule} are {one.kind}" for one in every() if one.rule]
+    return "; ".join([*listed, f"all else is {plain(1).kind}"])

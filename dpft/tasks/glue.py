@@ -166,7 +166,7 @@ def _texts(column: Any, split: str) -> list[str]:
     try:
         found = column.astype(object).where(column.notna(), "").tolist()
     except (ValueError, pa.ArrowException):
-        raise UserError(f"the texts of {split} must be UTF-8, got other bytes in {column.name!r}; mend them") from None
+        raise UserError(f"the texts of {split} must be UTF-8, got other bytes in {column.name!r}; fix them") from None
     for row, text in enumerate(found, 1):
         if not isinstance(text, str):
             raise UserError(

@@ -157,7 +157,7 @@ def _check_types(found: Sentences, labels: set[str], split: str) -> None:
             types = ", ".join(sorted({bio_tags.type_of(label) for label in labels} - {""}))
             raise UserError(
                 f"entities of {split} must be of the types {types}, got another in the sentence at "
-                f"{found.where(number)}; mend the data, or state all types with --labels"
+                f"{found.where(number)}; correct the data, or state all types with --labels"
             )
 
 

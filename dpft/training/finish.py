@@ -44,8 +44,8 @@ def finish(run: Run, ready: Prepared, ledger: Ledger | None, cost: Cost, progres
     if ledger is not None:
         ledger.settle(run.id)
         charge = Charge(ledger.charged(run.id), ledger.head(), ledger_charges.spent_on_population(ledger, plan, run.id))
-    told = overlap.NOTE if ready.shared else None
-    promised = card(run.spec, plan, ready.train.unit_count, charge, resolved.precision, task.read_from_training, told)
+    shared = overlap.NOTE if ready.shared else None
+    promised = card(run.spec, plan, ready.train.unit_count, charge, resolved.precision, task.read_from_training, shared)
     begun = {} if ready.start is None else {"start": ready.start.stated(charge.population, run.spec.start_public)}
     why = (run.read_json("recipe") or {}).get("reasons")
     chose = {} if why is None else {"recipe": why}

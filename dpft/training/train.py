@@ -90,9 +90,9 @@ def _train(asked: TrainingRequest, ranks: Team, machine: Machine) -> Result:
     plan = asked.planner(chosen.spec, task.train.unit_count)
     with ledger_charges.open_ledger(plan, asked.ledger or default_ledger_place()) as ledger:
         data_identity, warning = ledger_charges.data_identity(ledger, plan, own, asked.population, spec.unit)
-        for told in (None if ledger is None else ledger.note, warning):
-            if told is not None:
-                progress.note(told)
+        for remark in (None if ledger is None else ledger.note, warning):
+            if remark is not None:
+                progress.note(remark)
         if start is not None:
             starts.check_people(start, chosen.spec, ledger, own.train)
         broadcast_run(ranks, chosen.spec, plan, resolved)
